@@ -1,0 +1,1 @@
+"""Why do these two images match? Saliency maps and attributes for image-similarity models, on ONNX Runtime."""

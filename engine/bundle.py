@@ -1,0 +1,155 @@
+"""Reads and verifies a bundle: one folder that says everything the engine needs of a model.
+
+manifest.json      the model: graphs, preprocessing, metric, conditions
+attributes.json    its words, where it has any
+canonical.npz      `picture` (H, W, 3) uint8, and what each graph gave for it on the machine that exported it
+*.onnx             the graphs (with external data, where they keep any, beside them)
+SHA256SUMS         of every file above, as `sha256sum -c SHA256SUMS` reads it
+"""
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from engine.attributes import AttributeTable
+from engine.errors import BundleError
+from engine.manifest import Graph, Manifest, attributes_from_json, identity
+from engine.onnxfile import external_files
+from engine.session import Session
+
+MANIFEST = "manifest.json"
+ATTRIBUTES = "attributes.json"
+CANONICAL = "canonical.npz"
+SUMS = "SHA256SUMS"
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
+"""Largest difference from a canonical embedding, in parts of its largest entry: other processors round otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A folder whose every file was verified. canonical: `picture` and the expected result by graph file."""
+
+    folder: Path
+    manifest: Manifest
+    attributes: AttributeTable | None
+    identity: str
+    canonical: dict[str, np.ndarray]
+
+
+def demo_bundle() -> Path:
+    """The bundle that the package carries (emoji; see its MODEL_CARD.md)."""
+    return Path(str(resources.files("engine") / "data" / "bundle"))
+
+
+def load(folder: Path) -> Bundle:
+    """Verify every file of `folder` and read it.
+
+    Raises BundleError for a missing or changed file, an unknown version, or a name, link or external data that leads
+    outside the folder.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"there is no bundle {folder}; `python -m export similarity --out {folder} ...` makes one")
+    manifest = Manifest.from_json(_text(folder, MANIFEST))
+    sums = _sums(folder)
+    for name, expected in sums.items():
+        if _sha256(_inside(folder, name)) != expected:
+            raise BundleError(f"{folder / name} was changed after the export: its sha256 is not that of {SUMS}")
+    for name in (MANIFEST, CANONICAL, *(g.file for g in manifest.graphs)):
+        _require_listed(folder, name, sums)
+    for graph in manifest.graphs:
+        for external in external_files(_inside(folder, graph.file).read_bytes()):
+            _inside(folder, external)
+            _require_listed(folder, external, sums)
+    base = manifest.graph("similarity", "fp32")
+    if base is None:
+        raise BundleError(f"{folder / MANIFEST} names no fp32 similarity graph; export the bundle again")
+    table = attributes_from_json(_text(folder, ATTRIBUTES)) if ATTRIBUTES in sums else None
+    if (table is None) != (manifest.graph("attributes", "fp32") is None):
+        raise BundleError(f"{folder} must have both an attribute graph and {ATTRIBUTES}, or neither")
+    return Bundle(folder, manifest, table, identity(manifest, sums[base.file]), _canonical(folder, manifest))
+
+
+def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> Session:
+    """A session for one of the bundle's graphs, checked against its canonical result; raises BundleError."""
+    count = len(bundle.attributes.names) if bundle.attributes is not None else 0
+    output = (bundle.manifest.embedding,) if graph.role == "similarity" else (count, None, None)
+    path = bundle.folder / graph.file
+    shape = bundle.manifest.preprocessing.input_shape
+    session = Session(path, provider, threads, graph.input, shape, graph.output, output)
+    expected = bundle.canonical[graph.file]
+    got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
+    limit = TOLERANCE[graph.precision] * float(np.abs(expected).max())
+    if got.shape != expected.shape or not np.abs(got - expected).max() <= limit:
+        raise BundleError(
+            f"{path} does not give its canonical embedding on {provider}: it is off by more than {limit:.2g}; "
+            "export the bundle again on this machine, or report the versions of both"
+        )
+    return session
+
+
+def canonical_result(session: Session, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
+    """What a graph gives for the canonical picture (H, W, 3) uint8: its embedding (D,), or scores (A,) float32."""
+    output = session.run(manifest.preprocessing.normalised(picture[None]))[0]
+    return output if output.ndim == 1 else output.mean((1, 2))
+
+
+def checksums(folder: Path) -> str:
+    """The text of SHA256SUMS for every file in `folder`."""
+    files = sorted(p for p in folder.iterdir() if p.name != SUMS)
+    return "".join(f"{_sha256(p)}  {p.name}\n" for p in files)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of this plain name; raises BundleError for a path or a link that leads outside."""
+    if not name or name != Path(name).name or "\\" in name or ":" in name or name == "..":
+        raise BundleError(f"{folder}: {name!r} is not a plain file name inside the bundle")
+    path = folder / name
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; the bundle is not complete")
+    if path.resolve().parent != folder.resolve():
+        raise BundleError(f"{path} is a link that leads outside the bundle")
+    return path
+
+
+def _text(folder: Path, name: str) -> str:
+    try:
+        return _inside(folder, name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{folder / name} is not text ({error.reason})") from error
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """File name -> sha256 as recorded."""
+    lines = [line.split("  ", 1) for line in _text(folder, SUMS).splitlines()]
+    if not all(len(parts) == 2 and len(parts[0]) == 64 for parts in lines):
+        raise BundleError(f"{folder / SUMS} is not a list of sha256 sums")
+    return {name: digest for digest, name in lines}
+
+
+def _require_listed(folder: Path, name: str, sums: dict[str, str]) -> None:
+    if name not in sums:
+        _inside(folder, name)
+        raise BundleError(f"{folder / name} is not listed in {SUMS}")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _canonical(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO((folder / CANONICAL).read_bytes()), allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{folder / CANONICAL} cannot be read ({error})") from error
+    size = (manifest.preprocessing.height, manifest.preprocessing.width, 3)
+    missing = {"picture", *(g.file for g in manifest.graphs)} - set(arrays)
+    if missing or arrays["picture"].shape != size or arrays["picture"].dtype != np.uint8:
+        raise BundleError(f"{folder / CANONICAL} does not fit the manifest (missing: {', '.join(missing) or 'none'})")
+    return arrays

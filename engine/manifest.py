@@ -1,0 +1,160 @@
+"""What a bundle says of itself: `manifest.json` (the model) and `attributes.json` (words, which change without it)."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from engine.attributes import AttributeTable
+from engine.errors import BundleError, EngineError, OptionError
+from engine.preprocessing import Preprocessing
+from engine.similarity import METRICS
+
+FORMAT = "sane-bundle"
+VERSION = 1
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+TARGETS = ("any", "cpu", "gpu")
+ROLES = ("similarity", "attributes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """One ONNX file. role: similarity gives embeddings (batch, D), attributes activation maps (batch, A, h, w)."""
+
+    file: str
+    role: str
+    precision: str
+    target: str
+    opset: int
+    input: str
+    output: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """names: (C,); weights: (C, D) float32, before relu."""
+
+    names: tuple[str, ...]
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """name, licence: free text; graphs: at least the fp32 similarity graph; embedding: D"""
+
+    name: str
+    licence: str
+    preprocessing: Preprocessing
+    embedding: int
+    metric: str
+    graphs: tuple[Graph, ...]
+    conditions: Conditions | None = None
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        for graph in self.graphs:
+            for value, allowed in ((graph.role, ROLES), (graph.precision, PRECISIONS), (graph.target, TARGETS)):
+                if value not in allowed:
+                    raise OptionError(f"{graph.file}: {value!r} is not one of {', '.join(allowed)}")
+        if self.conditions is not None:
+            count, got = len(self.conditions.names), self.conditions.weights
+            if got.shape != (count, self.embedding) or not count or not np.isfinite(got).all():
+                raise OptionError(f"condition weights must be finite ({count}, {self.embedding}), got {got.shape}")
+            if len(set(self.conditions.names)) != count:
+                raise OptionError("two conditions have the same name")
+
+    def graph(self, role: str, precision: str) -> Graph | None:
+        return next((g for g in self.graphs if (g.role, g.precision) == (role, precision)), None)
+
+    def to_json(self) -> str:
+        fields = {**vars(self), "preprocessing": self.preprocessing.to_dict()}
+        fields["graphs"] = [dataclasses.asdict(g) for g in self.graphs]
+        fields["conditions"] = _conditions_json(self.conditions)
+        return json.dumps({"format": FORMAT, **fields}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Raises BundleError where the text is no manifest of a version this engine reads."""
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"manifest.json is not JSON ({error})") from error
+        if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
+            raise BundleError(f"manifest.json does not say format {FORMAT!r}")
+        if fields.get("version") != VERSION:
+            got = fields.get("version")
+            raise BundleError(f"manifest.json has version {got!r}, this engine reads {VERSION}; export the bundle again")
+        try:
+            conditions = fields.pop("conditions")
+            return cls(
+                **{
+                    **fields,
+                    "preprocessing": preprocessing_from(fields["preprocessing"]),
+                    "graphs": tuple(Graph(**g) for g in fields["graphs"]),
+                    "conditions": conditions and Conditions(tuple(conditions["names"]), _floats(conditions["weights"])),
+                }
+            )
+        except (EngineError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"manifest.json is not valid: {error}") from error
+
+
+def identity(manifest: Manifest, similarity_sha256: str) -> str:
+    """sha256 over the fp32 similarity graph, preprocessing, metric and conditions: what decides every similarity."""
+    parts = [
+        similarity_sha256,
+        manifest.preprocessing.to_dict(),
+        manifest.metric,
+        _conditions_json(manifest.conditions),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _conditions_json(conditions: Conditions | None) -> dict[str, Any] | None:
+    if conditions is None:
+        return None
+    return {"names": list(conditions.names), "weights": _shortest(conditions.weights)}
+
+
+def preprocessing_from(fields: dict[str, Any]) -> Preprocessing:
+    return Preprocessing(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+
+
+def attributes_to_json(table: AttributeTable) -> str:
+    fields: dict[str, Any] = {**vars(table), "names": list(table.names), "phi": list(table.phi)}
+    fields["bias"] = _shortest(table.bias)
+    fields["prior"] = None if table.prior is None else _shortest(table.prior)
+    return json.dumps({"version": VERSION, **fields}, indent=1, ensure_ascii=False) + "\n"
+
+
+def attributes_from_json(text: str) -> AttributeTable:
+    """Raises BundleError where the text is no attribute table of a version this engine reads."""
+    try:
+        fields = json.loads(text)
+        if fields.pop("version") != VERSION:
+            raise BundleError(f"attributes.json has another version than {VERSION}; export the attributes again")
+        fields |= {"names": tuple(fields["names"]), "phi": tuple(fields["phi"]), "bias": _floats(fields["bias"])}
+        fields["prior"] = None if fields["prior"] is None else _floats(fields["prior"])
+        return AttributeTable(**fields)
+    except BundleError:
+        raise
+    except (EngineError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"attributes.json is not valid: {error}") from error
+
+
+def _shortest(values: np.ndarray) -> Any:
+    """Nested lists of the shortest decimals that read back as the same float32."""
+    if values.ndim > 1:
+        return [_shortest(row) for row in values]
+    return [float(str(np.float32(v))) for v in values]
+
+
+def _floats(values: Any) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float32)
+    if not math.isfinite(float(np.sum(array, dtype=np.float64))):
+        raise ValueError("a number is not finite")
+    return array

@@ -1,0 +1,83 @@
+"""One ONNX Runtime session, on the provider that was asked for or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from engine.errors import BundleError, OptionError, ProviderError
+
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "pip install 'sane-engine[cpu]'"),
+    "cuda": ("CUDAExecutionProvider", "pip install 'sane-engine[cuda]' on a machine with an NVIDIA GPU"),
+    "tensorrt": ("TensorrtExecutionProvider", "pip install 'sane-engine[tensorrt]' on a machine with an NVIDIA GPU"),
+}
+
+
+def provider_named(name: str) -> str:
+    """`name`, with auto resolved; raises OptionError for an unknown one."""
+    if name == "auto":
+        return "cpu"
+    if name not in PROVIDERS:
+        raise OptionError(f"provider must be one of auto, {', '.join(PROVIDERS)}, got {name!r}")
+    return name
+
+
+class Session:
+    """Runs one graph with one input and one output.
+
+    Raises BundleError where the graph does not load or its input or output is not what the manifest says, ProviderError
+    where the provider is missing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        provider: str,
+        threads: int | None,
+        input_name: str,
+        input_shape: tuple[int, ...],
+        output_name: str,
+        output_shape: tuple[int | None, ...],
+    ) -> None:
+        wanted, _ = PROVIDERS[provider]
+        _require(provider, ort.get_available_providers())
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors come as exceptions; warnings about fallback are checked below
+        options.intra_op_num_threads = threads or 0
+        if provider != "cpu":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=[wanted])
+        except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
+            raise BundleError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        _require(provider, self._session.get_providers())  # the list above names providers the machine cannot run
+        self.input_name, self.output_name = input_name, output_name
+        _check(path, "input", self._session.get_inputs(), input_name, input_shape)
+        _check(path, "output", self._session.get_outputs(), output_name, output_shape)
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """(B, ...) float32 as the network takes it -> (B, ...) float32."""
+        (output,) = self._session.run([self.output_name], {self.input_name: batch})
+        return np.asarray(output)
+
+
+def _require(provider: str, found: list[str]) -> None:
+    wanted, remedy = PROVIDERS[provider]
+    if wanted not in found:
+        names = ", ".join(found) or "none"
+        raise ProviderError(f"provider {provider!r} was asked for ({wanted}), ONNX Runtime has {names}; {remedy}")
+
+
+def _check(path: Path, kind: str, nodes: list[ort.NodeArg], name: str, shape: tuple[int | None, ...]) -> None:
+    """The graph has one such node: float32, this name, a dynamic batch and this shape after it (None: any size)."""
+    got = ", ".join(f"{n.name} {n.type} {n.shape}" for n in nodes)
+    fits = len(nodes) == 1 and nodes[0].name == name and nodes[0].type == "tensor(float)"
+    if fits:
+        batch, *rest = nodes[0].shape
+        # a size the exporter left symbolic is checked by the canonical embedding instead
+        same = [w is None or not isinstance(g, int) or g == w for g, w in zip(rest, shape, strict=False)]
+        fits = not isinstance(batch, int) and len(rest) == len(shape) and all(same)
+    if not fits:
+        sizes = ", ".join("any" if s is None else str(s) for s in shape)
+        raise BundleError(f"{path}: the manifest promises {kind} {name} float32 [batch, {sizes}], the graph has {got}")

@@ -1,0 +1,82 @@
+"""The networks of the SANE paper, with torchvision's parameter names, so that the authors' checkpoints load.
+
+torchvision itself is not needed (and does not install beside every torch build).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.downsample(x))
+
+
+class Trunk(nn.Module):
+    """ResNet-18 up to and with its third stage: (N, 3, H, W) -> (N, 4 * width, H / 16, W / 16). The paper's width is 64."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layer1 = nn.Sequential(BasicBlock(width, width), BasicBlock(width, width))
+        self.layer2 = nn.Sequential(BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 2 * width))
+        self.layer3 = nn.Sequential(BasicBlock(2 * width, 4 * width, 2), BasicBlock(4 * width, 4 * width))
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        features: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return features
+
+
+class SimilarityNet(Trunk):
+    """The paper's similarity network: trunk, mean over space, one linear layer. (N, 3, H, W) -> (N, embedding).
+
+    At the paper's 112 x 112 the mean over space is its AvgPool2d(7). `normalise` divides by the Euclidean norm, as the
+    authors' network for Animals with Attributes does.
+    """
+
+    def __init__(self, width: int = 64, embedding: int = 64, normalise: bool = False) -> None:
+        super().__init__(width)
+        self.fc_embed = nn.Linear(4 * width, embedding)
+        self.normalise = normalise
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedding: Tensor = self.fc_embed(self.features(x).mean((2, 3)))
+        return F.normalize(embedding) if self.normalise else embedding
+
+
+class AttributeNet(Trunk):
+    """SANE's attribute head on the trunk: one activation map per attribute. (N, 3, H, W) -> (N, A, H / 16, W / 16).
+
+    The score of an attribute is the spatial mean of its map.
+    """
+
+    def __init__(self, attributes: int, width: int = 64) -> None:
+        super().__init__(width)
+        self.head = nn.Conv2d(4 * width, attributes, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.head(self.features(x))
+        return maps
+
+
+def scores(maps: Tensor) -> Tensor:
+    """(N, A, h, w) activation maps -> (N, A) attribute scores."""
+    return torch.mean(maps, (2, 3))

@@ -1,0 +1,4 @@
+"""Rendering masks onto pictures. Knows nothing of similarity models."""
+
+ORIGIN = "sane-engine"
+"""Tells this package from the unrelated distribution `kernels`; `engine` checks it at import."""

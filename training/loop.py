@@ -1,0 +1,103 @@
+"""One training loop: AdamW, 5% warm-up, cosine; a checkpoint and a log line per epoch, resumable, seeded."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+WARM_UP = 0.05
+WEIGHT_DECAY = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Randomness:
+    """Both generators a run draws from; their state is part of the checkpoint."""
+
+    numpy: np.random.Generator
+    torch: torch.Generator
+
+    @classmethod
+    def seeded(cls, seed: int) -> "Randomness":
+        return cls(np.random.default_rng(seed), torch.Generator().manual_seed(seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    epochs: int
+    rate: float
+
+    def rate_at(self, progress: float) -> float:
+        """Learning rate after `progress` in [0, 1] of the run: linear warm-up times a cosine that ends near zero."""
+        return self.rate * min(1.0, progress / WARM_UP + 0.02) * (0.5 * (1 + math.cos(math.pi * progress)) + 0.005)
+
+
+def train(
+    network: nn.Module,
+    batches: Callable[[Randomness], Iterable[Callable[[], Tensor]]],
+    schedule: Schedule,
+    seed: int,
+    run: Path,
+) -> None:
+    """Train `network` in place. `run` gets `checkpoint.pt` and `log.jsonl`; a run that was stopped goes on from there.
+
+    batches: called once an epoch, gives that epoch's steps; each step computes its loss when called
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]  # norms and biases
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=schedule.rate)
+    randomness = Randomness.seeded(seed)
+    done = _resume(run / "checkpoint.pt", network, optimiser, randomness)
+    for epoch in tqdm(range(done, schedule.epochs), initial=done, total=schedule.epochs, desc=run.name, disable=None):
+        network.train()
+        started, losses = time.perf_counter(), []
+        steps = list(batches(randomness))
+        for i, step in enumerate(steps):
+            rate = schedule.rate_at((epoch + i / len(steps)) / schedule.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss = step()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        _save(run / "checkpoint.pt", epoch + 1, network, optimiser, randomness)
+        line = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "rate": rate, "seed": seed}
+        line["seconds"] = round(time.perf_counter() - started, 2)
+        with open(run / "log.jsonl", "a") as log:
+            log.write(json.dumps(line) + "\n")
+    network.eval()
+
+
+def _save(path: Path, epoch: int, network: nn.Module, optimiser: torch.optim.Optimizer, randomness: Randomness) -> None:
+    state = {
+        "epoch": epoch,
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "torch": randomness.torch.get_state(),
+        "numpy": json.dumps(randomness.numpy.bit_generator.state),
+    }
+    beside = path.with_suffix(".partial")
+    torch.save(state, beside)
+    os.replace(beside, path)
+
+
+def _resume(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, randomness: Randomness) -> int:
+    """Epochs done already."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    randomness.torch.set_state(state["torch"])
+    randomness.numpy.bit_generator.state = json.loads(state["numpy"])
+    return int(state["epoch"])
