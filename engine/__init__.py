@@ -1,1 +1,50 @@
 """Why do these two images match? Saliency maps and attributes for image-similarity models, on ONNX Runtime."""
+
+import importlib.metadata
+import importlib.util
+import warnings
+
+if importlib.util.find_spec("onnxruntime") is None:
+    raise ImportError("engine needs ONNX Runtime: pip install 'sane-engine[cpu]' (or [cuda] on a machine with a GPU)")
+
+import kernels
+
+if getattr(kernels, "ORIGIN", None) != "sane-engine":
+    raise ImportError(
+        f"engine needs its own package `kernels`, but finds another distribution's at {kernels.__file__}: "
+        "pip uninstall kernels, then install sane-engine again"
+    )
+
+from engine.errors import BundleError, EngineError, ImageError, OptionError, OutputError, ProviderError
+from engine.explainer import Explainer, Prepared
+from engine.explanation import Explanation
+from engine.methods import Rise
+from engine.plans import RisePlan
+
+__all__ = [
+    "BundleError",
+    "EngineError",
+    "Explainer",
+    "Explanation",
+    "ImageError",
+    "OptionError",
+    "OutputError",
+    "Prepared",
+    "ProviderError",
+    "Rise",
+    "RisePlan",
+]
+
+
+def _warn_of_two_runtimes() -> None:
+    """onnxruntime and onnxruntime-gpu own the same import name: whichever was installed last wins."""
+    found = {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime")}
+    found |= {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime-gpu")}
+    if len(found) > 1:
+        warnings.warn(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then install one",
+            stacklevel=3,
+        )
+
+
+_warn_of_two_runtimes()

@@ -57,8 +57,10 @@ class Session:
         _check(path, "output", self._session.get_outputs(), output_name, output_shape)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """(B, ...) float32 as the network takes it -> (B, ...) float32."""
+        """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where that is not finite."""
         (output,) = self._session.run([self.output_name], {self.input_name: batch})
+        if not np.isfinite(output).all():
+            raise BundleError(f"{self.output_name}: the network gives numbers that are not finite for this picture")
         return np.asarray(output)
 
 

@@ -1,7 +1,7 @@
 """Train the demo networks on the emoji pair and export them as the bundle that `engine` carries.
 
-    python -m training.emoji --out runs/emoji            # fetch, train (resumes), evaluate, export
-    python -m training.emoji --out runs/emoji --install  # and replace engine/data/bundle by the result
+    python -m training.emoji                                # fetch, train (resumes), evaluate, export to runs/emoji/bundle
+    python -m training.emoji --bundle engine/data/bundle    # the same, as the bundle that the package carries
 
 Similarity: ResNet-18 to its third stage at width 32, NT-Xent between the two vendors' drawings of one emoji.
 Attributes: the same trunk, started from the similarity network, with SANE's head, binary cross-entropy.
@@ -17,9 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.attributes import AttributeTable
+from engine.preprocessing import Preprocessing
+from export import TorchSource, export_attributes, export_similarity
 from export.architectures import AttributeNet, SimilarityNet, scores
 from training import emoji_data
-from training.augment import augmented, plain
+from training import emoji_report as report
+from training.augment import MEAN, STD, augmented, plain
 from training.emoji_data import EmojiPair
 from training.loop import Randomness, Schedule, train
 
@@ -31,6 +35,11 @@ SIMILARITY = Schedule(epochs=112, rate=2e-3)
 ATTRIBUTES = Schedule(epochs=20, rate=1e-3)
 LARGEST_WEIGHT = 20.0
 SKIN_TONE_SHARE = 0.5
+THRESHOLD = 0.6
+NOT_SHOWN = {
+    *("Flags", "country-flag"),  # the same pictures as "flag"
+    *("sport", "game", "food", "food-prepared", "Activities", "tool", "office"),  # not learned well enough to be said
+}
 
 
 def train_similarity(data: EmojiPair, seed: int, run: Path, schedule: Schedule = SIMILARITY) -> SimilarityNet:
@@ -130,10 +139,41 @@ def run_network(network: nn.Module, pictures: np.ndarray) -> np.ndarray:
         return np.concatenate([network(plain(pictures[i : i + 256])).numpy() for i in range(0, len(pictures), 256)])
 
 
+def confidences(data: EmojiPair, network: AttributeNet, pictures: np.ndarray) -> np.ndarray:
+    """(P, A) probabilities of each attribute for (P, 64, 64, 4) uint8 pictures."""
+    logits = run_network(network, pictures).mean((2, 3)) + calibration(data)
+    return 1 / (1 + np.exp(-logits))
+
+
+def calibration(data: EmojiPair) -> np.ndarray:
+    """(A,) float32 to add to the scores: a positive that counted w times in the loss raised its logit by log w."""
+    return -np.log(positive_weights(data)).astype(np.float32)
+
+
+def write_bundle(data: EmojiPair, similarity: SimilarityNet, attributes: AttributeNet, card: str, folder: Path) -> None:
+    """Export both networks; the attribute network with the words worth showing alone."""
+    preprocessing = Preprocessing(emoji_data.SIZE, emoji_data.SIZE, mean=MEAN, std=STD)
+    files = {"MODEL_CARD.md": card.encode()}
+    export_similarity(TorchSource(similarity), preprocessing, folder, name="emoji demo", licence="MIT", extra_files=files)
+    kept = [i for i, name in enumerate(data.attributes) if name not in NOT_SHOWN]
+    shown = AttributeNet(len(kept), WIDTH)
+    weights = dict(attributes.state_dict())
+    weights["head.weight"] = weights["head.weight"][kept]
+    shown.load_state_dict(weights)
+    table = AttributeTable(
+        names=tuple(data.attributes[i] for i in kept),
+        confidence="sigmoid",
+        bias=calibration(data)[kept],
+        threshold=THRESHOLD,
+    )
+    export_attributes(TorchSource(shown.eval()), table, folder)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.emoji", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="folder of the run (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/emoji"), help="pictures (default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, help="where the bundle goes (default: bundle in the folder of the run)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -141,7 +181,22 @@ def main(arguments: list[str] | None = None) -> None:
     data = emoji_data.load(options.cache)
     similarity = train_similarity(data, options.seed, options.out / "similarity")
     attributes = train_attributes(data, similarity, options.seed, options.out / "attributes")
-    print(json.dumps({"parameters": sum(p.numel() for p in [*similarity.parameters(), *attributes.parameters()])}))
+
+    pictures = {vendor: data.pictures[vendor][data.base] for vendor in emoji_data.VENDORS}
+    embeddings = {vendor: run_network(similarity, p) for vendor, p in pictures.items()}
+    seen = {vendor: confidences(data, attributes, p) for vendor, p in pictures.items()}
+    shown = np.array([name not in NOT_SHOWN for name in data.attributes])
+    results = report.measure(data, embeddings, seen, shown, THRESHOLD)
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    card = report.model_card(results, data, seconds=log_seconds(options.out), seed=options.seed, threshold=THRESHOLD)
+    write_bundle(data, similarity, attributes, card, options.bundle or options.out / "bundle")
+    print(json.dumps(results, indent=1))
+
+
+def log_seconds(run: Path) -> float:
+    """Seconds of training, by the logs."""
+    lines = [line for log in run.glob("*/log.jsonl") for line in log.read_text().splitlines()]
+    return sum(float(json.loads(line)["seconds"]) for line in lines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,24 @@ FLAGS = "Flags"
 RELIABILITY_BINS = 10
 
 
+def measure(
+    data: EmojiPair,
+    embeddings: dict[str, np.ndarray],
+    confidences: dict[str, np.ndarray],
+    shown: np.ndarray,
+    threshold: float,
+) -> dict[str, Any]:
+    """Every figure of the model card.
+
+    embeddings, confidences: by vendor, (B, D) and (B, A); shown: (A,) bool, the attributes the demo names
+    """
+    results: dict[str, Any] = {"retrieval": retrieval(data, embeddings["google"], embeddings["twitter"])}
+    for vendor, c in confidences.items():
+        named = precision_above(data.truth[data.held_out][:, shown], c[data.held_out][:, shown], threshold)
+        results[vendor] = recognition(data, c) | named
+    return results
+
+
 def retrieval(data: EmojiPair, noto: np.ndarray, twemoji: np.ndarray) -> dict[str, float]:
     """Recall at 1 and 5: each held-out Noto picture against the Twemoji of all base emoji.
 
@@ -53,10 +71,57 @@ def calibration_error(truth: np.ndarray, confidences: np.ndarray) -> float:
     return float(sum(gaps))
 
 
-def precision_above(data: EmojiPair, confidences: np.ndarray, threshold: float) -> dict[str, float]:
-    """Of the attributes named on held-out pictures the share that is true, and the share of pictures that get one."""
-    truth, named = data.truth[data.held_out], confidences[data.held_out] >= threshold
+def precision_above(truth: np.ndarray, confidences: np.ndarray, threshold: float) -> dict[str, float]:
+    """Of the attributes named (n, A), the share that is true; and the share of pictures that get a name."""
+    named = confidences >= threshold
     return {"named_true": float(truth[named].mean()), "pictures_with_a_name": float(named.any(1).mean())}
+
+
+def model_card(results: dict[str, Any], data: EmojiPair, seconds: float, seed: int, threshold: float) -> str:
+    """Markdown that ships inside the bundle."""
+    found, noto, twemoji = results["retrieval"], results["google"], results["twitter"]
+
+    def row(name: str, *values: float) -> str:
+        return f"| {name} | " + " | ".join(f"{v:.3f}" for v in values) + " |"
+
+    return "\n".join(
+        [
+            "# The emoji demo networks",
+            "",
+            "Made by `python -m training.emoji`, whose run folder holds these figures as `results.json`; "
+            f"seed {seed}, {seconds / 60:.0f} minutes of training on a CPU.",
+            "",
+            "- **Similarity**: ResNet-18 to its third stage at width 32, mean over space, 64-d; 64 x 64 pixels, ImageNet",
+            "  mean and std; cosine. Trained so that Google's (Noto) and Twitter's (Twemoji) drawings of one emoji are alike.",
+            f"- **Attributes**: the same trunk with SANE's head, {len(data.attributes)} words: tags, groups and subgroups with",
+            "  at least 30 emoji. The demo names those it learned well. Scores are calibrated by subtracting the log of the",
+            f"  loss's weight for positives; a word is named from confidence {threshold:g}.",
+            "- **Data**: npm `emoji-datasource-google` 16.0.0 (Apache-2.0), `emoji-datasource-twitter` 16.0.0 (CC-BY 4.0),",
+            f"  `emojibase-data` 17.0.0 (MIT). Of {len(data.base)} base emoji {len(data.held_out)}, drawn at random, were held",
+            "  out with all their skin tones; every figure is on those.",
+            "- **Meant for** showing the engine at work. It knows emoji and nothing else.",
+            "",
+            f"## Retrieval: a held-out Noto picture against all {len(data.base)} Twemoji",
+            "",
+            "Emoji that share the query's very drawing are not counted against it.",
+            "",
+            "| | all | without flags |",
+            "| --- | --- | --- |",
+            row("R@1", found["recall_at_1_all"], found["recall_at_1_without_flags"]),
+            row("R@5", found["recall_at_5_all"], found["recall_at_5_without_flags"]),
+            "",
+            "## Attributes on held-out pictures",
+            "",
+            "| | Noto | Twemoji |",
+            "| --- | --- | --- |",
+            row(f"mAP, {len(data.attributes)} attributes", noto["map_all"], twemoji["map_all"]),
+            row("mAP without flags", noto["map_without_flags"], twemoji["map_without_flags"]),
+            row("expected calibration error", noto["calibration_error"], twemoji["calibration_error"]),
+            row(f"named (confidence >= {threshold:g}): share true", noto["named_true"], twemoji["named_true"]),
+            row("pictures with a name", noto["pictures_with_a_name"], twemoji["pictures_with_a_name"]),
+            "",
+        ]
+    )
 
 
 def _flags(data: EmojiPair) -> np.ndarray:

@@ -45,10 +45,12 @@ def train(
     schedule: Schedule,
     seed: int,
     run: Path,
+    until: int | None = None,
 ) -> None:
     """Train `network` in place. `run` gets `checkpoint.pt` and `log.jsonl`; a run that was stopped goes on from there.
 
     batches: called once an epoch, gives that epoch's steps; each step computes its loss when called
+    until: stop after this many epochs of the schedule, to be resumed; None: run it to its end
     """
     run.mkdir(parents=True, exist_ok=True)
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -57,7 +59,13 @@ def train(
     optimiser = torch.optim.AdamW(groups, lr=schedule.rate)
     randomness = Randomness.seeded(seed)
     done = _resume(run / "checkpoint.pt", network, optimiser, randomness)
-    for epoch in tqdm(range(done, schedule.epochs), initial=done, total=schedule.epochs, desc=run.name, disable=None):
+    for epoch in tqdm(
+        range(done, schedule.epochs if until is None else until),
+        initial=done,
+        total=schedule.epochs,
+        desc=run.name,
+        disable=None,
+    ):
         network.train()
         started, losses = time.perf_counter(), []
         steps = list(batches(randomness))

@@ -1,0 +1,159 @@
+"""python -m engine.explain: why do these pictures match?"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NoReturn
+
+from engine.errors import EngineError, OptionError
+from engine.explainer import MODES, Explainer
+from engine.explanation import Explanation, checked_suffix
+from engine.files import check_writable, write_whole
+from engine.methods import METHODS, Rise
+from engine.session import PROVIDERS
+
+DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
+DEFAULT_OUT = Path("explanation.png")
+EXAMPLES = """examples:
+  python -m engine.explain                                      the demo pair, drawn to explanation.png
+  python -m engine.explain query.jpg match.jpg --bundle models/shoes
+  python -m engine.explain query.jpg a.jpg b.jpg c.jpg --out why.html
+  python -m engine.explain query.jpg match.jpg --json           numbers only, for another program
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.explain",
+        description="Explain why a query picture matches reference pictures: a saliency map and ranked attributes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("query", nargs="?", metavar="QUERY", help="picture to explain; without any, the demo pair")
+    add("references", nargs="*", metavar="REFERENCE", help="pictures that match it")
+    add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
+    add("--method", default="rise", metavar="M", help=f"one of {', '.join(METHODS)} (default: %(default)s)")
+    add("--mode", default="fixed", metavar="MODE", help=f"one of {', '.join(MODES)} (default: %(default)s)")
+    add("--masks", type=_whole, default=Rise.masks, metavar="N", help="passes over the query (default: %(default)s)")
+    add("--seed", type=_whole, default=Rise.seed, metavar="S", help="of the masks (default: %(default)s)")
+    add("--condition", metavar="C", help="name or index, for models with conditions")
+    add("--top", type=_whole, default=5, metavar="K", help="attributes to print (default: %(default)s)")
+    add("--provider", default="auto", metavar="P", help=f"auto, {', '.join(PROVIDERS)} (default: %(default)s)")
+    add("--precision", default="auto", metavar="P", help="auto, fp32, fp16, bf16, int8 (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE", help=f".png, .html, .json or .npz (default: {DEFAULT_OUT}; none with --json)")
+    add("--json", action="store_true", help="print one JSON array, an object per reference, and nothing else")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    query, references = _pictures(options)
+    out = options.out or (None if options.json else DEFAULT_OUT)
+    files = _files(out, len(references)) if out else []
+    for file in files:
+        check_writable(file)
+    if options.method not in METHODS:
+        raise OptionError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    method = METHODS[options.method](masks=options.masks, seed=options.seed)
+    explainer = Explainer(options.bundle, options.provider, options.precision)
+    with _Bar(options.quiet) as bar:
+        explanations = explainer.explain_many(query, references, method, options.mode, options.condition, progress=bar.show)
+    if out:
+        _save(explanations, out, files)
+    if options.json:
+        print(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
+    else:
+        _print(explanations, references, options.top, files)
+
+
+def _pictures(options: argparse.Namespace) -> tuple[Path, list[Path]]:
+    if options.query is None:
+        folder = Path(str(resources.files("engine") / "data" / "pictures"))
+        return folder / DEMO_PAIR[0], [folder / DEMO_PAIR[1]]
+    if not options.references:
+        raise OptionError("one picture was given; a query needs at least one reference, as in: QUERY REFERENCE")
+    return Path(options.query), [Path(r) for r in options.references]
+
+
+def _files(out: Path, count: int) -> list[Path]:
+    """What --out writes: one page or JSON for all references; numbered files of the other kinds."""
+    if count == 1 or checked_suffix(out) in (".html", ".json"):
+        checked_suffix(out)
+        return [out]
+    return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
+
+
+def _save(explanations: list[Explanation], out: Path, files: list[Path]) -> None:
+    if len(files) == len(explanations):
+        for explanation, file in zip(explanations, files, strict=True):
+            explanation.save(file)
+    elif checked_suffix(out) == ".html":
+        from engine.page import page  # noqa: PLC0415 - drawing is not needed to compute
+
+        write_whole(out, page(explanations).encode())
+    else:
+        array = [e.to_dict() for e in explanations]
+        write_whole(out, (json.dumps(array, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _print(explanations: list[Explanation], references: list[Path], top: int, files: list[Path]) -> None:
+    for explanation, reference in zip(explanations, references, strict=True):
+        print(f"{reference.name}: similarity {explanation.similarity:.3f}")
+        for attribute in explanation.attributes[:top]:
+            print(f"  {attribute.name:<24} confidence {attribute.confidence:.2f}  match {attribute.match:+.2f}")
+    for note in dict.fromkeys(note for e in explanations for note in e.notes):
+        print(f"note: {note}")
+    for file in files:
+        print(f"wrote {file}")
+
+
+class _Bar:
+    """A progress bar on standard error; none where that is not a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 - `import engine` stays without it
+
+        self._bar = tqdm(disable=True if quiet else None, unit="pass", desc="passes", leave=False)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def _whole(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"a whole number from 0 is needed, got {text!r}")
+    return value
+
+
+def _main() -> NoReturn:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,229 @@
+"""Explain why two pictures match: the passes depend on the query alone, so prepare once and explain many."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.attributes import Attribute, AttributeTable, Seen, rank
+from engine.bundle import demo_bundle
+from engine.errors import ImageError, OptionError
+from engine.explanation import Explanation, ModelName
+from engine.images import ImageLike
+from engine.methods import Rise, method_named
+from engine.model import Condition, LoadedModel, Picture
+from engine.passes import Progress, masked_embeddings
+from engine.plans import RisePlan
+from engine.saliency import rise_maps
+from engine.session import provider_named
+from engine.similarity import query_features, reference_features
+
+MODES = ("fixed",)
+
+
+class Explainer:
+    """One model, loaded and verified.
+
+    bundle: folder made by `python -m export`; None: the embedded demo (emoji)
+    provider: auto, cpu, cuda, tensorrt; what is asked for is verified, auto is the CPU
+    precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it; auto is fp32
+    threads: CPU threads per network run; None: all cores
+
+    Raises BundleError, ProviderError, OptionError.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | None = None,
+        provider: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise OptionError(f"threads must be a whole number from 1, or None, got {threads!r}")
+        folder = Path(bundle) if bundle is not None else demo_bundle()
+        self._model = LoadedModel(folder, provider_named(provider), "fp32" if precision == "auto" else precision, threads)
+
+    def explain(
+        self,
+        query: ImageLike,
+        reference: ImageLike,
+        method: str | Rise = "rise",
+        mode: str = "fixed",
+        condition: Condition = None,
+        baseline: str = "mean",
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Why does `query` match `reference`? See `explain_many`."""
+        return self.explain_many(query, [reference], method, mode, condition, baseline, progress)[0]
+
+    def explain_many(
+        self,
+        query: ImageLike,
+        references: Sequence[ImageLike],
+        method: str | Rise = "rise",
+        mode: str = "fixed",
+        condition: Condition | Sequence[Condition] = None,
+        baseline: str = "mean",
+        progress: Progress | None = None,
+    ) -> list[Explanation]:
+        """One explanation per reference, in order; the passes over the query are run once.
+
+        query: a path, a PIL image or a uint8 RGB array (H, W, 3)
+        references: the same, or embeddings (D,) float32 as `embed` returns them
+        method: "rise" or its options, `Rise(masks=...)`
+        mode: "fixed", the references shown whole
+        condition: index or name, one for all or one per reference; None compares the embeddings as they are
+        baseline: what hidden pixels become: mean, black, white, blur
+        progress: called with (passes done, passes in all)
+
+        Raises ImageError, OptionError.
+        """
+        if mode not in MODES:
+            raise OptionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        self._model.conditions(condition, len(references))  # a misspelt condition should not cost the passes
+        prepared = self.prepare(query, method, baseline=baseline, progress=progress)
+        return prepared.explain_many(references, condition)
+
+    def prepare(
+        self,
+        image: ImageLike,
+        method: str | Rise = "rise",
+        plan: RisePlan | None = None,
+        baseline: str = "mean",
+        progress: Progress | None = None,
+    ) -> "Prepared":
+        """Run the passes over `image`: all that depends on the query alone.
+
+        plan: masks to use instead of drawing them from the method's seed
+
+        Raises ImageError, OptionError.
+        """
+        started = time.perf_counter()
+        model, preprocessing = self._model, self._model.preprocessing
+        options = method_named(method)
+        picture = model.picture(image)
+        masks = options.draw(preprocessing.height, preprocessing.width) if plan is None else plan
+        embeddings = masked_embeddings(
+            model.similarity,
+            masks,
+            preprocessing,
+            preprocessing.normalised(picture.pixels),
+            preprocessing.baseline(baseline, picture.pixels),
+            progress or _silent,
+        )
+        return Prepared(
+            model=model,
+            picture=picture,
+            plan=masks,
+            embeddings=embeddings,
+            whole=model.embed([picture])[0],
+            seen=model.see(picture),
+            settings={
+                "method": options.name,
+                "mode": "fixed",
+                "estimator": options.estimator,
+                "baseline": baseline,
+                "seed": options.seed if plan is None else None,
+            },
+            seconds=time.perf_counter() - started,
+        )
+
+    def embed(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """(n, D) float32, one row per image, as the network gives them. Raises ImageError."""
+        if isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
+            raise ImageError(f"embed takes a list of images, got {type(images).__name__}")
+        return self._model.embed([self._model.picture(image) for image in images])
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A query whose passes were run. Made by `Explainer.prepare`.
+
+    plan: the masks; embeddings: (N, D) float32 of the masked query, as the network gave them; whole: (D,) float32 of the
+    query itself; seen: what the attribute network says of it; settings: how it was prepared, as explanations state it;
+    seconds: what it took
+    """
+
+    model: LoadedModel = dataclasses.field(repr=False)
+    picture: Picture = dataclasses.field(repr=False)
+    plan: RisePlan = dataclasses.field(repr=False)
+    embeddings: np.ndarray = dataclasses.field(repr=False)
+    whole: np.ndarray = dataclasses.field(repr=False)
+    seen: Seen | None = dataclasses.field(repr=False)
+    settings: dict[str, Any]
+    seconds: float
+
+    def explain(self, other: ImageLike, condition: Condition = None) -> Explanation:
+        """The explanation against one reference: an image, or its embedding (D,) float32. See `explain_many`."""
+        return self.explain_many([other], condition)[0]
+
+    def explain_many(
+        self, others: Sequence[ImageLike], condition: Condition | Sequence[Condition] = None
+    ) -> list[Explanation]:
+        """One explanation per reference, in order; costs one network row for each that is not an embedding.
+
+        Raises ImageError, OptionError.
+        """
+        started = time.perf_counter()
+        conditions = self.model.conditions(condition, len(others))
+        pictures, embeddings = self.model.references(others)
+        scores = np.empty((len(self.plan) + 1, len(others)))  # masked queries, then the whole one
+        for chosen in dict.fromkeys(conditions):
+            which = [i for i, c in enumerate(conditions) if c == chosen]
+            scores[:, which] = self._scores(embeddings[which], chosen)
+        maps = rise_maps(self.plan, scores[:-1], *self.picture.pixels.shape[:2])  # (R, H, W)
+        seconds = (time.perf_counter() - started) / max(len(others), 1)
+        return [
+            self._explanation(maps[i], float(scores[-1, i]), pictures[i], conditions[i], seconds) for i in range(len(others))
+        ]
+
+    def _scores(self, references: np.ndarray, condition: int | None) -> np.ndarray:
+        """Similarity of every masked query and, last, the whole one to each reference (R, D): (N + 1, R) float64."""
+        metric, weights = self.model.manifest.metric, self.model.condition_weights(condition)
+        query = query_features(np.concatenate([self.embeddings, self.whole[None]]), metric, weights)
+        return query @ reference_features(references, metric, weights).T
+
+    def _explanation(
+        self, saliency: np.ndarray, similarity: float, reference: Picture | None, condition: int | None, seconds: float
+    ) -> Explanation:
+        model, table = self.model, self.model.bundle.attributes
+        attributes = rank(table, self.seen, saliency) if table and self.seen else ()
+        return Explanation(
+            similarity=similarity,
+            saliency=saliency,
+            attributes=attributes,
+            query_image=self.picture.pixels,
+            query_box=self.picture.box,
+            reference_image=None if reference is None else reference.pixels,
+            reference_box=None if reference is None else reference.box,
+            condition=model.condition_name(condition),
+            passes=len(self.plan) + 1 + (reference is not None),
+            provider=model.provider,
+            precision=model.precision,
+            model=ModelName(model.manifest.name, model.bundle.identity),
+            phi=table.weights if table else None,
+            attribute_threshold=table.threshold if table else None,
+            notes=_notes(table, attributes),
+            timings={"prepare": self.seconds, "explain": seconds},
+            **self.settings,
+        )
+
+
+def _notes(table: AttributeTable | None, attributes: tuple[Attribute, ...]) -> tuple[str, ...]:
+    if table is None:
+        return ("this bundle has no attribute network: no words",)
+    notes = []
+    if not attributes:
+        notes.append(f"no attribute is named: none reaches confidence {table.threshold:g}")
+    if table.prior is None:
+        notes.append("this bundle has no attribute prior: phi_3 counts as 0")
+    return tuple(notes)
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress is shown unless a caller asks for it."""

@@ -1,0 +1,119 @@
+"""A loaded model: verified bundle, open sessions, and everything about pictures and conditions that depends on it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine import bundle as bundles
+from engine.attributes import Seen, see
+from engine.errors import ImageError, OptionError
+from engine.images import ImageLike, load
+from engine.manifest import PRECISIONS
+from engine.passes import whole_embeddings
+from engine.preprocessing import Box
+from engine.session import Session
+
+Condition = int | str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """pixels: (H, W, 3) uint8 as the network sees them; box: which part of the original that is"""
+
+    pixels: np.ndarray
+    box: Box
+
+
+class LoadedModel:
+    """Raises BundleError, ProviderError, OptionError."""
+
+    def __init__(self, folder: Path, provider: str, precision: str, threads: int | None) -> None:
+        self.bundle = bundles.load(folder)
+        self.manifest = self.bundle.manifest
+        self.preprocessing = self.manifest.preprocessing
+        self.provider = provider
+        self.precision = precision
+        self.similarity = self._open("similarity", precision, threads)
+        self.attributes = self._open("attributes", "fp32", threads) if self.bundle.attributes else None
+
+    def _open(self, role: str, precision: str, threads: int | None) -> Session:
+        graph = self.manifest.graph(role, precision)
+        if graph is None:
+            present = ", ".join(g.precision for g in self.manifest.graphs if g.role == role)
+            known = "" if precision in PRECISIONS else f"; known are auto, {', '.join(PRECISIONS)}"
+            raise OptionError(f"precision {precision!r} was asked for, this bundle has {present}{known}")
+        return bundles.open_graph(self.bundle, graph, self.provider, threads)
+
+    def picture(self, image: ImageLike) -> Picture:
+        return Picture(*self.preprocessing.fitted(load(image)))
+
+    def embed(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """(n, D) float32."""
+        if not pictures:
+            return np.empty((0, self.manifest.embedding), np.float32)
+        return whole_embeddings(self.similarity, self.preprocessing, [p.pixels for p in pictures])
+
+    def see(self, picture: Picture) -> Seen | None:
+        """What the attribute network says; None where the bundle has none."""
+        if self.attributes is None or self.bundle.attributes is None:
+            return None
+        (activations,) = whole_embeddings(self.attributes, self.preprocessing, [picture.pixels])
+        return see(self.bundle.attributes, activations)
+
+    def references(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
+        """Pictures (None for those given as embeddings) and embeddings (R, D) float32."""
+        embeddings = np.empty((len(others), self.manifest.embedding), np.float32)
+        pictures: list[Picture | None] = []
+        for i, other in enumerate(others):
+            if isinstance(other, np.ndarray) and other.dtype != np.uint8:
+                embeddings[i] = self._embedding(other)
+                pictures.append(None)
+            else:
+                pictures.append(self.picture(other))
+        embeddings[[p is not None for p in pictures]] = self.embed([p for p in pictures if p is not None])
+        return pictures, embeddings
+
+    def _embedding(self, vector: np.ndarray) -> np.ndarray:
+        size = self.manifest.embedding
+        if vector.shape != (size,) or vector.dtype.kind != "f" or not np.isfinite(vector).all():
+            raise ImageError(
+                f"a reference array must be an embedding, finite float32 ({size},), or a picture, uint8 (H, W, 3); "
+                f"got {vector.dtype} {vector.shape}"
+            )
+        return vector.astype(np.float32)
+
+    def conditions(self, condition: Condition | Sequence[Condition], count: int) -> list[int | None]:
+        """One condition index per reference; None where the model has no conditions."""
+        if condition is None or isinstance(condition, (int, str)):
+            return [self._condition(condition)] * count
+        if len(condition) != count:
+            raise OptionError(f"{len(condition)} conditions for {count} references: give one, or one per reference")
+        return [self._condition(c) for c in condition]
+
+    def _condition(self, condition: Condition) -> int | None:
+        """The index; a model with conditions and none asked for compares the embeddings as they are."""
+        if condition is None:
+            return None
+        known = self.manifest.conditions
+        if known is None:
+            raise OptionError(f"condition {condition!r} was asked for, this model has no conditions")
+        if isinstance(condition, str) and condition in known.names:
+            return known.names.index(condition)
+        count = len(known.names)
+        if isinstance(condition, str) and condition.isdecimal():
+            condition = int(condition)
+        if isinstance(condition, int) and not isinstance(condition, bool) and 0 <= condition < count:
+            return condition
+        some = ", ".join(known.names[:5]) + (", ..." if count > 5 else "")
+        raise OptionError(f"this model has no condition {condition!r}: an index below {count} or a name, as {some}")
+
+    def condition_name(self, condition: int | None) -> str | None:
+        known = self.manifest.conditions
+        return None if known is None or condition is None else known.names[condition]
+
+    def condition_weights(self, condition: int | None) -> np.ndarray | None:
+        """(D,) float32, before relu."""
+        known = self.manifest.conditions
+        return None if known is None or condition is None else known.weights[condition]

@@ -1,0 +1,28 @@
+"""Golden values, pictures and bundles that several tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.manifest import Conditions
+from engine.preprocessing import Preprocessing
+from export import OnnxSource, export_similarity
+
+DATA = Path(__file__).parent / "data"
+IMAGENET = Preprocessing(112, 112, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """What the published procedures gave on a tiny network and two pictures."""
+    with np.load(DATA / "sane_reference.npz") as data:
+        return {name: data[name] for name in data}
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, golden: dict[str, np.ndarray]) -> Path:
+    """The golden network as a bundle, with its three conditions; 112 x 112, 16-d, cosine. Not to be changed."""
+    conditions = Conditions(("top", "shoe", "bag"), golden["condition_weights"])
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    return export_similarity(OnnxSource(DATA / "tiny_general.onnx"), IMAGENET, out, conditions=conditions)
