@@ -15,7 +15,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1e; max-width: 1020px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.15rem; margin: 0; }
 section { border-top: 1px solid #ddd; padding: 1.5rem 0; }
-.panels { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
+.panels { margin: 1rem 0; }
 figure { margin: 0; } figcaption, .by, th { color: #6e6e73; font-size: .9rem; font-weight: normal; }
 img { display: block; max-width: 100%; border-radius: 4px; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
@@ -52,7 +52,7 @@ def section(explanation: Explanation, number: int, count: int) -> str:
 
 
 def figure(explanation: Explanation) -> str:
-    """The panels in a row."""
+    """The panels in a row; styled in place, for notebooks show it without the page."""
     shown = "".join(
         f"<figure><img alt='{_safe(caption)}' src='{_data_uri(panel)}'><figcaption>{_safe(caption)}</figcaption></figure>"
         for caption, panel in panels(explanation)

@@ -1,0 +1,157 @@
+"""`python -m engine.explain` as a user meets it: what it prints, what it writes, how it fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_images import broken_files
+
+from engine import Explanation
+from engine.explain import DEFAULT_OUT, main
+
+PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
+CAT, OTHER = (str(PICTURES / name) for name in ("cat-noto.png", "bandage-twemoji.png"))
+FEW = ["--masks", "16"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def test_without_pictures_the_demo_pair_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(FEW) == 0
+    printed = capsys.readouterr()
+    assert "similarity 0.92" in printed.out
+    assert "confidence" in printed.out
+    assert f"wrote {DEFAULT_OUT}" in printed.out
+    assert DEFAULT_OUT.exists()
+
+
+def test_json_prints_one_array_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([CAT, OTHER, CAT, "--json", *FEW]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert [f["similarity"] for f in fields][1] == pytest.approx(1)
+    assert fields[0]["passes"] == 18
+    assert list(Path().iterdir()) == []
+
+
+def test_files_by_suffix(capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix in ("png", "npz", "html", "json"):
+        assert main([CAT, OTHER, CAT, "--out", f"out.{suffix}", *FEW]) == 0
+    names = {p.name for p in Path().iterdir()}
+    assert names == {"out-1.png", "out-2.png", "out-1.npz", "out-2.npz", "out.html", "out.json"}
+    assert Path("out.html").read_text().count("<section>") == 2
+    assert len(json.loads(Path("out.json").read_text())) == 2
+    assert Explanation.load("out-2.npz").similarity == pytest.approx(1)
+    assert "wrote out-2.png" in capsys.readouterr().out
+
+
+def test_seed_masks_and_top_are_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([CAT, OTHER, "--seed", "7", "--masks", "20", "--top", "1", "--out", "a.npz"]) == 0
+    assert capsys.readouterr().out.count("confidence") == 1
+    explanation = Explanation.load("a.npz")
+    assert (explanation.seed, explanation.passes) == (7, 22)
+
+
+def test_conditions_by_name_and_index(
+    tiny_bundle: Path, golden: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("query", "reference"):
+        Image.fromarray(golden[name]).save(f"{name}.png")
+    for asked in ("shoe", "1"):
+        assert main(["query.png", "reference.png", "--bundle", str(tiny_bundle), "--condition", asked, "--json", *FEW]) == 0
+        (fields,) = json.loads(capsys.readouterr().out)
+        assert fields["condition"] == "shoe"
+        assert fields["similarity"] == pytest.approx(float(golden["similarity_by_condition"][1]), abs=1e-5)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to standard error: one line, after argparse's usage where there is any; nothing on standard output."""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if "error:" in line]
+    assert len(lines) == 1, printed.err
+    assert "Traceback" not in printed.err
+    return lines[0]
+
+
+def status(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as exit_:  # argparse's own errors
+        return int(exit_.code or 0)
+
+
+def test_pictures_that_are_none_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, path in broken_files(tmp_path).items():
+        for pair in ([str(path), CAT], [CAT, str(path)]):
+            assert status([*pair, *FEW]) == 2, name
+            assert str(path) in one_line(capsys)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([CAT], "reference"),
+        ([CAT, OTHER, "--masks", "-3"], "-3"),
+        ([CAT, OTHER, "--masks", "0"], "masks"),
+        ([CAT, OTHER, "--masks", "many"], "many"),
+        ([CAT, OTHER, "--method", "guess"], "rise"),
+        ([CAT, OTHER, "--mode", "sideways"], "fixed"),
+        ([CAT, OTHER, "--condition", "shoe"], "no conditions"),
+        ([CAT, OTHER, "--precision", "int4"], "fp32"),
+        ([CAT, OTHER, "--provider", "npu"], "cpu"),
+        ([CAT, OTHER, "--bundle", "nowhere"], "nowhere"),
+        ([CAT, OTHER, "--out", "why.gif"], ".png"),
+        ([CAT, OTHER, "--out", "no/such/folder/why.png"], "folder"),
+        ([CAT, OTHER, "--out", "/proc/why.png"], "/proc"),
+        ([CAT, OTHER, "--sead", "1"], "--sead"),
+    ],
+)
+def test_bad_usage_exits_2_with_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(arguments) == 2
+    assert said in one_line(capsys)
+    assert list(Path().iterdir()) == []
+
+
+def test_an_unknown_condition_names_those_there_are(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status([CAT, OTHER, "--bundle", str(tiny_bundle), "--condition", "hat", *FEW]) == 2
+    assert "top, shoe, bag" in one_line(capsys)
+
+
+def test_a_bundle_with_one_byte_changed_exits_2(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(tiny_bundle, spoilt)
+    graph = bytearray((spoilt / "similarity.fp32.onnx").read_bytes())
+    graph[len(graph) // 2] ^= 1
+    (spoilt / "similarity.fp32.onnx").write_bytes(graph)
+    assert status([CAT, OTHER, "--bundle", str(spoilt), *FEW]) == 2
+    assert "similarity.fp32.onnx was changed" in one_line(capsys)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert status([CAT, OTHER, "--out", str(tmp_path / "closed" / "why.png"), *FEW]) == 2
+    assert "permission" in one_line(capsys)
+
+
+def test_as_a_process_it_has_that_exit_status_and_help() -> None:
+    command = [sys.executable, "-m", "engine.explain"]
+    environment = {**os.environ, "PYTHONPATH": str(PICTURES.parents[2])}
+    failed = subprocess.run([*command, "a.png", "b.png"], capture_output=True, text=True, env=environment, check=False)
+    assert failed.returncode == 2
+    assert failed.stderr == "error: a.png does not exist\n"
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, env=environment, check=True)
+    assert "examples:" in helped.stdout

@@ -1,0 +1,125 @@
+"""Explanations are kept whole in every format."""
+
+import dataclasses
+import html.parser
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine import Explainer, Explanation, OutputError, Rise
+from engine.explain import DEMO_PAIR
+from engine.explanation import ARRAYS
+from engine.page import page
+from engine.picture import PANEL, draw_explanation, heat_map
+
+PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
+
+
+@pytest.fixture(scope="module")
+def explanation() -> Explanation:
+    query, reference = (PICTURES / name for name in DEMO_PAIR)
+    return Explainer().explain(query, reference, Rise(masks=200))
+
+
+def test_npz_brings_everything_back(explanation: Explanation, tmp_path: Path) -> None:
+    embedded = dataclasses.replace(explanation, reference_image=None, reference_box=None, attributes=(), phi=None)
+    for number, saved in enumerate((explanation, embedded)):
+        saved.save(tmp_path / f"{number}.npz")
+        loaded = Explanation.load(tmp_path / f"{number}.npz")
+        assert loaded.to_dict() == saved.to_dict()
+        assert (loaded.query_box, loaded.phi, loaded.model) == (saved.query_box, saved.phi, saved.model)
+        for name in ARRAYS:
+            np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+        for a, b in zip(loaded.attributes, saved.attributes, strict=True):
+            np.testing.assert_array_equal(a.map, b.map)
+
+
+def test_json_holds_the_fields_without_arrays(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "e.json")
+    fields = json.loads((tmp_path / "e.json").read_text())
+    names = {f.name for f in dataclasses.fields(Explanation)}
+    assert set(fields) == names - set(ARRAYS)
+    assert fields["passes"] == 202
+    assert set(fields["attributes"][0]) == {"name", "score", "confidence", "match", "prior"}
+    assert fields["model"] == {"name": "emoji demo", "identity": explanation.model.identity}
+
+
+def test_png_shows_query_map_reference_and_bars(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "e.png")
+    with Image.open(tmp_path / "e.png") as picture:
+        assert picture.width == 996
+        assert picture.height > PANEL + 100
+    fewer = draw_explanation(dataclasses.replace(explanation, attributes=(), notes=("nothing to say",)))
+    assert fewer.height < draw_explanation(explanation).height
+
+
+def test_heat_is_where_the_saliency_is() -> None:
+    saliency = np.zeros((30, 40))
+    saliency[5:10, 30:35] = 1
+    heat = np.asarray(heat_map(np.full((30, 40, 3), 255, np.uint8), saliency)).astype(int)
+    assert heat.shape == (225, 300, 3)
+    dark = heat.sum(-1) < 300
+    assert dark[38:75, 226:262].mean() > 0.7
+    assert dark.mean() < 0.05
+    assert (np.asarray(heat_map(np.full((3, 4, 3), 255, np.uint8), np.ones((3, 4)))) == 255).all()
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a page would fetch, and its script tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "iframe"):
+            self.found.append(tag)
+        self.found += [v or "" for k, v in attrs if k in ("src", "href") and not (v or "").startswith("data:image/png")]
+
+
+def test_html_is_self_contained_and_escaped(explanation: Explanation) -> None:
+    attribute = dataclasses.replace(explanation.attributes[0], name="<script>alert(1)</script>")
+    text = page([dataclasses.replace(explanation, attributes=(attribute,), condition="<b>"), explanation])
+    links = Links()
+    links.feed(text)
+    assert links.found == []
+    assert "<script>" not in text
+    assert "<b>" not in text
+    assert text.count("<section>") == 2
+    assert f"{explanation.similarity:.3f}" in text
+    assert explanation._repr_html_().count("<img") == 3
+
+
+def test_other_suffixes_and_places_are_refused(explanation: Explanation, tmp_path: Path) -> None:
+    for name in ("e.gif", "e", "nowhere/e.png"):
+        with pytest.raises(OutputError, match="cannot write"):
+            explanation.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    explanation: Explanation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "e.json"
+    target.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.files.os.replace", fail)
+    with pytest.raises(OutputError, match="No space"):
+        explanation.save(target)
+    assert [p.name for p in tmp_path.iterdir()] == ["e.json"]
+    assert target.read_text() == "old"
+
+
+def test_other_files_are_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"not a zip")
+    np.savez(tmp_path / "b.npz", fields=np.zeros(3))
+    np.savez(tmp_path / "c.npz", fields=np.array([{}], dtype=object))
+    for name in ("a.npz", "b.npz", "c.npz", "missing.npz"):
+        with pytest.raises(OutputError, match="not a saved explanation"):
+            Explanation.load(tmp_path / name)
