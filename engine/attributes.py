@@ -36,8 +36,12 @@ class AttributeTable:
             raise OptionError("attributes need distinct names, at least one")
         if self.bias.shape != (count,) or (self.prior is not None and self.prior.shape != (count,)):
             raise OptionError(f"bias and prior must be ({count},), one per attribute")
-        if len(self.phi) != 3 or not 0 <= self.threshold <= 1:
-            raise OptionError("phi must be three numbers and the threshold lie in [0, 1]")
+        if len(self.phi) != 3 or not np.isfinite(self.phi).all() or not 0 <= self.threshold <= 1:
+            raise OptionError(
+                f"phi must be three finite numbers and the threshold lie in [0, 1], got {self.phi}, {self.threshold}"
+            )
+        if not np.isfinite(self.bias).all() or (self.prior is not None and not np.isfinite(self.prior).all()):
+            raise OptionError("bias and prior must be finite")
 
     @property
     def weights(self) -> tuple[float, float, float]:

@@ -101,7 +101,7 @@ class Explanation:
         arrays: dict[str, Any] = {k: getattr(self, k) for k in ARRAYS if getattr(self, k) is not None}
         maps = {f"attribute_map_{i}": a.map for i, a in enumerate(self.attributes)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, fields=np.array(json.dumps(self.to_dict())), **arrays, **maps)
+        np.savez_compressed(buffer, allow_pickle=False, fields=np.array(json.dumps(self.to_dict())), **arrays, **maps)
         return buffer.getvalue()
 
     @classmethod

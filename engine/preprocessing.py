@@ -42,10 +42,12 @@ class Preprocessing:
                 raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not (1 <= self.height <= 8192 and 1 <= self.width <= 8192):
             raise OptionError(f"the size must lie in 1..8192 pixels, got {self.height} x {self.width}")
+        object.__setattr__(self, "scale", float(self.scale))  # numpy's numbers would not go into a manifest
         for name in ("mean", "std"):
-            values = getattr(self, name)
+            values = tuple(float(v) for v in getattr(self, name))
             if len(values) != 3 or not all(math.isfinite(v) for v in values):
                 raise OptionError(f"{name} must be three finite numbers, got {values}")
+            object.__setattr__(self, name, values)
         if not all(v > 0 for v in (*self.std, self.scale)) or not math.isfinite(self.scale):
             raise OptionError(f"std and scale must be positive, got {self.std} and {self.scale}")
 

@@ -52,15 +52,18 @@ class Session:
         except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
             raise BundleError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
         _require(provider, self._session.get_providers())  # the list above names providers the machine cannot run
-        self.input_name, self.output_name = input_name, output_name
+        self.path, self.input_name, self.output_name = path, input_name, output_name
         _check(path, "input", self._session.get_inputs(), input_name, input_shape)
         _check(path, "output", self._session.get_outputs(), output_name, output_shape)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where that is not finite."""
-        (output,) = self._session.run([self.output_name], {self.input_name: batch})
+        try:
+            (output,) = self._session.run([self.output_name], {self.input_name: batch})
+        except Exception as error:  # as above
+            raise BundleError(f"ONNX Runtime cannot run {self.path}: {str(error).splitlines()[0]}") from error
         if not np.isfinite(output).all():
-            raise BundleError(f"{self.output_name}: the network gives numbers that are not finite for this picture")
+            raise BundleError(f"{self.path} gives numbers that are not finite for this picture")
         return np.asarray(output)
 
 
@@ -76,7 +79,7 @@ def _check(path: Path, kind: str, nodes: list[ort.NodeArg], name: str, shape: tu
     got = ", ".join(f"{n.name} {n.type} {n.shape}" for n in nodes)
     fits = len(nodes) == 1 and nodes[0].name == name and nodes[0].type == "tensor(float)"
     if fits:
-        batch, *rest = nodes[0].shape
+        batch, *rest = nodes[0].shape or [0]  # ONNX Runtime gives an empty shape where it knows none
         # a size the exporter left symbolic is checked by the canonical embedding instead
         same = [w is None or not isinstance(g, int) or g == w for g, w in zip(rest, shape, strict=False)]
         fits = not isinstance(batch, int) and len(rest) == len(shape) and all(same)

@@ -89,6 +89,8 @@ def test_area_mean_weighs_pixels_by_their_overlap(shape: tuple[int, int]) -> Non
         {"prior": np.zeros(7, np.float32)},
         {"threshold": 2.0},
         {"phi": (1.0, 1.0)},
+        {"phi": (1.0, 1.0, float("nan"))},
+        {"bias": np.full(6, np.inf, np.float32)},
     ],
 )
 def test_inconsistent_tables_are_refused(changes: dict[str, object]) -> None:

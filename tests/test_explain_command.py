@@ -123,6 +123,16 @@ def test_bad_usage_exits_2_with_one_line(arguments: list[str], said: str, capsys
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["no/such/folder/why.png", "folder.png", "why.gif"])
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder.png").mkdir()
+    monkeypatch.setattr("engine.explain.Explainer", None)  # calling it would be a TypeError
+    assert status([CAT, OTHER, "--out", out]) == 2
+    assert out in one_line(capsys)
+
+
 def test_an_unknown_condition_names_those_there_are(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status([CAT, OTHER, "--bundle", str(tiny_bundle), "--condition", "hat", *FEW]) == 2
     assert "top, shoe, bag" in one_line(capsys)

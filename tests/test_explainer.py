@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from engine import Explainer, ImageError, OptionError, ProviderError, Rise, RisePlan
+from engine import BundleError, Explainer, ImageError, OptionError, ProviderError, Rise, RisePlan
 from engine.passes import batch_size
 from engine.preprocessing import Preprocessing
 from engine.session import Session
@@ -128,6 +128,20 @@ def test_an_unusual_model_equals_a_slow_loop(tmp_path: Path) -> None:
         total += score * mask[..., 0]
     np.testing.assert_allclose(got.saliency, total / masks.mean(0), atol=1e-4 * np.abs(total / masks.mean(0)).max())
     assert got.baseline == "white"
+
+
+class Reciprocal(nn.Module):
+    """Finite for every picture but a black one."""
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return 1 / x.amax((2, 3))
+
+
+def test_a_network_that_gives_no_finite_number_is_said_to(tmp_path: Path) -> None:
+    explainer = Explainer(export_similarity(TorchSource(Reciprocal()), Preprocessing(8, 8), tmp_path / "b"))
+    assert np.isfinite(explainer.embed([Image.new("RGB", (8, 8), "white")])).all()
+    with pytest.raises(BundleError, match="not finite"):
+        explainer.embed([Image.new("RGB", (8, 8), "black")])
 
 
 def test_a_pixel_that_no_mask_shows_has_saliency_zero(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:

@@ -56,9 +56,9 @@ def test_cmyk_keeps_its_colours() -> None:
 
 
 def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
-    wide = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    wide = np.array([[0, 257, 400, 128 * 257, 65535]], np.uint16)
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert pixels(tmp_path / "wide.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert pixels(tmp_path / "wide.png")[0, :, 0].tolist() == [0, 1, 2, 128, 255]
 
 
 def test_arrays_are_taken_as_they_are() -> None:

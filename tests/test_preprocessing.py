@@ -1,5 +1,7 @@
 """What the network sees: the usual PyTorch transform, bit for bit."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,11 @@ def test_baselines(golden: dict[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(p.baseline("blur", query), p.normalised(golden["query_blur_uint8"]))
     with pytest.raises(OptionError, match="mean, black, white, blur"):
         p.baseline("pink", query)
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    mean = tuple(np.float32([0.1, 0.2, 0.3]))
+    assert json.dumps(Preprocessing(8, 8, mean=mean, scale=np.float32(2)).to_dict())
 
 
 @pytest.mark.parametrize(

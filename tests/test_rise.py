@@ -69,6 +69,13 @@ def test_transpose_is_the_weighted_sum_of_masks(drawn: tuple[RisePlan, int, int]
     np.testing.assert_allclose(plan.renderer(height, width).transpose(weights), dense, atol=1e-5)
 
 
+def test_transpose_of_more_weightings_than_are_summed_at_once() -> None:
+    renderer = draw_rise(6, 8, 0.5, 1, 20, 24).renderer(20, 24)
+    weights = np.random.default_rng(0).normal(size=(6, 2 * GROUP + 1))
+    one_by_one = [renderer.transpose(weights[:, [i]])[0] for i in range(2 * GROUP + 1)]
+    np.testing.assert_allclose(renderer.transpose(weights), one_by_one, atol=1e-12)
+
+
 def test_rows_of_a_plan_can_be_rendered_in_any_batches() -> None:
     renderer = draw_rise(10, 8, 0.5, 1, 30, 50).renderer(30, 50)
     whole, part = np.empty((10, 30, 50), np.float32), np.empty((3, 30, 50), np.float32)

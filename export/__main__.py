@@ -1,0 +1,5 @@
+import sys
+
+from export.commands import main
+
+sys.exit(main())

@@ -1,0 +1,112 @@
+"""The two exports: a similarity model to a new bundle, an attribute model into an existing one."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from engine import bundle as bundles
+from engine.attributes import AttributeTable
+from engine.bundle import Bundle
+from engine.errors import BundleError, OptionError
+from engine.manifest import Conditions, Graph, Manifest
+from engine.onnxfile import external_files
+from engine.preprocessing import Preprocessing
+from engine.session import Session
+from engine.similarity import METRICS
+from export import graphs
+from export.graphs import Made
+from export.sources import Source
+from export.write import check_free, finish, replacing
+
+SIMILARITY_FILE = "similarity.fp32.onnx"
+ATTRIBUTES_FILE = "attributes.fp32.onnx"
+OWN_FILES = (bundles.MANIFEST, bundles.ATTRIBUTES, bundles.CANONICAL, bundles.SUMS, SIMILARITY_FILE, ATTRIBUTES_FILE)
+
+
+def export_similarity(
+    source: Source,
+    preprocessing: Preprocessing,
+    out: Path,
+    *,
+    metric: str = "cosine",
+    conditions: Conditions | None = None,
+    name: str | None = None,
+    licence: str = "",
+    extra_files: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write a bundle whose graph maps pictures to embeddings (N, D), and return its folder.
+
+    metric: cosine, dot or euclidean; conditions: weights (C, D) float32 before relu; name: None takes that of `out`
+    extra_files: further files of the bundle by name, such as a model card
+    Raises an EngineError, and leaves `out` as it was, where the graph does not agree with the source on real pictures.
+    """
+    out = Path(out)
+    if metric not in METRICS:
+        raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    for extra in extra_files or {}:
+        if extra in OWN_FILES or extra != Path(extra).name or extra in ("", ".."):
+            raise OptionError(f"an extra file needs a plain name that the bundle does not use itself, got {extra!r}")
+    check_free(out)
+    made = graphs.make(source, preprocessing, "embedding", (None,))
+    if conditions is not None and conditions.weights.shape[1:] != made.shape:
+        got = conditions.weights.shape
+        raise OptionError(f"condition weights must be (C, {made.shape[0]}) like the embedding, got {got}")
+    graph = _graph(made, SIMILARITY_FILE, "similarity")
+    name = out.resolve().name if name is None else name
+    manifest = Manifest(name, licence, preprocessing, made.shape[0], metric, (graph,), conditions)
+    with replacing(out) as folder:
+        for extra, content in (extra_files or {}).items():
+            (folder / extra).write_bytes(content)
+        (folder / graph.file).write_bytes(made.content)
+        picture = graphs.demo_pictures(preprocessing)[0]
+        canonical = {"picture": picture, graph.file: _canonical(folder, graph, made, manifest, picture)}
+        finish(folder, manifest, None, canonical)
+    return out
+
+
+def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Path:
+    """Add a graph that maps pictures to activation maps (N, A, h, w), and its words, to a bundle; returns its folder.
+
+    An attribute model that the bundle has already is replaced. The picture size and preprocessing are the bundle's, and
+    its identity stays. Raises an EngineError, and leaves the bundle as it was, where the graph does not fit.
+    """
+    bundle = Path(bundle)
+    before = bundles.load(bundle)
+    check_free(bundle)
+    made = graphs.make(source, before.manifest.preprocessing, "maps", (len(table.names), None, None))
+    graph = _graph(made, ATTRIBUTES_FILE, "attributes")
+    kept = tuple(g for g in before.manifest.graphs if g.role != "attributes")
+    manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
+    with replacing(bundle) as folder:
+        _copy_all_but_attributes(before, folder)
+        (folder / graph.file).write_bytes(made.content)
+        canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
+        canonical[graph.file] = _canonical(folder, graph, made, manifest, canonical["picture"])
+        finish(folder, manifest, table, canonical)
+    return bundle
+
+
+def _graph(made: Made, file: str, role: str) -> Graph:
+    return Graph(file, role, "fp32", "any", made.opset, made.input, made.output)
+
+
+def _canonical(folder: Path, graph: Graph, made: Made, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
+    """What the graph, as it was written, gives for `picture` (H, W, 3) uint8."""
+    shape = manifest.preprocessing.input_shape
+    session = Session(folder / graph.file, "cpu", None, graph.input, shape, graph.output, made.shape)
+    return bundles.canonical_result(session, manifest, picture)
+
+
+def _copy_all_but_attributes(before: Bundle, folder: Path) -> None:
+    """Copy a bundle's files, other than the graphs of an attribute model and the tensors beside them."""
+    stale = [g.file for g in before.manifest.graphs if g.role == "attributes"]
+    for graph in tuple(stale):
+        stale.extend(external_files((before.folder / graph).read_bytes()))
+    for path in sorted(before.folder.iterdir()):
+        if path.is_dir():
+            raise BundleError(f"{path} is a folder, which a bundle does not have; move it elsewhere first")
+        if path.name not in stale:
+            shutil.copy2(path, folder / path.name)

@@ -1,0 +1,79 @@
+"""The similarity checkpoints that the paper's authors published (SANE.md), read without running code from them."""
+
+import pickle
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from torch import Tensor, nn
+
+from engine.errors import OptionError
+from engine.manifest import Conditions
+from engine.preprocessing import Preprocessing
+from export.architectures import SimilarityNet
+from export.errors import ExportError, first_line
+from export.sources import fill, state_dict
+
+POLYVORE = "sane-polyvore"
+AWA = "sane-awa"
+ARCHITECTURES = (POLYVORE, AWA)
+PREPROCESSING = Preprocessing(112, 112, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""The authors' networks end in a 7 x 7 pool, which fixes their size."""
+
+TRUNK = "embeddingnet.embeddingnet."
+MASKS = "embeddingnet.masks.weight"
+
+
+def load_checkpoint(path: Path, arch: str, typespaces: Path | None = None) -> tuple[nn.Module, Conditions | None]:
+    """The trunk with its weights and, for Polyvore, its conditions.
+
+    typespaces: typespaces.p of the data set, which names the conditions 'type,type'; without it they are numbered
+    """
+    if arch not in ARCHITECTURES:
+        raise OptionError(f"arch must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+    if typespaces is not None and arch != POLYVORE:
+        raise OptionError(f"{arch} has no conditions that typespaces could name")
+    state = {k.removeprefix("module."): v for k, v in state_dict(path).items()}  # DataParallel puts that in front
+    if (MASKS in state) != (arch == POLYVORE):
+        other = POLYVORE if MASKS in state else AWA
+        verb = "has" if MASKS in state else "lacks"
+        raise ExportError(f"{path} {verb} {MASKS}, as {arch} does not; is it {other}?")
+    module = SimilarityNet(normalise=arch == AWA)
+    fill(module, {k.removeprefix(TRUNK): v for k, v in state.items() if k.startswith(TRUNK)}, f"{path} ({TRUNK}*)")
+    return module, _conditions(path, state[MASKS], typespaces) if arch == POLYVORE else None
+
+
+def load_typespaces(path: Path) -> list[tuple[str, str]]:
+    """Pairs of types from a pickle of strings in lists and tuples; anything else in it is refused unread."""
+    try:
+        with open(path, "rb") as file:
+            content = _PlainUnpickler(file, encoding="utf-8").load()
+    except OSError as error:
+        raise ExportError(f"cannot read {path}: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
+        raise ExportError(f"{path} is not a pickled list of type pairs ({first_line(error)})") from error
+    if not isinstance(content, list) or not all(_is_pair(p) for p in content):
+        raise ExportError(f"{path} must hold a list of pairs of type names")
+    return [(p[0], p[1]) for p in content]
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads lists, tuples, strings and numbers; a pickle can run code only through a global, and none is given out."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}; only lists, tuples and strings are read")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, str) for v in value)
+
+
+def _conditions(path: Path, masks: Tensor, typespaces: Path | None) -> Conditions:
+    if masks.ndim != 2:
+        raise ExportError(f"{path}: {MASKS} must be (C, D), got {tuple(masks.shape)}")
+    names = [str(i) for i in range(len(masks))]
+    if typespaces is not None:
+        names = [",".join(pair) for pair in load_typespaces(typespaces)]
+        if len(names) != len(masks):
+            raise ExportError(f"{typespaces} names {len(names)} type pairs, {path} has {len(masks)} conditions")
+    return Conditions(tuple(names), masks.numpy().astype(np.float32))

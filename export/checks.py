@@ -1,0 +1,47 @@
+"""Verifies a bundle as the engine will use it, and says what is in it."""
+
+from pathlib import Path
+
+from engine import bundle as bundles
+from engine.bundle import Bundle
+from engine.manifest import Graph
+
+
+def check(bundle: Path) -> str:
+    """Load a bundle, run each of its graphs on the CPU against its canonical result, and describe it in a few lines.
+
+    Raises an EngineError for any fault. Graphs made for GPUs alone are verified as files but not run.
+    """
+    loaded = bundles.load(Path(bundle))
+    return "\n".join([*_model_lines(loaded), *(_graph_line(loaded, g) for g in loaded.manifest.graphs)])
+
+
+def _model_lines(loaded: Bundle) -> list[str]:
+    manifest, table = loaded.manifest, loaded.attributes
+    p = manifest.preprocessing
+    lines = [
+        f"name        {manifest.name}",
+        f"identity    {loaded.identity}",
+        f"licence     {manifest.licence or 'not stated'}",
+        f"picture     {p.height} x {p.width}, {p.fit}, {p.channel_order}, {p.layout}",
+        f"similarity  {manifest.metric} of embeddings ({manifest.embedding},)",
+    ]
+    if manifest.conditions is not None:
+        lines.append(f"conditions  {_counted(manifest.conditions.names)}")
+    if table is not None:
+        lines.append(f"attributes  {_counted(table.names)}; {table.confidence}")
+    return lines
+
+
+def _graph_line(loaded: Bundle, graph: Graph) -> str:
+    if graph.target == "gpu":
+        result = "for GPUs, not run"
+    else:
+        bundles.open_graph(loaded, graph, "cpu", None)
+        result = "gives its canonical result on cpu"
+    return f"graph       {graph.file}: {graph.role}, {graph.precision}, opset {graph.opset}; {result}"
+
+
+def _counted(names: tuple[str, ...]) -> str:
+    more = ", ..." if len(names) > 5 else ""
+    return f"{len(names)}: {', '.join(names[:5])}{more}"

@@ -1,0 +1,102 @@
+"""python -m export: the command line of the export."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.attributes import CONFIDENCES
+from engine.errors import EngineError
+from engine.preprocessing import CHANNEL_ORDERS, FITS, LAYOUTS
+from engine.similarity import METRICS
+from export.checks import check
+
+EXAMPLES = """examples:
+  python -m export similarity --module mynet:build --weights best.pt --size 224 \\
+      --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out bundle
+  python -m export similarity --onnx resnet.onnx --output embedding --metric dot --out bundle
+  python -m export similarity --checkpoint polyvore_model.pth.tar --arch sane-polyvore \\
+      --typespaces nondisjoint/typespaces.p --out bundle
+  python -m export attributes --module mynet:attributes --names predicates.txt --out bundle
+  python -m export check bundle
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 after one line on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "check":
+            print(check(options.bundle))
+        else:
+            # imported now: PyTorch takes seconds to load, and `check` does without it
+            print(f"wrote {importlib.import_module('export.handlers').run(options)}")
+    except EngineError as error:
+        return _failed(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnx", "onnxscript"):
+            raise
+        return _failed(f"{error.name} is not installed; pip install 'sane-engine[export]'")
+    return 0
+
+
+def _failed(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Make a bundle from a trained model, add attributes to it, or verify it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    similarity = commands.add_parser("similarity", help="a similarity model to a new bundle", allow_abbrev=False)
+    source = _add_sources(similarity)
+    source.add_argument("--checkpoint", type=Path, help="a similarity checkpoint of the paper's authors")
+    similarity.add_argument("--arch", metavar="NAME", help="the network in --checkpoint: sane-polyvore or sane-awa")
+    similarity.add_argument("--typespaces", type=Path, help="typespaces.p of Polyvore Outfits: names for the conditions")
+    _add_preprocessing(similarity)
+    similarity.add_argument("--metric", choices=METRICS, default="cosine", help="what compares embeddings (cosine)")
+    similarity.add_argument("--conditions", type=Path, help=".npz with condition_weights (C, D) and condition_names (C,)")
+    similarity.add_argument("--name", help="what the model is called (the name of --out)")
+    similarity.add_argument("--licence", default="", help="what the weights may be used for")
+    similarity.add_argument("--out", type=Path, required=True, help="the bundle's folder; a bundle there is replaced")
+    attributes = commands.add_parser("attributes", help="an attribute model into an existing bundle", allow_abbrev=False)
+    _add_sources(attributes)
+    attributes.add_argument("--names", type=Path, required=True, help="attribute names, one a line, in the maps' order")
+    attributes.add_argument("--confidence", choices=CONFIDENCES, default="softmax", help="over the scores (softmax)")
+    attributes.add_argument("--threshold", type=float, default=0.0, help="least confidence of a named attribute (0)")
+    attributes.add_argument(
+        "--phi", type=float, nargs=3, default=(1.0, 1.0, 0.0), metavar=("A", "B", "C"), help="weights of confidence, "
+        "match and prior (1 1 0)"
+    )  # fmt: skip
+    attributes.add_argument("--out", type=Path, required=True, help="the bundle, which must exist")
+    checker = commands.add_parser("check", help="verify a bundle and say what is in it", allow_abbrev=False)
+    checker.add_argument("bundle", type=Path, help="the bundle's folder")
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--module", metavar="PACKAGE:FACTORY", help="a callable that gives the PyTorch module")
+    source.add_argument("--onnx", type=Path, help="an ONNX file")
+    parser.add_argument("--weights", type=Path, help="a state dict for --module")
+    parser.add_argument("--input", help="the graph's input, where --onnx has more than one")
+    parser.add_argument("--output", help="the graph's output, where --onnx has more than one")
+    return source
+
+
+def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    abc = ("A", "B", "C")
+    parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="height and, where it differs, width")
+    parser.add_argument("--fit", choices=FITS, help="how a picture comes to that size (crop)")
+    parser.add_argument("--mean", type=float, nargs=3, metavar=abc, help="per channel, in the network's order (0 0 0)")
+    parser.add_argument("--std", type=float, nargs=3, metavar=abc, help="per channel, in the network's order (1 1 1)")
+    parser.add_argument("--scale", type=float, help="what pixels 0..255 are divided by first (255)")
+    parser.add_argument("--channel-order", choices=CHANNEL_ORDERS, help="of the network's input (rgb)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="of the network's input (nchw)")

@@ -1,0 +1,72 @@
+"""Small files a user hands to the export: condition weights and attribute names."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import OptionError
+from engine.manifest import Conditions
+
+WEIGHTS = "condition_weights"
+NAMES = "condition_names"
+NUMBERED = re.compile(r"\s*\d+\t(.*)")
+
+
+def load_conditions(path: Path) -> Conditions:
+    """Condition weights (C, D), before relu, from an .npz file.
+
+    They are the array `condition_weights`, or the file's only 2-D floating array; `condition_names` (C,) may name them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise OptionError(f"{path} is not an .npz file; save it with numpy.savez({WEIGHTS}=...)")
+            # an array of objects, which is refused, does no harm where it is not asked for
+            weights = file[_weights_key(path, file)]
+            names = file[NAMES].tolist() if NAMES in file else [str(i) for i in range(len(weights))]
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
+    except OptionError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionError(f"{path} is not an .npz file of plain arrays ({error})") from error
+    if weights.ndim != 2 or weights.dtype.kind != "f":
+        raise OptionError(f"{path}: {WEIGHTS} must be floating (C, D), got {weights.dtype} {weights.shape}")
+    if not isinstance(names, list) or len(names) != len(weights) or not all(isinstance(n, str) for n in names):
+        raise OptionError(f"{path}: {NAMES} must be {len(weights)} strings, one per condition")
+    return Conditions(tuple(names), weights.astype(np.float32))
+
+
+def load_names(path: Path) -> tuple[str, ...]:
+    """Names, one a line; where every line is 'number<TAB>name', as in AwA's predicates.txt, the numbers are left out."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path} is not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
+    if not lines:
+        raise OptionError(f"{path} holds no names")
+    numbered = [NUMBERED.fullmatch(line) for line in lines]
+    return tuple(
+        (match[1] if match and all(numbered) else line).strip() for match, line in zip(numbered, lines, strict=True)
+    )
+
+
+def _weights_key(path: Path, file: np.lib.npyio.NpzFile) -> str:
+    if WEIGHTS in file:
+        return WEIGHTS
+    fitting = []
+    for key in file.files:
+        try:
+            array = file[key]
+        except ValueError:  # an array of objects
+            continue
+        if array.ndim == 2 and array.dtype.kind == "f":
+            fitting.append(key)
+    if len(fitting) != 1:
+        found = ", ".join(fitting) or "none"
+        raise OptionError(f"{path} has no array {WEIGHTS}, nor exactly one 2-D floating array (found: {found})")
+    return fitting[0]

@@ -1,0 +1,97 @@
+"""Writes a bundle so that it appears whole and verified, or not at all."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from engine import bundle
+from engine.attributes import AttributeTable
+from engine.errors import OutputError
+from engine.manifest import FORMAT, Manifest, attributes_to_json
+
+
+def check_free(out: Path) -> None:
+    """Raise OutputError, before any work is done, where a bundle cannot or must not be put at `out`."""
+    try:
+        _check_free(out)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _check_free(out: Path) -> None:
+    folder = out.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {out}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {out}: no permission in {folder}")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"cannot write {out}: it is a file, and a bundle is a folder")
+    if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
+        raise OutputError(f"cannot write {out}: the folder holds something other than a bundle; choose another name")
+
+
+@contextlib.contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` which takes its place when the block ends without an error, and else disappears."""
+    check_free(out)  # again: the work took its time
+    out = out.resolve()  # a link to a bundle stays a link
+    folder = _beside(out)
+    try:
+        folder.mkdir()
+        yield folder
+        _swap(folder, out)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def finish(folder: Path, manifest: Manifest, table: AttributeTable | None, canonical: dict[str, np.ndarray]) -> None:
+    """Write what stands beside the graphs, which are there already, then load the bundle and run each of them.
+
+    canonical: `picture` (H, W, 3) uint8 and the result of every graph by its file
+    """
+    (folder / bundle.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    if table is not None:
+        (folder / bundle.ATTRIBUTES).write_text(attributes_to_json(table), encoding="utf-8")
+    with open(folder / bundle.CANONICAL, "wb") as file:
+        np.savez(file, allow_pickle=False, **canonical)
+    (folder / bundle.SUMS).write_text(bundle.checksums(folder), encoding="utf-8")
+    loaded = bundle.load(folder)
+    for graph in manifest.graphs:
+        if graph.target != "gpu":  # made for a processor that this machine may lack
+            bundle.open_graph(loaded, graph, "cpu", None)
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Its manifest says so, whatever its state: a damaged bundle may be replaced, somebody's web page may not."""
+    try:
+        fields = json.loads((folder / bundle.MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and fields.get("format") == FORMAT
+
+
+def _swap(folder: Path, out: Path) -> None:
+    """Put `folder` at `out`; what was there goes, but comes back where that fails."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    old = _beside(out)
+    out.rename(old)
+    try:
+        folder.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.{secrets.token_hex(4)}")
