@@ -18,8 +18,9 @@ if getattr(kernels, "ORIGIN", None) != "sane-engine":
 from engine.errors import BundleError, EngineError, ImageError, OptionError, OutputError, ProviderError
 from engine.explainer import Explainer, Prepared
 from engine.explanation import Explanation
-from engine.methods import Rise
-from engine.plans import RisePlan
+from engine.lime import Lime, LimePlan
+from engine.rise import Rise, RisePlan
+from engine.window import Window, WindowPlan
 
 __all__ = [
     "BundleError",
@@ -27,12 +28,16 @@ __all__ = [
     "Explainer",
     "Explanation",
     "ImageError",
+    "Lime",
+    "LimePlan",
     "OptionError",
     "OutputError",
     "Prepared",
     "ProviderError",
     "Rise",
     "RisePlan",
+    "Window",
+    "WindowPlan",
 ]
 
 

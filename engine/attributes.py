@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from engine.errors import OptionError
+from kernels.areas import areas
 
 CONFIDENCES = ("softmax", "sigmoid")
 
@@ -117,15 +118,7 @@ def match(maps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 def area_mean(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) averaged over height x width equal areas, pixels that straddle two counted in proportion: float64."""
-    return _areas(image.shape[0], height) @ image.astype(np.float64) @ _areas(image.shape[1], width).T
-
-
-def _areas(length: int, parts: int) -> np.ndarray:
-    """(parts, length): share of every pixel in the mean of every part; rows sum to 1."""
-    edges = np.arange(parts + 1) * (length / parts)
-    pixels = np.arange(length)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return np.clip(overlap, 0, None) * (parts / length)
+    return areas(image.shape[0], height) @ image.astype(np.float64) @ areas(image.shape[1], width).T
 
 
 def _softmax(rows: np.ndarray) -> np.ndarray:

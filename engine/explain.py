@@ -1,6 +1,7 @@
 """python -m engine.explain: why do these pictures match?"""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -12,8 +13,10 @@ from engine.errors import EngineError, OptionError
 from engine.explainer import MODES, Explainer
 from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
-from engine.methods import METHODS, Rise
+from engine.lime import Lime
+from engine.methods import METHODS, Method, method_named
 from engine.session import PROVIDERS
+from engine.window import Window
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
@@ -49,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
     add("--method", default="rise", metavar="M", help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     add("--mode", default="fixed", metavar="MODE", help=f"one of {', '.join(MODES)} (default: %(default)s)")
-    add("--masks", type=_whole, default=Rise.masks, metavar="N", help="passes over the query (default: %(default)s)")
-    add("--seed", type=_whole, default=Rise.seed, metavar="S", help="of the masks (default: %(default)s)")
+    add("--masks", type=_whole, metavar="N", help="passes over a picture (default: rise 2000, lime 1000)")
+    add("--seed", type=_whole, metavar="S", help="of the masks (default: 0)")
     add("--condition", metavar="C", help="name or index, for models with conditions")
     add("--top", type=_whole, default=5, metavar="K", help="attributes to print (default: %(default)s)")
     add("--provider", default="auto", metavar="P", help=f"auto, {', '.join(PROVIDERS)} (default: %(default)s)")
@@ -67,9 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     files = _files(out, len(references)) if out else []
     for file in files:
         check_writable(file)
-    if options.method not in METHODS:
-        raise OptionError(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
-    method = METHODS[options.method](masks=options.masks, seed=options.seed)
+    method = _method(options)
     explainer = Explainer(options.bundle, options.provider, options.precision)
     with _Bar(options.quiet) as bar:
         explanations = explainer.explain_many(query, references, method, options.mode, options.condition, progress=bar.show)
@@ -79,6 +80,16 @@ def _run(options: argparse.Namespace) -> None:
         print(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
     else:
         _print(explanations, references, options.top, files)
+
+
+def _method(options: argparse.Namespace) -> Method:
+    chosen = method_named(options.method)
+    given = {k: v for k, v in (("masks", options.masks), ("seed", options.seed)) if v is not None}
+    if isinstance(chosen, Lime) and "masks" in given:
+        given["samples"] = given.pop("masks")
+    if isinstance(chosen, Window) and given:
+        raise OptionError(f"--{next(iter(given))} does not apply to method window, whose windows are fixed by the size")
+    return dataclasses.replace(chosen, **given)
 
 
 def _pictures(options: argparse.Namespace) -> tuple[Path, list[Path]]:

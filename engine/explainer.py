@@ -11,18 +11,18 @@ import numpy as np
 
 from engine.attributes import Attribute, AttributeTable, Seen, rank
 from engine.bundle import demo_bundle
+from engine.correspondence import correspondence, reliability
 from engine.errors import ImageError, OptionError
 from engine.explanation import Explanation, ModelName
 from engine.images import ImageLike
-from engine.methods import Rise, method_named
+from engine.methods import Method, method_named
 from engine.model import Condition, LoadedModel, Picture
 from engine.passes import Progress, masked_embeddings
-from engine.plans import RisePlan
-from engine.saliency import rise_maps
+from engine.protocol import Plan
+from engine.rise import RisePlan
 from engine.session import provider_named
-from engine.similarity import query_features, reference_features
 
-MODES = ("fixed",)
+MODES = ("fixed", "both")
 
 
 class Explainer:
@@ -52,10 +52,10 @@ class Explainer:
         self,
         query: ImageLike,
         reference: ImageLike,
-        method: str | Rise = "rise",
+        method: str | Method = "rise",
         mode: str = "fixed",
         condition: Condition = None,
-        baseline: str = "mean",
+        baseline: str | None = None,
         progress: Progress | None = None,
     ) -> Explanation:
         """Why does `query` match `reference`? See `explain_many`."""
@@ -65,10 +65,10 @@ class Explainer:
         self,
         query: ImageLike,
         references: Sequence[ImageLike],
-        method: str | Rise = "rise",
+        method: str | Method = "rise",
         mode: str = "fixed",
         condition: Condition | Sequence[Condition] = None,
-        baseline: str = "mean",
+        baseline: str | None = None,
         progress: Progress | None = None,
     ) -> list[Explanation]:
         """One explanation per reference, in order; the passes over the query are run once.
@@ -76,10 +76,10 @@ class Explainer:
         query: a path, a PIL image or a uint8 RGB array (H, W, 3)
         references: the same, or embeddings (D,) float32 as `embed` returns them
         method: "rise" or its options, `Rise(masks=...)`
-        mode: "fixed", the references shown whole
+        mode: "fixed": the references shown whole; "both": each masked like the query, in as many passes again
         condition: index or name, one for all or one per reference; None compares the embeddings as they are
-        baseline: what hidden pixels become: mean, black, white, blur
-        progress: called with (passes done, passes in all)
+        baseline: what hidden pixels become: mean, black, white, blur; None: the method's own (mean)
+        progress: called with (passes done, passes in all), once for each picture that is masked
 
         Raises ImageError, OptionError.
         """
@@ -87,14 +87,17 @@ class Explainer:
             raise OptionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         self._model.conditions(condition, len(references))  # a misspelt condition should not cost the passes
         prepared = self.prepare(query, method, baseline=baseline, progress=progress)
-        return prepared.explain_many(references, condition)
+        if mode == "fixed":
+            return prepared.explain_many(references, condition)
+        masked = [self.prepare(r, method, baseline=baseline, progress=progress) for r in references]
+        return prepared.explain_many(masked, condition)
 
     def prepare(
         self,
         image: ImageLike,
-        method: str | Rise = "rise",
-        plan: RisePlan | None = None,
-        baseline: str = "mean",
+        method: str | Method = "rise",
+        plan: Plan | None = None,
+        baseline: str | None = None,
         progress: Progress | None = None,
     ) -> "Prepared":
         """Run the passes over `image`: all that depends on the query alone.
@@ -107,27 +110,27 @@ class Explainer:
         model, preprocessing = self._model, self._model.preprocessing
         options = method_named(method)
         picture = model.picture(image)
-        masks = options.draw(preprocessing.height, preprocessing.width) if plan is None else plan
+        chosen = options.plan(picture.pixels) if plan is None else plan
+        hidden = options.baseline if baseline is None else baseline
         embeddings = masked_embeddings(
             model.similarity,
-            masks,
+            chosen,
             preprocessing,
             preprocessing.normalised(picture.pixels),
-            preprocessing.baseline(baseline, picture.pixels),
+            preprocessing.baseline(hidden, picture.pixels),
             progress or _silent,
         )
         return Prepared(
             model=model,
             picture=picture,
-            plan=masks,
+            plan=chosen,
             embeddings=embeddings,
             whole=model.embed([picture])[0],
             seen=model.see(picture),
             settings={
                 "method": options.name,
-                "mode": "fixed",
                 "estimator": options.estimator,
-                "baseline": baseline,
+                "baseline": hidden,
                 "seed": options.seed if plan is None else None,
             },
             seconds=time.perf_counter() - started,
@@ -151,42 +154,81 @@ class Prepared:
 
     model: LoadedModel = dataclasses.field(repr=False)
     picture: Picture = dataclasses.field(repr=False)
-    plan: RisePlan = dataclasses.field(repr=False)
+    plan: Plan = dataclasses.field(repr=False)
     embeddings: np.ndarray = dataclasses.field(repr=False)
     whole: np.ndarray = dataclasses.field(repr=False)
     seen: Seen | None = dataclasses.field(repr=False)
     settings: dict[str, Any]
     seconds: float
 
-    def explain(self, other: ImageLike, condition: Condition = None) -> Explanation:
-        """The explanation against one reference: an image, or its embedding (D,) float32. See `explain_many`."""
+    def explain(self, other: "ImageLike | Prepared", condition: Condition = None) -> Explanation:
+        """The explanation against one reference: an image, its embedding (D,) float32, or a Prepared. See `explain_many`."""
         return self.explain_many([other], condition)[0]
 
     def explain_many(
-        self, others: Sequence[ImageLike], condition: Condition | Sequence[Condition] = None
+        self, others: "Sequence[ImageLike | Prepared]", condition: Condition | Sequence[Condition] = None
     ) -> list[Explanation]:
-        """One explanation per reference, in order; costs one network row for each that is not an embedding.
+        """One explanation per reference, in order; costs one network row for each that is an image, else none.
+
+        A reference that is itself prepared is explained in mode "both": each picture's map is against the mean of the
+        other's masked features, and where both plans are RISE plans, regions are matched.
 
         Raises ImageError, OptionError.
         """
-        started = time.perf_counter()
         conditions = self.model.conditions(condition, len(others))
+        whole = {i: other for i, other in enumerate(others) if not isinstance(other, Prepared)}
+        explained = self._fixed(list(whole.values()), [conditions[i] for i in whole])
+        found = dict(zip(whole, explained, strict=True))
+        for i, other in enumerate(others):
+            if isinstance(other, Prepared):
+                found[i] = self._both(other, conditions[i])
+        return [found[i] for i in range(len(others))]
+
+    def _fixed(self, others: Sequence[ImageLike], conditions: list[int | None]) -> list[Explanation]:
+        """Against references shown whole: images or embeddings."""
+        started = time.perf_counter()
         pictures, embeddings = self.model.references(others)
         scores = np.empty((len(self.plan) + 1, len(others)))  # masked queries, then the whole one
         for chosen in dict.fromkeys(conditions):
             which = [i for i, c in enumerate(conditions) if c == chosen]
-            scores[:, which] = self._scores(embeddings[which], chosen)
-        maps = rise_maps(self.plan, scores[:-1], *self.picture.pixels.shape[:2])  # (R, H, W)
+            query = self.model.query_features(np.concatenate([self.embeddings, self.whole[None]]), chosen)
+            scores[:, which] = query @ self.model.reference_features(embeddings[which], chosen).T
+        maps = self.plan.maps(scores[:-1], *self.picture.pixels.shape[:2])  # (R, H, W)
         seconds = (time.perf_counter() - started) / max(len(others), 1)
         return [
             self._explanation(maps[i], float(scores[-1, i]), pictures[i], conditions[i], seconds) for i in range(len(others))
         ]
 
-    def _scores(self, references: np.ndarray, condition: int | None) -> np.ndarray:
-        """Similarity of every masked query and, last, the whole one to each reference (R, D): (N + 1, R) float64."""
-        metric, weights = self.model.manifest.metric, self.model.condition_weights(condition)
-        query = query_features(np.concatenate([self.embeddings, self.whole[None]]), metric, weights)
-        return query @ reference_features(references, metric, weights).T
+    def _both(self, other: "Prepared", condition: int | None) -> Explanation:
+        """Against a reference that is masked too, in N + K passes: `mean_j s(a_i, b_j) = <a_i, mean_j b_j>` (SANE.md)."""
+        if other.model.bundle.identity != self.model.bundle.identity:
+            raise OptionError("the two pictures were prepared with different models")
+        started = time.perf_counter()
+        sides = (self, other)
+        queries = [self.model.query_features(side.embeddings, condition) for side in sides]
+        references = [self.model.reference_features(side.embeddings, condition) for side in sides]
+        maps = [
+            side.plan.maps(queries[i] @ references[1 - i].mean(0)[:, None], *side.picture.pixels.shape[:2])[0]
+            for i, side in enumerate(sides)
+        ]
+        whole = self.model.reference_features(other.whole[None], condition)
+        similarity = (self.model.query_features(self.whole[None], condition) @ whole.T).item()
+        matched: dict[str, Any] = {}
+        if isinstance(self.plan, RisePlan) and isinstance(other.plan, RisePlan):
+            size = self.picture.pixels.shape[:2]
+            tiles = [plan.renderer(*size).tiles() for plan in (self.plan, other.plan)]
+            factors = (tiles[0], queries[0], tiles[1], references[1])
+            matched = {"correspondence": correspondence(*factors), "correspondence_reliability": reliability(*factors)}
+        seconds = time.perf_counter() - started
+        explanation = self._explanation(maps[0], similarity, other.picture, condition, seconds)
+        return dataclasses.replace(
+            explanation,
+            mode="both",
+            reference_saliency=maps[1],
+            passes=explanation.passes + len(other.plan),
+            timings={"prepare": self.seconds + other.seconds, "explain": seconds},
+            **matched,
+        )
 
     def _explanation(
         self, saliency: np.ndarray, similarity: float, reference: Picture | None, condition: int | None, seconds: float
@@ -202,6 +244,7 @@ class Prepared:
             reference_image=None if reference is None else reference.pixels,
             reference_box=None if reference is None else reference.box,
             condition=model.condition_name(condition),
+            mode="fixed",
             passes=len(self.plan) + 1 + (reference is not None),
             provider=model.provider,
             precision=model.precision,

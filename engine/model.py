@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engine import bundle as bundles
+from engine import similarity
 from engine.attributes import Seen, see
 from engine.errors import ImageError, OptionError
 from engine.images import ImageLike, load
@@ -113,7 +114,15 @@ class LoadedModel:
         known = self.manifest.conditions
         return None if known is None or condition is None else known.names[condition]
 
-    def condition_weights(self, condition: int | None) -> np.ndarray | None:
+    def query_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
+        """(N, D) -> (N, F) float64, one factor of the similarity."""
+        return similarity.query_features(embeddings, self.manifest.metric, self._weights(condition))
+
+    def reference_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
+        """(R, D) -> (R, F) float64, the other factor."""
+        return similarity.reference_features(embeddings, self.manifest.metric, self._weights(condition))
+
+    def _weights(self, condition: int | None) -> np.ndarray | None:
         """(D,) float32, before relu."""
         known = self.manifest.conditions
         return None if known is None or condition is None else known.weights[condition]

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engine.plans import RisePlan
 from engine.preprocessing import Preprocessing
+from engine.protocol import Plan
 from engine.session import Session
 from kernels.blend import blend
 
@@ -25,7 +25,7 @@ def batch_size(preprocessing: Preprocessing) -> int:
 
 def masked_embeddings(
     session: Session,
-    plan: RisePlan,
+    plan: Plan,
     preprocessing: Preprocessing,
     image: np.ndarray,
     baseline: np.ndarray,

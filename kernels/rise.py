@@ -6,6 +6,8 @@ and the transpose (sums of masks weighted by scores) without ever holding N mask
 
 import numpy as np
 
+from kernels.areas import areas
+
 GROUP = 16
 """Weightings summed at once: bounds the memory of `RiseRenderer.transpose`, whatever the number of references."""
 
@@ -62,6 +64,14 @@ class RiseRenderer:
         dy, dx = self.shifts[start:stop].T
         tall = np.matmul(self._rows[dy], self.grids[start:stop].astype(np.float32))  # (n, H, s)
         np.matmul(tall, self._columns[dx], out=out)
+
+    def tiles(self) -> np.ndarray:
+        """Each mask averaged over s x s equal tiles of the picture, row-major: (N, s*s) float64."""
+        size = self.grids.shape[1]
+        rows = areas(self.height, size) @ self._rows  # (cy, s, s)
+        columns = self._columns @ areas(self.width, size).T  # (cx, s, s)
+        means = rows[self.shifts[:, 0]] @ self.grids.astype(np.float64) @ columns[self.shifts[:, 1]]
+        return means.reshape(len(self), -1)
 
     def transpose(self, weights: np.ndarray) -> np.ndarray:
         """Sums of all masks, weighted: (N, R) -> (R, H, W) float64. Masks that share a shift are summed as grids first."""

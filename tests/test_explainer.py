@@ -121,7 +121,7 @@ def test_an_unusual_model_equals_a_slow_loop(tmp_path: Path) -> None:
 
     white = 255 - np.array([103.9, 116.8, 123.7])
     masks = np.empty((40, 40, 32), np.float32)
-    Rise(masks=40, grid=5, seed=2).draw(40, 32).renderer(40, 32).masks(0, 40, masks)
+    Rise(masks=40, grid=5, seed=2).plan(np.empty((40, 32, 3))).renderer(40, 32).masks(0, 40, masks)
     target, total = embed(network_view(reference)), np.zeros((40, 32))
     for mask in masks[..., None]:
         score = -np.sum((embed(network_view(query) * mask + white * (1 - mask)) - target) ** 2)

@@ -1,0 +1,33 @@
+"""What the hot loop needs of a saliency method: a plan that renders masks and turns scores into maps."""
+
+from typing import Protocol
+
+import numpy as np
+
+from engine.errors import OptionError
+
+
+class Renderer(Protocol):
+    """Draws the masks of one plan at one size."""
+
+    def masks(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Write masks start..stop into `out` (stop - start, H, W) float32: 1 where the picture shows, 0 where not."""
+
+
+class Plan(Protocol):
+    """Which parts of a picture are shown in which of N passes; a few kilobytes."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def renderer(self, height: int, width: int) -> Renderer:
+        """Raises OptionError where the plan does not fit the size."""
+
+    def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Scores (N, R) of the masked query against R references -> maps (R, H, W) float32."""
+
+
+def require_whole(name: str, value: object, low: int, high: int) -> None:
+    """Raise OptionError unless `value` is a whole number in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise OptionError(f"{name} must be a whole number from {low} to {high}, got {value!r}")

@@ -1,0 +1,15 @@
+"""Superpixel samples: every segment of a picture shown or hidden."""
+
+import numpy as np
+
+
+class SegmentRenderer:
+    """segments: (H, W) int in [0, S); samples: (N, S) bool, True where a segment shows."""
+
+    def __init__(self, segments: np.ndarray, samples: np.ndarray) -> None:
+        self._segments = segments
+        self._samples = samples
+
+    def masks(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Write masks start..stop into `out` (stop - start, H, W) float32: 1 where the segment shows, 0 where not."""
+        np.take(self._samples[start:stop].astype(np.float32), self._segments, axis=1, out=out)

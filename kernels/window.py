@@ -1,0 +1,18 @@
+"""Sliding windows: one rectangle hidden per mask, on a lattice that may start outside the picture."""
+
+import numpy as np
+
+
+class WindowRenderer:
+    """tops, lefts: first row and column of each window, row-major over the lattice; size: its (height, width), pixels."""
+
+    def __init__(self, tops: np.ndarray, lefts: np.ndarray, size: tuple[int, int], height: int, width: int) -> None:
+        rows, columns = np.arange(height), np.arange(width)
+        self._rows = (rows >= tops[:, None]) & (rows < tops[:, None] + size[0])  # (A, H) hidden
+        self._columns = (columns >= lefts[:, None]) & (columns < lefts[:, None] + size[1])  # (B, W) hidden
+
+    def masks(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Write masks start..stop into `out` (stop - start, H, W) float32: 0 in the window, 1 elsewhere."""
+        row, column = np.divmod(np.arange(start, stop), len(self._columns))
+        hidden = self._rows[row][:, :, None] & self._columns[column][:, None, :]
+        np.logical_not(hidden, out=out, casting="unsafe")

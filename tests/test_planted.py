@@ -1,0 +1,183 @@
+"""Truth planted in networks made by hand: what every method must find, and what none may find by chance."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from engine import Explainer, Lime, LimePlan, Rise, RisePlan, Window
+from engine.correspondence import correspondence, reliability
+from engine.preprocessing import Preprocessing
+from engine.session import Session
+from export import OnnxSource, export_similarity
+
+SIDE, GRID = 64, 8
+TILE = SIDE // GRID
+PLAIN = Preprocessing(SIDE, SIDE)  # pixels / 255, so that the mean baseline is black
+
+
+def bundle(folder: Path, nodes: list[onnx.NodeProto], size: int, metric: str, **tensors: np.ndarray) -> Explainer:
+    """An engine on a graph from `image` (N, 3, 64, 64) to `embedding` (N, size)."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
+    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", size])
+    constants = [numpy_helper.from_array(v, k) for k, v in tensors.items()]
+    graph = helper.make_graph(nodes, "planted", [image], [embedding], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / "planted.onnx")
+    return Explainer(export_similarity(OnnxSource(folder / "planted.onnx"), PLAIN, folder / "bundle", metric=metric))
+
+
+def colours(folder: Path, metric: str) -> Explainer:
+    """A network that gives the mean of each channel over the picture, and sees nothing else."""
+    node = helper.make_node("ReduceMean", ["image", "axes"], ["embedding"], keepdims=0)
+    return bundle(folder, [node], 3, metric, axes=np.array([2, 3]))
+
+
+def blocks() -> np.ndarray:
+    """(64, 64) labels of 8 x 8 tiles, row-major."""
+    row, column = np.divmod(np.arange(SIDE * SIDE).reshape(SIDE, SIDE), SIDE)
+    return row // TILE * GRID + column // TILE
+
+
+@pytest.mark.parametrize("mode", ["fixed", "both"])
+@pytest.mark.parametrize("method", [Rise(masks=1000), Window(), Lime(samples=300)], ids=lambda m: m.name)
+def test_every_method_finds_the_one_region_a_network_sees(method: Rise | Window | Lime, mode: str, tmp_path: Path) -> None:
+    top, left, side = 36, 12, 16
+    nodes = [
+        helper.make_node("Slice", ["image", "from", "to", "of"], ["region"]),
+        helper.make_node("Flatten", ["region"], ["embedding"]),
+    ]
+    cut = {"from": np.array([top, left]), "to": np.array([top + side, left + side]), "of": np.array([2, 3])}
+    explainer = bundle(tmp_path, nodes, 3 * side * side, "dot", **cut)
+    pictures = [np.random.default_rng(s).integers(100, 256, (SIDE, SIDE, 3)).astype(np.uint8) for s in (0, 1)]
+    explanation = explainer.explain(*pictures, method, mode=mode)
+    maps = [explanation.saliency] + ([explanation.reference_saliency] if mode == "both" else [])
+    for saliency in maps:
+        row, column = np.unravel_index(saliency.argmax(), saliency.shape)
+        if method.name == "lime":  # superpixels have edges of their own: the best one overlaps the region
+            best = saliency == saliency.max()
+            assert best[top : top + side, left : left + side].any()
+        else:
+            assert top <= row < top + side
+            assert left <= column < left + side
+
+
+def test_lime_with_blocks_finds_exactly_the_blocks_a_network_sees(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Slice", ["image", "from", "to", "of"], ["region"]),
+        helper.make_node("Flatten", ["region"], ["embedding"]),
+    ]
+    cut = {"from": np.array([16, 40]), "to": np.array([24, 48]), "of": np.array([2, 3])}
+    explainer = bundle(tmp_path, nodes, 3 * 64, "dot", **cut)
+    picture = np.full((SIDE, SIDE, 3), 200, np.uint8)
+    plan = LimePlan(blocks(), np.random.default_rng(0).random((400, 64)) < 0.5)
+    saliency = explainer.prepare(picture, "lime", plan=plan).explain(picture).saliency
+    assert set(blocks()[saliency == saliency.max()]) == {2 * GRID + 5}
+
+
+def tile(picture: np.ndarray, row: int, column: int, colour: tuple[int, int, int]) -> int:
+    """Paint a tile; returns its number."""
+    picture[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] = colour
+    return row * GRID + column
+
+
+def test_each_planted_tile_matches_its_partner_best(tmp_path: Path) -> None:
+    """Red matches red and green matches green; white brightens every channel, so it matters to everything."""
+    query, reference = (np.zeros((SIDE, SIDE, 3), np.uint8) for _ in range(2))
+    red = tile(query, 1, 1, (255, 0, 0)), tile(reference, 6, 6, (255, 0, 0))
+    green = tile(query, 5, 2, (0, 255, 0)), tile(reference, 2, 5, (0, 255, 0))
+    tile(query, 3, 6, (255, 255, 255))
+    tile(reference, 4, 1, (255, 255, 255))
+    explanation = colours(tmp_path, "dot").explain(query, reference, Rise(masks=2000), mode="both")
+    assert explanation.correspondence.shape == (64, 64)
+    for a, b in (red, green):
+        assert explanation.correspondence[a].argmax() == b
+        assert explanation.correspondence[:, b].argmax() == a
+    assert explanation.correspondence_reliability > 0.5
+
+
+def test_a_network_that_hashes_pixels_matches_tiles_at_chance(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(3 * SIDE * SIDE, 32)).astype(np.float32) * 100
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["mixed"]),
+        helper.make_node("Sin", ["mixed"], ["embedding"]),
+    ]
+    explainer = bundle(tmp_path, nodes, 32, "cosine", weights=weights)
+    hits = trials = 0
+    for seed in range(4):
+        pictures = [random.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(2)]
+        explanation = explainer.explain(*pictures, Rise(masks=256, seed=seed), mode="both")
+        partner = random.permutation(64)
+        hits += int((explanation.correspondence.argmax(1) == partner).sum())
+        trials += 64
+        assert abs(explanation.correspondence_reliability) < 0.5
+    # binomial(256, 1/64): mean 4; 99.9% of draws lie in 0..12
+    assert trials == 256
+    assert hits <= 12
+
+
+def test_reliability_is_one_without_noise_and_none_with_too_few_masks() -> None:
+    random = np.random.default_rng(1)
+    tiles, features = random.normal(size=(40, 9)), random.normal(size=(40, 4))
+    doubled = [np.repeat(a, 2, axis=0) for a in (tiles, features)]
+    assert reliability(*doubled, *doubled) == pytest.approx(1)
+    assert reliability(tiles, features, tiles[:3], features[:3]) is None
+
+
+def test_correspondence_is_the_formula_written_out() -> None:
+    random = np.random.default_rng(2)
+    phi_q, e_q, phi_r, e_r = (random.normal(size=s) for s in ((20, 4), (20, 3), (30, 9), (30, 3)))
+    centred = [p - p.mean(0) for p in (phi_q, phi_r)]
+    raw = np.zeros((4, 9))
+    for i in range(20):
+        for j in range(30):
+            raw += np.outer(centred[0][i], centred[1][j]) * (e_q[i] @ e_r[j])
+    j4, j9 = np.eye(4) - 1 / 4, np.eye(9) - 1 / 9
+    np.testing.assert_allclose(correspondence(phi_q, e_q, phi_r, e_r), j4 @ raw @ j9, rtol=1e-4, atol=1e-4)
+
+
+def test_tiles_are_means_of_the_rendered_masks() -> None:
+    renderer = Rise(masks=5, grid=6).plan(np.empty((50, 35, 3))).renderer(50, 35)
+    masks = np.empty((5, 50, 35), np.float32)
+    renderer.masks(0, 5, masks)
+    fine = np.kron(masks, np.ones((6, 6)))  # pixels cut so that tiles fall on their edges
+    expected = fine.reshape(5, 6, 50, 6, 35).mean((2, 4)).reshape(5, 36)
+    np.testing.assert_allclose(renderer.tiles(), expected, atol=1e-6)
+
+
+def test_a_zero_embedding_under_the_baseline_has_similarity_zero(tmp_path: Path) -> None:
+    explainer = colours(tmp_path, "cosine")
+    picture = np.full((SIDE, SIDE, 3), 200, np.uint8)
+    hidden = RisePlan(np.zeros((3, 8, 8), bool), np.zeros((3, 2), int))
+    prepared = explainer.prepare(picture, plan=hidden)
+    assert not prepared.embeddings.any()
+    for other in (picture, prepared):
+        explanation = prepared.explain(other)
+        assert not explanation.saliency.any()
+        assert explanation.similarity == pytest.approx(1)
+    window = explainer.explain(picture, np.zeros_like(picture), Window())
+    assert window.similarity == 0
+    np.testing.assert_allclose(window.saliency, 1)
+
+
+def test_a_hundred_references_run_the_masked_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = colours(tmp_path, "cosine")
+    rows: list[int] = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, batch: rows.append(len(batch)) or run(self, batch))
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(101)]
+    prepared = explainer.prepare(pictures[0], Rise(masks=128))
+    assert sum(rows) == 129
+    explanations = prepared.explain_many(pictures[1:])
+    assert sum(rows) == 129 + 100
+    vectors = explainer.embed(pictures[1:])
+    before = sum(rows)
+    embedded = prepared.explain_many(list(vectors))
+    assert sum(rows) == before
+    for a, b in zip(explanations, embedded, strict=True):
+        np.testing.assert_allclose(a.saliency, b.saliency, atol=1e-4)
