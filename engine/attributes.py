@@ -10,7 +10,7 @@ from kernels.areas import areas
 CONFIDENCES = ("softmax", "sigmoid")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AttributeTable:
     """What a bundle says of its attributes.
 
@@ -50,7 +50,7 @@ class AttributeTable:
         return (self.phi[0], self.phi[1], self.phi[2] if self.prior is not None else 0.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Attribute:
     """One word for an explanation.
 
@@ -67,7 +67,7 @@ class Attribute:
     map: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
     """What the attribute network saw in one picture: confidences (A,) and activation maps (A, h, w), each summing to 1."""
 

@@ -10,7 +10,6 @@ SHA256SUMS         of every file above, as `sha256sum -c SHA256SUMS` reads it
 import dataclasses
 import hashlib
 import io
-import zipfile
 from importlib import resources
 from pathlib import Path
 
@@ -30,7 +29,7 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 """Largest difference from a canonical embedding, in parts of its largest entry: other processors round otherwise."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
     """A folder whose every file was verified. canonical: `picture` and the expected result by graph file."""
 
@@ -52,6 +51,13 @@ def load(folder: Path) -> Bundle:
     Raises BundleError for a missing or changed file, an unknown version, or a name, link or external data that leads
     outside the folder.
     """
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise BundleError(f"cannot read the bundle {folder}: {error.strerror or error}") from error
+
+
+def _load(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"there is no bundle {folder}; `python -m export similarity --out {folder} ...` makes one")
     manifest = Manifest.from_json(_text(folder, MANIFEST))
@@ -61,17 +67,20 @@ def load(folder: Path) -> Bundle:
             raise BundleError(f"{folder / name} was changed after the export: its sha256 is not that of {SUMS}")
     for name in (MANIFEST, CANONICAL, *(g.file for g in manifest.graphs)):
         _require_listed(folder, name, sums)
+    weights = {}
     for graph in manifest.graphs:
-        for external in external_files(_inside(folder, graph.file).read_bytes()):
+        weights[graph.file] = sorted(external_files(_inside(folder, graph.file).read_bytes()))
+        for external in weights[graph.file]:
             _inside(folder, external)
             _require_listed(folder, external, sums)
-    base = manifest.graph("similarity", "fp32")
+    base = manifest.graph("similarity", "fp32", "cpu")
     if base is None:
         raise BundleError(f"{folder / MANIFEST} names no fp32 similarity graph; export the bundle again")
     table = attributes_from_json(_text(folder, ATTRIBUTES)) if ATTRIBUTES in sums else None
-    if (table is None) != (manifest.graph("attributes", "fp32") is None):
+    if (table is None) != (manifest.graph("attributes", "fp32", "cpu") is None):
         raise BundleError(f"{folder} must have both an attribute graph and {ATTRIBUTES}, or neither")
-    return Bundle(folder, manifest, table, identity(manifest, sums[base.file]), _canonical(folder, manifest))
+    similarity = [sums[name] for name in (base.file, *weights[base.file])]
+    return Bundle(folder, manifest, table, identity(manifest, similarity), _canonical(folder, manifest))
 
 
 def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> Session:
@@ -146,10 +155,14 @@ def _canonical(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO((folder / CANONICAL).read_bytes()), allow_pickle=False) as data:
             arrays = {name: data[name] for name in data}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zlib raise almost anything on a broken archive
         raise BundleError(f"{folder / CANONICAL} cannot be read ({error})") from error
     size = (manifest.preprocessing.height, manifest.preprocessing.width, 3)
     missing = {"picture", *(g.file for g in manifest.graphs)} - set(arrays)
     if missing or arrays["picture"].shape != size or arrays["picture"].dtype != np.uint8:
         raise BundleError(f"{folder / CANONICAL} does not fit the manifest (missing: {', '.join(missing) or 'none'})")
+    for graph in manifest.graphs:
+        expected = arrays[graph.file]
+        if expected.ndim != 1 or not expected.size or expected.dtype != np.float32 or not np.isfinite(expected).all():
+            raise BundleError(f"{folder / CANONICAL}: {graph.file} must be finite float32 (n,)")
     return arrays

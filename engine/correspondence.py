@@ -26,7 +26,8 @@ def reliability(
 ) -> float | None:
     """Split-half reliability: correlation of the correspondence of even masks with that of odd ones.
 
-    None where there are too few masks for two halves. Noise dominates below some 256 masks a side.
+    None where there are too few masks for two halves. Pictures masked with one seed, as mode "both" does, share their masks,
+    which flatters it where there are few.
     """
     if min(len(query_tiles), len(reference_tiles)) < 2 * SMALLEST_HALF:
         return None

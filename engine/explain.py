@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
-from engine.errors import EngineError, OptionError
+from engine.errors import EngineError, OptionError, OutputError
 from engine.explainer import MODES, Explainer
 from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
@@ -30,11 +30,11 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         _run(options)
     except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0
 
@@ -77,9 +77,9 @@ def _run(options: argparse.Namespace) -> None:
     if out:
         _save(explanations, out, files)
     if options.json:
-        print(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
+        _say(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
     else:
-        _print(explanations, references, options.top, files)
+        _say(_summary(explanations, references, options.top, files))
 
 
 def _method(options: argparse.Namespace) -> Method:
@@ -122,15 +122,24 @@ def _save(explanations: list[Explanation], out: Path, files: list[Path]) -> None
         write_whole(out, (json.dumps(array, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _print(explanations: list[Explanation], references: list[Path], top: int, files: list[Path]) -> None:
+def _summary(explanations: list[Explanation], references: list[Path], top: int, files: list[Path]) -> str:
+    lines = []
     for explanation, reference in zip(explanations, references, strict=True):
-        print(f"{reference.name}: similarity {explanation.similarity:.3f}")
+        lines.append(f"{reference.name}: similarity {explanation.similarity:.3f}")
         for attribute in explanation.attributes[:top]:
-            print(f"  {attribute.name:<24} confidence {attribute.confidence:.2f}  match {attribute.match:+.2f}")
-    for note in dict.fromkeys(note for e in explanations for note in e.notes):
-        print(f"note: {note}")
-    for file in files:
-        print(f"wrote {file}")
+            lines.append(f"  {attribute.name:<24} confidence {attribute.confidence:.2f}  match {attribute.match:+.2f}")
+    lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
+    return "\n".join([*lines, *(f"wrote {file}" for file in files)])
+
+
+def _say(text: str) -> None:
+    """Print, whatever the terminal can show; raises OutputError where standard output is full or closed."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        sys.stdout = None  # or the interpreter fails at its end, flushing it once more
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 class _Bar:

@@ -15,7 +15,7 @@ from engine.correspondence import correspondence, reliability
 from engine.errors import ImageError, OptionError
 from engine.explanation import Explanation, ModelName
 from engine.images import ImageLike
-from engine.methods import Method, method_named
+from engine.methods import Method, method_named, method_of
 from engine.model import Condition, LoadedModel, Picture
 from engine.passes import Progress, masked_embeddings
 from engine.protocol import Plan
@@ -76,7 +76,8 @@ class Explainer:
         query: a path, a PIL image or a uint8 RGB array (H, W, 3)
         references: the same, or embeddings (D,) float32 as `embed` returns them
         method: "rise" or its options, `Rise(masks=...)`
-        mode: "fixed": the references shown whole; "both": each masked like the query, in as many passes again
+        mode: "fixed": the references shown whole; "both": each masked like the query, with the same options and seed, in as
+            many passes again; references must be images then
         condition: index or name, one for all or one per reference; None compares the embeddings as they are
         baseline: what hidden pixels become: mean, black, white, blur; None: the method's own (mean)
         progress: called with (passes done, passes in all), once for each picture that is masked
@@ -85,12 +86,15 @@ class Explainer:
         """
         if mode not in MODES:
             raise OptionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        self._model.conditions(condition, len(references))  # a misspelt condition should not cost the passes
-        prepared = self.prepare(query, method, baseline=baseline, progress=progress)
+        # what is wrong with the input should not cost the passes
+        conditions = self._model.conditions(condition, len(references))
+        options, picture = method_named(method), self._model.picture(query)
         if mode == "fixed":
-            return prepared.explain_many(references, condition)
-        masked = [self.prepare(r, method, baseline=baseline, progress=progress) for r in references]
-        return prepared.explain_many(masked, condition)
+            shown = self._model.references(references)
+            return self._prepare(picture, options, None, baseline, progress).against(*shown, conditions)
+        pictures = [picture, *(self._model.picture(reference) for reference in references)]
+        prepared, *masked = (self._prepare(p, options, None, baseline, progress) for p in pictures)
+        return prepared.explain_many(masked, conditions)
 
     def prepare(
         self,
@@ -102,14 +106,18 @@ class Explainer:
     ) -> "Prepared":
         """Run the passes over `image`: all that depends on the query alone.
 
-        plan: masks to use instead of drawing them from the method's seed
+        plan: masks to use instead of drawing them from the method's seed; a plan of another method decides the method
 
         Raises ImageError, OptionError.
         """
+        options = method_named(method) if plan is None else method_of(plan, method)
+        return self._prepare(self._model.picture(image), options, plan, baseline, progress)
+
+    def _prepare(
+        self, picture: Picture, options: Method, plan: Plan | None, baseline: str | None, progress: Progress | None
+    ) -> "Prepared":
         started = time.perf_counter()
         model, preprocessing = self._model, self._model.preprocessing
-        options = method_named(method)
-        picture = model.picture(image)
         chosen = options.plan(picture.pixels) if plan is None else plan
         hidden = options.baseline if baseline is None else baseline
         embeddings = masked_embeddings(
@@ -143,7 +151,7 @@ class Explainer:
         return self._model.embed([self._model.picture(image) for image in images])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
     """A query whose passes were run. Made by `Explainer.prepare`.
 
@@ -177,26 +185,29 @@ class Prepared:
         """
         conditions = self.model.conditions(condition, len(others))
         whole = {i: other for i, other in enumerate(others) if not isinstance(other, Prepared)}
-        explained = self._fixed(list(whole.values()), [conditions[i] for i in whole])
+        shown = self.model.references(list(whole.values()))
+        explained = self.against(*shown, [conditions[i] for i in whole])
         found = dict(zip(whole, explained, strict=True))
         for i, other in enumerate(others):
             if isinstance(other, Prepared):
                 found[i] = self._both(other, conditions[i])
         return [found[i] for i in range(len(others))]
 
-    def _fixed(self, others: Sequence[ImageLike], conditions: list[int | None]) -> list[Explanation]:
-        """Against references shown whole: images or embeddings."""
+    def against(
+        self, pictures: Sequence[Picture | None], embeddings: np.ndarray, conditions: Sequence[int | None]
+    ) -> list[Explanation]:
+        """Against references shown whole, as `LoadedModel.references` gives them: embeddings (R, D) float32."""
         started = time.perf_counter()
-        pictures, embeddings = self.model.references(others)
-        scores = np.empty((len(self.plan) + 1, len(others)))  # masked queries, then the whole one
+        scores = np.empty((len(self.plan) + 1, len(pictures)))  # masked queries, then the whole one
         for chosen in dict.fromkeys(conditions):
             which = [i for i, c in enumerate(conditions) if c == chosen]
             query = self.model.query_features(np.concatenate([self.embeddings, self.whole[None]]), chosen)
             scores[:, which] = query @ self.model.reference_features(embeddings[which], chosen).T
         maps = self.plan.maps(scores[:-1], *self.picture.pixels.shape[:2])  # (R, H, W)
-        seconds = (time.perf_counter() - started) / max(len(others), 1)
+        seconds = (time.perf_counter() - started) / max(len(pictures), 1)
         return [
-            self._explanation(maps[i], float(scores[-1, i]), pictures[i], conditions[i], seconds) for i in range(len(others))
+            self._explanation(maps[i], float(scores[-1, i]), pictures[i], conditions[i], seconds)
+            for i in range(len(pictures))
         ]
 
     def _both(self, other: "Prepared", condition: int | None) -> Explanation:

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,21 @@ class ModelName:
     identity: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
     """Why a query matches a reference.
 
     similarity: of the two whole pictures, by the model's metric
     saliency: (H, W) float32 over the query as the network saw it; estimator "sane" gives the paper's raw map, which grows
         with the number of masks and is nearly constant for a cosine: only its shape means anything
-    reference_saliency, correspondence, correspondence_reliability: None in mode "fixed"
+    reference_saliency: (H, W) float32 over the reference; None in mode "fixed"
+    correspondence: (T, T) float32 in mode "both" with RISE plans: how much query tile and reference tile match, both row-major
+        on the grid of the masks
+    correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
     attributes: best first, those of at least `attribute_threshold` confidence; phi: the weights they were ranked with
     query_image, reference_image: (H, W, 3) uint8 as the network saw them (None: given as an embedding)
     query_box, reference_box: that part of the upright original, (left, top, right, bottom) in its pixels
-    passes: network rows behind it, shared ones and the whole images included, padding not
+    passes: network rows behind it, shared ones and the whole images included
     seed: of the masks; None where a plan was handed in
     timings: seconds: `prepare` (shared by every explanation of the query) and `explain`
     notes: what a reader should know
@@ -116,7 +118,7 @@ class Explanation:
                 fields[name] = fields[name] if fields[name] is None else tuple(fields[name])
             fields["model"] = ModelName(**fields["model"])
             return cls(**fields, **arrays, attributes=tuple(attributes))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # numpy and zlib raise almost anything on a broken archive
             raise OutputError(f"{path} is not a saved explanation ({error})") from error
 
     def _repr_html_(self) -> str:

@@ -24,7 +24,11 @@ def write_whole(path: Path, content: bytes) -> None:
 def check_writable(path: Path) -> None:
     """Raise OutputError now where `write_whole` would fail for a reason that is known before the work is done."""
     folder = path.parent
-    if path.is_dir():
+    try:
+        occupied = path.is_dir()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    if occupied:
         raise OutputError(f"cannot write {path}: it is a folder")
     if not folder.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {folder}")

@@ -29,11 +29,11 @@ def load(image: ImageLike) -> Image.Image:
         wanted = "a path, a PIL image or a uint8 array (H, W, 3)"
         raise ImageError(f"an image must be {wanted}, got {type(image).__name__}")
     path = Path(image)
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder, not a picture")
-    if not path.exists():
-        raise ImageError(f"{path} does not exist")
     try:
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder, not a picture")
+        if not path.exists():
+            raise ImageError(f"{path} does not exist")
         with Image.open(path) as opened:
             return _upright_rgb(opened, str(path))
     except ImageError:
@@ -51,6 +51,8 @@ def _first_line(error: Exception) -> str:
 
 def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
     try:
+        if 0 in picture.size:
+            raise ImageError(f"{name} has no pixels")
         picture.load()
         picture = ImageOps.exif_transpose(picture)
         if picture.mode == "F":

@@ -14,7 +14,7 @@ RIDGE = 1.0
 LARGEST_PLAN = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LimePlan:
     """segments: (H, W) int, a label in [0, S) per pixel of the picture as the network sees it; samples: (N, S) bool or 0/1
     integers, on where a superpixel shows.

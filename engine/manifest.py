@@ -11,6 +11,7 @@ import numpy as np
 from engine.attributes import AttributeTable
 from engine.errors import BundleError, EngineError, OptionError
 from engine.preprocessing import Preprocessing
+from engine.protocol import require_whole
 from engine.similarity import METRICS
 
 FORMAT = "sane-bundle"
@@ -18,6 +19,7 @@ VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TARGETS = ("any", "cpu", "gpu")
 ROLES = ("similarity", "attributes")
+LARGEST_EMBEDDING = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Graph:
     output: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Conditions:
     """names: (C,); weights: (C, D) float32, before relu."""
 
@@ -41,7 +43,7 @@ class Conditions:
     weights: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Manifest:
     """name, licence: free text; graphs: at least the fp32 similarity graph; embedding: D"""
 
@@ -55,9 +57,14 @@ class Manifest:
     version: int = VERSION
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.licence, str):
+            raise OptionError("name and licence must be text")
+        require_whole("embedding", self.embedding, 1, LARGEST_EMBEDDING)
         if self.metric not in METRICS:
             raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
         for graph in self.graphs:
+            if not all(isinstance(name, str) for name in (graph.file, graph.input, graph.output)):
+                raise OptionError(f"a graph's file, input and output must be names, got {graph}")
             for value, allowed in ((graph.role, ROLES), (graph.precision, PRECISIONS), (graph.target, TARGETS)):
                 if value not in allowed:
                     raise OptionError(f"{graph.file}: {value!r} is not one of {', '.join(allowed)}")
@@ -65,11 +72,13 @@ class Manifest:
             count, got = len(self.conditions.names), self.conditions.weights
             if got.shape != (count, self.embedding) or not count or not np.isfinite(got).all():
                 raise OptionError(f"condition weights must be finite ({count}, {self.embedding}), got {got.shape}")
-            if len(set(self.conditions.names)) != count:
-                raise OptionError("two conditions have the same name")
+            if len(set(self.conditions.names)) != count or not all(isinstance(n, str) for n in self.conditions.names):
+                raise OptionError("conditions need distinct names")
 
-    def graph(self, role: str, precision: str) -> Graph | None:
-        return next((g for g in self.graphs if (g.role, g.precision) == (role, precision)), None)
+    def graph(self, role: str, precision: str, target: str) -> Graph | None:
+        """The graph for a target, cpu or gpu; None where there is none."""
+        fitting = (g for g in self.graphs if (g.role, g.precision) == (role, precision) and g.target in ("any", target))
+        return next(fitting, None)
 
     def to_json(self) -> str:
         fields = {**vars(self), "preprocessing": self.preprocessing.to_dict()}
@@ -82,7 +91,7 @@ class Manifest:
         """Raises BundleError where the text is no manifest of a version this engine reads."""
         try:
             fields = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"manifest.json is not JSON ({error})") from error
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
             raise BundleError(f"manifest.json does not say format {FORMAT!r}")
@@ -96,17 +105,22 @@ class Manifest:
                     **fields,
                     "preprocessing": preprocessing_from(fields["preprocessing"]),
                     "graphs": tuple(Graph(**g) for g in fields["graphs"]),
-                    "conditions": conditions and Conditions(tuple(conditions["names"]), _floats(conditions["weights"])),
+                    "conditions": None
+                    if conditions is None
+                    else Conditions(tuple(conditions["names"]), _floats(conditions["weights"])),
                 }
             )
-        except (EngineError, KeyError, TypeError, ValueError) as error:
+        except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(f"manifest.json is not valid: {error}") from error
 
 
-def identity(manifest: Manifest, similarity_sha256: str) -> str:
-    """sha256 over the fp32 similarity graph, preprocessing, metric and conditions: what decides every similarity."""
+def identity(manifest: Manifest, similarity_sums: list[str]) -> str:
+    """sha256 over the fp32 similarity graph, preprocessing, metric and conditions: what decides every similarity.
+
+    similarity_sums: sha256 of the graph and of the files it keeps tensors in, those by name
+    """
     parts = [
-        similarity_sha256,
+        similarity_sums,
         manifest.preprocessing.to_dict(),
         manifest.metric,
         _conditions_json(manifest.conditions),
@@ -142,7 +156,7 @@ def attributes_from_json(text: str) -> AttributeTable:
         return AttributeTable(**fields)
     except BundleError:
         raise
-    except (EngineError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(f"attributes.json is not valid: {error}") from error
 
 

@@ -19,7 +19,7 @@ from engine.session import Session
 Condition = int | str | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
     """pixels: (H, W, 3) uint8 as the network sees them; box: which part of the original that is"""
 
@@ -40,7 +40,7 @@ class LoadedModel:
         self.attributes = self._open("attributes", "fp32", threads) if self.bundle.attributes else None
 
     def _open(self, role: str, precision: str, threads: int | None) -> Session:
-        graph = self.manifest.graph(role, precision)
+        graph = self.manifest.graph(role, precision, "cpu" if self.provider == "cpu" else "gpu")
         if graph is None:
             present = ", ".join(g.precision for g in self.manifest.graphs if g.role == role)
             known = "" if precision in PRECISIONS else f"; known are auto, {', '.join(PRECISIONS)}"
@@ -77,13 +77,15 @@ class LoadedModel:
         return pictures, embeddings
 
     def _embedding(self, vector: np.ndarray) -> np.ndarray:
-        size = self.manifest.embedding
+        size, given = self.manifest.embedding, vector
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            vector = vector.astype(np.float32) if vector.dtype.kind == "f" else vector
         if vector.shape != (size,) or vector.dtype.kind != "f" or not np.isfinite(vector).all():
             raise ImageError(
                 f"a reference array must be an embedding, finite float32 ({size},), or a picture, uint8 (H, W, 3); "
-                f"got {vector.dtype} {vector.shape}"
+                f"got {given.dtype} {given.shape}"
             )
-        return vector.astype(np.float32)
+        return vector
 
     def conditions(self, condition: Condition | Sequence[Condition], count: int) -> list[int | None]:
         """One condition index per reference; None where the model has no conditions."""
@@ -103,7 +105,7 @@ class LoadedModel:
         if isinstance(condition, str) and condition in known.names:
             return known.names.index(condition)
         count = len(known.names)
-        if isinstance(condition, str) and condition.isdecimal():
+        if isinstance(condition, str) and condition.isdecimal() and len(condition) < 10:
             condition = int(condition)
         if isinstance(condition, int) and not isinstance(condition, bool) and 0 <= condition < count:
             return condition

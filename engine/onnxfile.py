@@ -20,6 +20,8 @@ FIELDS = {
 }
 LENGTH_DELIMITED = 2
 FIXED_SIZES = {1: 8, 5: 4}
+LONGEST_VARINT = 70
+"""Bits, seven a byte."""
 
 
 def external_files(model: bytes) -> set[str]:
@@ -47,6 +49,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
+        if key >= 2**32:  # protobuf's C++ reader drops the upper bits and would see another field
+            raise IndexError(f"field key {key}")
         kind = key & 7
         if kind == LENGTH_DELIMITED:
             size, at = _varint(data, at)
@@ -70,3 +74,5 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+        if shift >= LONGEST_VARINT:
+            raise IndexError("a number is longer than protobuf allows")

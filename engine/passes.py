@@ -33,20 +33,19 @@ def masked_embeddings(
 ) -> np.ndarray:
     """Embeddings (N, D) float32 of `image` behind each of the plan's N masks.
 
-    image, baseline: float32, one picture as the network takes it. Every run has the same shape; the rows that fill up the
-    last one are dropped.
+    image, baseline: float32, one picture as the network takes it
     """
     renderer = plan.renderer(preprocessing.height, preprocessing.width)
     total, batch = len(plan), min(len(plan), batch_size(preprocessing))
-    masks = np.zeros((batch, preprocessing.height, preprocessing.width), np.float32)
-    rows = np.zeros((batch, *image.shape), np.float32)
+    masks = np.empty((batch, preprocessing.height, preprocessing.width), np.float32)
+    rows = np.empty((batch, *image.shape), np.float32)
     channels_last = preprocessing.layout == "nhwc"
     embeddings = []
     for start in range(0, total, batch):
         count = min(batch, total - start)
         renderer.masks(start, start + count, out=masks[:count])  # a mask is drawn
         blend(image, baseline, masks[:count], channels_last, out=rows[:count])
-        embeddings.append(session.run(rows)[:count])  # the network runs
+        embeddings.append(session.run(rows[:count]))  # the network runs
         progress(start + count, total)
     return np.concatenate(embeddings)
 

@@ -1,4 +1,4 @@
-"""Explanations as pictures: the query, the heat map over it, the reference, and a bar per attribute."""
+"""Explanations as pictures: query and reference, heat maps over them, regions that match, and a bar per attribute."""
 
 import io
 
@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.explanation import Explanation
+from engine.links import links_text, mark_links
 
 PANEL = 300
 GAP = 24
@@ -24,13 +25,24 @@ def png(explanation: Explanation) -> bytes:
 
 
 def panels(explanation: Explanation) -> list[tuple[str, Image.Image]]:
-    """Captioned panels, the longer side of each 300 pixels."""
+    """Captioned panels, the longer side of each 300 pixels: the query, its map, the reference, its map, as far as there."""
     shown = [
         ("query", enlarged(explanation.query_image)),
         ("what matters in it", heat_map(explanation.query_image, explanation.saliency)),
     ]
     if explanation.reference_image is not None:
         shown.append(("reference", enlarged(explanation.reference_image)))
+        if explanation.reference_saliency is not None:
+            shown.append(("what matters in it", heat_map(explanation.reference_image, explanation.reference_saliency)))
+    return shown
+
+
+def linked_panels(explanation: Explanation) -> list[tuple[str, Image.Image]]:
+    """`panels`, with the regions that match numbered on query and reference."""
+    shown = panels(explanation)
+    if explanation.correspondence is not None:
+        (query,), (reference,) = ([p for caption, p in shown if caption == name] for name in ("query", "reference"))
+        mark_links(explanation.correspondence, query, reference)
     return shown
 
 
@@ -57,12 +69,15 @@ def heat_map(pixels: np.ndarray, saliency: np.ndarray) -> Image.Image:
 
 
 def draw_explanation(explanation: Explanation) -> Image.Image:
-    """Panels side by side, the attributes as bars below."""
-    shown = panels(explanation)
+    """Panels side by side, what links them, the attributes as bars below."""
+    shown = linked_panels(explanation)
+    links = links_text(explanation)
     attributes = explanation.attributes[:BARS]
-    width = 3 * PANEL + 4 * GAP
+    columns = max(len(shown), 3)  # the bars need three
+    width = columns * PANEL + (columns + 1) * GAP
     top = 2 * LINE + GAP
-    below = top + LINE + max(panel.height for _, panel in shown) + GAP
+    bottom = top + LINE + max(panel.height for _, panel in shown)
+    below = bottom + GAP + (LINE if links else 0)
     lines = max(len(attributes), 1)
     canvas = Image.new("RGB", (width, below + lines * LINE + GAP), "white")
     draw = ImageDraw.Draw(canvas)
@@ -73,6 +88,8 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
         _text(draw, (left, top), caption, 16, PALE)
         canvas.paste(panel, (left, top + LINE - 6))
         left += PANEL + GAP
+    if links:
+        _text(draw, (GAP, bottom + 6), links, 16, PALE)
     for i, attribute in enumerate(attributes):
         y = below + i * LINE
         length = round(attribute.confidence * PANEL)

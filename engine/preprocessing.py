@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from engine.errors import OptionError
+from engine.protocol import require_whole
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels of the upright original; may reach outside it where a picture was padded."""
@@ -40,8 +41,8 @@ class Preprocessing:
         for name, allowed in (("fit", FITS), ("channel_order", CHANNEL_ORDERS), ("layout", LAYOUTS)):
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not (1 <= self.height <= 8192 and 1 <= self.width <= 8192):
-            raise OptionError(f"the size must lie in 1..8192 pixels, got {self.height} x {self.width}")
+        for name in ("height", "width"):
+            require_whole(name, getattr(self, name), 1, 8192)
         object.__setattr__(self, "scale", float(self.scale))  # numpy's numbers would not go into a manifest
         for name in ("mean", "std"):
             values = tuple(float(v) for v in getattr(self, name))

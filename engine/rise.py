@@ -13,7 +13,7 @@ LARGEST_GRID = 64
 LARGEST_PLAN = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RisePlan:
     """grids: (N, s, s) bool, True where the picture shows; shifts: (N, 2) int as (dy, dx), pixels, within [0, cell).
 
@@ -76,8 +76,8 @@ class Rise:
         require_whole("masks", self.masks, 1, LARGEST_PLAN)
         require_whole("grid", self.grid, 1, LARGEST_GRID)
         require_whole("seed", self.seed, 0, 2**64 - 1)
-        if not 0 < self.p <= 1:
-            raise OptionError(f"p must lie above 0 and at most 1, got {self.p}")
+        if not isinstance(self.p, (int, float)) or not 0 < self.p <= 1:
+            raise OptionError(f"p must lie above 0 and at most 1, got {self.p!r}")
         if self.estimator != "sane":
             raise OptionError(f"estimator must be 'sane', got {self.estimator!r}")
 

@@ -18,7 +18,7 @@ def provider_named(name: str) -> str:
     """`name`, with auto resolved; raises OptionError for an unknown one."""
     if name == "auto":
         return "cpu"
-    if name not in PROVIDERS:
+    if not isinstance(name, str) or name not in PROVIDERS:
         raise OptionError(f"provider must be one of auto, {', '.join(PROVIDERS)}, got {name!r}")
     return name
 

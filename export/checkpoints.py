@@ -1,10 +1,12 @@
 """The similarity checkpoints that the paper's authors published (SANE.md), read without running code from them."""
 
+import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from engine.errors import OptionError
@@ -46,8 +48,9 @@ def load_checkpoint(path: Path, arch: str, typespaces: Path | None = None) -> tu
 def load_typespaces(path: Path) -> list[tuple[str, str]]:
     """Pairs of types from a pickle of strings in lists and tuples; anything else in it is refused unread."""
     try:
-        with open(path, "rb") as file:
-            content = _PlainUnpickler(file, encoding="utf-8").load()
+        pickled = Path(path).read_bytes()
+        _refuse_large_memo(pickled)
+        content = _PlainUnpickler(io.BytesIO(pickled), encoding="utf-8").load()
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror or error}") from error
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
@@ -64,16 +67,23 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}; only lists, tuples and strings are read")
 
 
+def _refuse_large_memo(pickled: bytes) -> None:
+    """Raise UnpicklingError for a memo number that no file of this length needs: room is made up to that number."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if "PUT" in opcode.name and argument is not None and int(argument) > len(pickled):
+            raise pickle.UnpicklingError(f"{opcode.name} {argument}")
+
+
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, str) for v in value)
 
 
 def _conditions(path: Path, masks: Tensor, typespaces: Path | None) -> Conditions:
-    if masks.ndim != 2:
-        raise ExportError(f"{path}: {MASKS} must be (C, D), got {tuple(masks.shape)}")
+    if masks.ndim != 2 or masks.layout != torch.strided or not masks.is_floating_point():
+        raise ExportError(f"{path}: {MASKS} must be floating (C, D), got {masks.dtype} {tuple(masks.shape)}")
     names = [str(i) for i in range(len(masks))]
     if typespaces is not None:
         names = [",".join(pair) for pair in load_typespaces(typespaces)]
         if len(names) != len(masks):
             raise ExportError(f"{typespaces} names {len(names)} type pairs, {path} has {len(masks)} conditions")
-    return Conditions(tuple(names), masks.numpy().astype(np.float32))
+    return Conditions(tuple(names), masks.detach().float().numpy())

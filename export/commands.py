@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "onnx", "onnxscript"):
             raise
-        return _failed(f"{error.name} is not installed; pip install 'sane-engine[export]'")
+        return _failed(f"{error.name} is not installed; pip install 'sane-engine[cpu,export]'")
     return 0
 
 

@@ -1,7 +1,6 @@
 """Small files a user hands to the export: condition weights and attribute names."""
 
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,12 @@ def load_conditions(path: Path) -> Conditions:
                 raise OptionError(f"{path} is not an .npz file; save it with numpy.savez({WEIGHTS}=...)")
             # an array of objects, which is refused, does no harm where it is not asked for
             weights = file[_weights_key(path, file)]
-            names = file[NAMES].tolist() if NAMES in file else [str(i) for i in range(len(weights))]
+            names = file[NAMES].tolist() if NAMES in file else [str(i) for i in range(len(np.atleast_1d(weights)))]
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
     except OptionError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zlib raise almost anything on a broken archive
         raise OptionError(f"{path} is not an .npz file of plain arrays ({error})") from error
     if weights.ndim != 2 or weights.dtype.kind != "f":
         raise OptionError(f"{path}: {WEIGHTS} must be floating (C, D), got {weights.dtype} {weights.shape}")
@@ -64,7 +63,7 @@ def _weights_key(path: Path, file: np.lib.npyio.NpzFile) -> str:
             array = file[key]
         except ValueError:  # an array of objects
             continue
-        if array.ndim == 2 and array.dtype.kind == "f":
+        if isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype.kind == "f":
             fitting.append(key)
     if len(fitting) != 1:
         found = ", ".join(fitting) or "none"

@@ -155,4 +155,6 @@ def _keep(field: Any, values: list[Any]) -> None:
 
 
 def _type_name(value: onnx.ValueInfoProto) -> str:
-    return onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+    number = value.type.tensor_type.elem_type
+    known = onnx.TensorProto.DataType
+    return known.Name(number).lower() if number in known.values() else f"of unknown type {number}"

@@ -164,7 +164,7 @@ def load_module(spec: str, weights: Path | None = None) -> nn.Module:
     with _current_folder_importable():
         try:
             made = getattr(importlib.import_module(package), factory)()
-        except Exception as error:  # the package is the user's code and may raise anything
+        except (Exception, SystemExit) as error:  # the package is the user's code and may raise anything
             raise ExportError(f"{spec} cannot be called: {first_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise ExportError(f"{spec} gives {type(made).__name__}, not an nn.Module")

@@ -84,9 +84,11 @@ class RiseRenderer:
         place = self.shifts[:, 0].astype(np.intp) * wide + self.shifts[:, 1]
         order = np.argsort(place, kind="stable")
         places, first = np.unique(place[order], return_index=True)
-        weighted = self.grids[order].reshape(-1, size * size, 1) * weights[order, None].astype(np.float64)  # (N, s*s, R)
         summed = np.zeros((tall * wide, size * size, count))
-        summed[places] = np.add.reduceat(weighted, first, axis=0)
+        # masks of one shift lie side by side now; a few shifts at a time, or (N, s*s, R) would grow with N
+        for shift, begin, end in zip(places, first, [*first[1:], len(order)], strict=True):
+            some = order[begin:end]
+            summed[shift] = self.grids[some].reshape(-1, size * size).T.astype(np.float64) @ weights[some]
         by_axis = summed.reshape(tall, wide, size, size, count).transpose(0, 2, 1, 3, 4)  # (cy, s, cx, s, R)
         rows = self._rows.transpose(1, 0, 2).reshape(self.height, -1).astype(np.float64)  # (H, cy*s)
         columns = self._columns.transpose(2, 0, 1).reshape(self.width, -1).astype(np.float64)  # (W, cx*s)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import BundleError, Explainer
+from engine import BundleError, Explainer, OptionError
 from engine.bundle import SUMS, checksums, demo_bundle, load
 from engine.onnxfile import external_files
 
@@ -69,6 +69,12 @@ def test_an_unknown_version_is_refused(bundle: Path) -> None:
         {"preprocessing": {"height": 112}},
         {"conditions": {"names": ["a"], "weights": [[1.0]]}},
         {"surprise": 1},
+        {"conditions": []},
+        {"conditions": {"names": [1, 2], "weights": [[1.0] * 16] * 2}},
+        {"embedding": 16.0},
+        {"name": 7},
+        {"preprocessing": {"height": 112.0, "width": 112, "mean": [0, 0, 0], "std": [1, 1, 1]}},
+        {"graphs": [5]},
     ],
 )
 def test_an_invalid_manifest_is_refused(bundle: Path, changes: dict[str, object]) -> None:
@@ -151,6 +157,54 @@ def test_external_data_is_found_inside_nodes_and_subgraphs() -> None:
     function = onnx.helper.make_function("d", "f", [], ["c"], [constant], [onnx.helper.make_opsetid("", 18)])
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []), functions=[function])
     assert external_files(model.SerializeToString()) == {"hidden.bin"}
+
+
+def test_a_tag_that_two_readers_read_differently_is_refused(bundle: Path) -> None:
+    """Protobuf's C++ reader drops the upper bits of a field key; one that hides external data must not pass."""
+    with_external_data(bundle, "weights.bin")
+    graph = bundle / "similarity.fp32.onnx"
+    plain, disguised = b"\x6a", b"\xea\x80\x80\x80\x10"  # field 13, as it is and with bit 32 set
+    tensor = onnx.load(graph, load_external_data=False).graph.initializer[0]
+    entry = tensor.external_data[0].SerializeToString()
+    content = disguised + bytes([len(entry)]) + entry
+    field = lambda number, data: bytes([number << 3 | 2]) + bytes([len(data)]) + data  # noqa: E731
+    assert external_files(field(7, field(5, plain + bytes([len(entry)]) + entry))) == {"weights.bin"}
+    with pytest.raises(BundleError, match="field key"):
+        external_files(field(7, field(5, content)))
+    with pytest.raises(BundleError, match="longer"):
+        external_files(b"\x80" * 20 + b"\x01")
+
+
+def test_identity_covers_weights_in_files_of_their_own(bundle: Path) -> None:
+    with_external_data(bundle, "weights.bin")
+    before = load(bundle).identity
+    weights = bytearray((bundle / "weights.bin").read_bytes())
+    weights[100] ^= 1
+    (bundle / "weights.bin").write_bytes(weights)
+    rewrite(bundle)
+    assert load(bundle).identity != before
+
+
+def test_a_graph_for_another_target_is_not_taken(bundle: Path) -> None:
+    graphs = [*graph_with(bundle, precision="fp16", target="gpu"), *graph_with(bundle)]
+    rewrite(bundle, graphs=graphs)
+    with pytest.raises(OptionError, match="fp16"):
+        Explainer(bundle, precision="fp16")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04nonsense", b"\x93NUMPY"])
+def test_a_broken_canonical_file_is_refused(bundle: Path, content: bytes) -> None:
+    (bundle / "canonical.npz").write_bytes(content)
+    rewrite(bundle)
+    assert "canonical.npz" in refusal(bundle)
+
+
+def test_a_canonical_embedding_that_is_not_finite_is_refused(bundle: Path) -> None:
+    with np.load(bundle / "canonical.npz") as data:
+        arrays = dict(data) | {"similarity.fp32.onnx": np.full(16, np.inf, np.float32)}
+    np.savez(bundle / "canonical.npz", **arrays)
+    rewrite(bundle)
+    assert "finite" in refusal(bundle)
 
 
 @given(st.binary(max_size=300))

@@ -77,9 +77,11 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     """What went to standard error: one line, after argparse's usage where there is any; nothing on standard output."""
     printed = capsys.readouterr()
     assert printed.out == ""
-    lines = [line for line in printed.err.splitlines() if "error:" in line]
+    lines = printed.err.splitlines()
+    if lines[0].startswith("usage:"):
+        lines = lines[next(i for i, line in enumerate(lines) if "error:" in line) :]
     assert len(lines) == 1, printed.err
-    assert "Traceback" not in printed.err
+    assert "error:" in lines[0]
     return lines[0]
 
 
@@ -115,6 +117,10 @@ def test_pictures_that_are_none_exit_2(tmp_path: Path, capsys: pytest.CaptureFix
         ([CAT, OTHER, "--out", "no/such/folder/why.png"], "folder"),
         ([CAT, OTHER, "--out", "/proc/why.png"], "/proc"),
         ([CAT, OTHER, "--sead", "1"], "--sead"),
+        ([CAT, "two\nlines.png"], "two lines.png"),
+        ([CAT, "x" * 400], "File name too long"),
+        ([CAT, OTHER, "--out", "x" * 400 + ".png"], "File name too long"),
+        ([CAT, OTHER, "--bundle", "x" * 400], "File name too long"),
     ],
 )
 def test_bad_usage_exits_2_with_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +161,19 @@ def test_a_folder_without_permission_exits_2(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "closed").mkdir(mode=0o500)
     assert status([CAT, OTHER, "--out", str(tmp_path / "closed" / "why.png"), *FEW]) == 2
     assert "permission" in one_line(capsys)
+
+
+def test_options_may_stand_between_the_pictures() -> None:
+    assert main([CAT, "--masks", "8", OTHER, "--json"]) == 0
+
+
+def test_standard_output_that_is_full_exits_2() -> None:
+    command = [sys.executable, "-m", "engine.explain", *FEW, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(PICTURES.parents[2])}
+    with open("/dev/full", "w") as full:
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert failed.returncode == 2
+    assert failed.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
 def test_as_a_process_it_has_that_exit_status_and_help() -> None:

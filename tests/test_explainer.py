@@ -73,6 +73,48 @@ def test_many_references_run_the_masked_rows_once(
     assert explanations[1].similarity == pytest.approx(1)
 
 
+def test_a_bad_reference_is_found_before_the_passes(
+    explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.explainer.masked_embeddings", None)  # calling it would be a TypeError
+    for mode in ("fixed", "both"):
+        with pytest.raises(ImageError, match="nowhere"):
+            explainer.explain_many(golden["query"], [golden["reference"], "nowhere.png"], mode=mode)
+
+
+def test_threads_and_provider_reach_the_session(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, list[str]]] = []
+    make = ort.InferenceSession
+
+    def remember(path: str, options: ort.SessionOptions, providers: list[str]) -> ort.InferenceSession:
+        made.append((options.intra_op_num_threads, providers))
+        return make(path, options, providers=providers)
+
+    monkeypatch.setattr("engine.session.ort.InferenceSession", remember)
+    Explainer(tiny_bundle, threads=3)
+    assert made == [(3, ["CPUExecutionProvider"])]
+    # a provider that is listed but does not come up must not pass: ONNX Runtime falls back in silence
+    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        "engine.session.ort.InferenceSession", lambda p, o, providers: make(p, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(ProviderError, match="cuda"):
+        Explainer(tiny_bundle, provider="cuda")
+
+
+def test_notes_say_what_is_missing(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
+    without_words = explainer.explain(golden["query"], golden["reference"], Rise(masks=4))
+    assert without_words.notes == ("this bundle has no attribute network: no words",)
+    assert without_words.timings["prepare"] > 0
+    assert without_words.timings["explain"] > 0
+    blank = Explainer().explain(golden["query"], golden["reference"], Rise(masks=4))
+    assert blank.attributes == ()
+    assert blank.notes == (
+        "no attribute is named: none reaches confidence 0.6",
+        "this bundle has no attribute prior: phi_3 counts as 0",
+    )
+
+
 def test_equal_settings_give_identical_maps(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
     pair = (golden["query"], golden["reference"])
     first, second, other = (explainer.explain(*pair, Rise(masks=50, seed=s)) for s in (3, 3, 4))
@@ -167,6 +209,8 @@ def test_a_one_pixel_picture_is_explained(explainer: Explainer) -> None:
         ({"references": [np.zeros(15, np.float32)]}, ImageError),
         ({"references": [np.full(16, np.nan, np.float32)]}, ImageError),
         ({"references": [np.zeros(16, np.int64)]}, ImageError),
+        ({"references": [np.full(16, 1e300)]}, ImageError),
+        ({"method": ["rise"]}, OptionError),
     ],
 )
 def test_bad_options_are_refused(

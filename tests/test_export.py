@@ -328,7 +328,7 @@ def test_the_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn
         ("similarity --module export_models:undecided --size 32", "torch.onnx.export cannot export the module"),
         ("similarity --module export_models:build", "--size is needed"),
         ("similarity --module export_models:build --size 32 32 32", "--size takes"),
-        ("similarity --module export_models:build --size 0", "1..8192"),
+        ("similarity --module export_models:build --size 0", "from 1 to 8192"),
         ("similarity --module export_models:build --size 32 --std 1 0 1", "std"),
         ("similarity --module export_models:build --size 32 --weights {tmp}/none", "there is no weights file"),
         ("similarity --module export_models:build --size 32 --weights {tmp}/text", "not a file of torch.save"),
@@ -415,4 +415,4 @@ def test_without_pytorch_check_works_and_the_rest_says_what_to_install(made: Pat
     assert (done.returncode, done.stderr) == (0, "")
     done = python(["-c", code, "similarity", "--onnx", "m.onnx", "--out", "out"], made.parent)
     assert done.returncode == 2
-    assert done.stderr == "error: torch is not installed; pip install 'sane-engine[export]'\n"
+    assert done.stderr == "error: torch is not installed; pip install 'sane-engine[cpu,export]'\n"

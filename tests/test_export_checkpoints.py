@@ -169,3 +169,10 @@ def test_typespaces_that_are_no_pickle(tmp_path: Path) -> None:
 def test_typespaces_of_python_2(tmp_path: Path) -> None:
     (tmp_path / "t.p").write_bytes(b"(lp0\n(S'tops'\np1\nS'shoes'\np2\ntp3\na.")
     assert load_typespaces(tmp_path / "t.p") == [("tops", "shoes")]
+
+
+def test_a_memo_number_that_asks_for_gigabytes_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "typespaces.p"
+    path.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")  # an empty list, put at memo 2^31 - 1
+    with pytest.raises(ExportError, match="LONG_BINPUT"):
+        load_typespaces(path)

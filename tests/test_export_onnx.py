@@ -253,7 +253,7 @@ def test_attributes_from_onnx(two_outputs: Path, tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "maps.onnx", nodes, {"features": (1, 4, 4, 4)}, [constant("w", conv_weights(seed=2))])
     table = AttributeTable(("a", "b", "c", "d"), "softmax", np.zeros(4, np.float32))
     export_attributes(OnnxSource(path), table, out)
-    graph = bundles.load(out).manifest.graph("attributes", "fp32")
+    graph = bundles.load(out).manifest.graph("attributes", "fp32", "cpu")
     assert graph is not None
     assert (graph.input, graph.output) == ("picture", "features")
     assert run(out / graph.file, np.zeros((3, 3, 32, 32), np.float32)).shape == (3, 4, 4, 4)

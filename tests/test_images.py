@@ -74,6 +74,8 @@ def test_arrays_are_taken_as_they_are() -> None:
         np.zeros((4, 4, 4), np.uint8),
         42,
         Image.new("F", (2, 2)),
+        Image.new("RGB", (0, 5)),
+        "a" * 400,
     ],
 )
 def test_other_arrays_and_objects_are_refused(bad: object) -> None:

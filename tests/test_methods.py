@@ -1,5 +1,7 @@
 """Window, LIME, and both pictures masked: golden values, naive twins, and how many rows run."""
 
+import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from sklearn.linear_model import Ridge
 
 from engine import Explainer, Lime, LimePlan, OptionError, Rise, RisePlan, Window
 from engine.explain import main
+from engine.lime import draw
 from engine.session import Session
 
 
@@ -105,6 +108,10 @@ def test_window_keeps_the_papers_proportions_per_axis() -> None:
 
 
 def test_lime_samples_are_the_same_for_ever_and_begin_all_on() -> None:
+    drawn = draw(9, 70, 5)
+    assert drawn[0].all()
+    assert abs(draw(4000, 70, 0)[1:].mean() - 0.5) < 0.01
+    assert hashlib.sha256(np.packbits(drawn).tobytes()).hexdigest()[:16] == "b35cd8c4a009588c"
     picture = np.zeros((16, 16, 3), np.uint8)
     picture[:, 8:] = 255
     few, many = Lime(samples=3, seed=5).plan(picture), Lime(samples=9, seed=5).plan(picture)
@@ -116,8 +123,6 @@ def test_lime_samples_are_the_same_for_ever_and_begin_all_on() -> None:
 def test_the_papers_both_mode_runs_2032_rows(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # counted at the session: what fills up a last batch is dropped, so batches are made to fit
-    monkeypatch.setattr("engine.passes.batch_size", lambda preprocessing: 2)
     rows: list[int] = []
     run = Session.run
     monkeypatch.setattr(Session, "run", lambda self, batch: rows.append(len(batch)) or run(self, batch))
@@ -146,6 +151,9 @@ def test_prepared_and_whole_references_may_be_mixed(explainer: Explainer, golden
     mixed = query.explain_many([masked, golden["reference"], masked], condition=["top", "shoe", 2])
     assert [e.mode for e in mixed] == ["both", "fixed", "both"]
     assert [e.condition for e in mixed] == ["top", "shoe", "bag"]
+    shown = query.explain_many([golden["query"], masked, golden["reference"]])
+    assert shown[0].similarity == pytest.approx(1)
+    assert shown[2].similarity == pytest.approx(float(golden["similarity"]), abs=1e-5)
     np.testing.assert_allclose([e.similarity for e in mixed], golden["similarity_by_condition"], atol=1e-5)
 
 
@@ -165,6 +173,22 @@ def test_the_command_takes_every_method_and_mode(
     for suffix in ("png", "html"):
         assert main(["--method", method, "--mode", mode, *few, "--out", f"a.{suffix}"]) == 0
     assert "wrote" in capsys.readouterr().out
+
+
+def test_a_plan_decides_the_method(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
+    plan = LimePlan(golden["lime_segments"], golden["lime_samples"])
+    explanation = explainer.prepare(golden["query"], plan=plan).explain(golden["reference"])
+    assert (explanation.method, explanation.baseline, explanation.seed) == ("lime", "black", None)
+    with pytest.raises(OptionError, match="RisePlan"):
+        explainer.prepare(golden["query"], plan=(plan.samples, plan.segments))
+
+
+def test_lime_without_scikit_image_says_what_to_install(
+    explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(OptionError, match=r"sane-engine\[lime\]"):
+        explainer.prepare(golden["query"], "lime")
 
 
 def test_masks_do_not_apply_to_windows(capsys: pytest.CaptureFixture[str]) -> None:

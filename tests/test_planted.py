@@ -126,6 +126,11 @@ def test_reliability_is_one_without_noise_and_none_with_too_few_masks() -> None:
     doubled = [np.repeat(a, 2, axis=0) for a in (tiles, features)]
     assert reliability(*doubled, *doubled) == pytest.approx(1)
     assert reliability(tiles, features, tiles[:3], features[:3]) is None
+    others = [random.normal(size=s) for s in ((40, 9), (40, 4))]
+    halves = [
+        correspondence(tiles[i::2], features[i::2], others[0][i::2], others[1][i::2]).ravel().astype(float) for i in (0, 1)
+    ]
+    assert reliability(tiles, features, *others) == pytest.approx(np.corrcoef(halves)[0, 1], abs=1e-6)
 
 
 def test_correspondence_is_the_formula_written_out() -> None:

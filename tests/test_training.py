@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from training.emoji import contrastive_loss
-from training.emoji_report import calibration_error, mean_average_precision
+from training.emoji_report import calibration_error, mean_average_precision, retrieval
 from training.loop import Randomness, Schedule, train
 
 
@@ -32,6 +34,28 @@ def test_two_epochs_resumed_equal_two_straight(tmp_path: Path) -> None:
     for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert len((tmp_path / "resumed" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    small_run(1, 2, tmp_path)
+    with pytest.raises(ValueError, match="choose another folder"):
+        small_run(2, 3, tmp_path)
+
+
+def test_retrieval_counts_better_matches_but_not_twins() -> None:
+    """Three emoji held out of four: one found, one beaten by another, one beaten only by its twin."""
+    data = SimpleNamespace(
+        held_out=np.array([0, 1, 2]),
+        same=np.array([0, 1, 2, 2]),
+        truth=np.array([[False], [False], [True], [True]]),
+        attributes=["Flags"],
+    )
+    noto = np.array([[1.0, 0], [0, 1], [1, 1], [1, 1]])
+    twemoji = np.array([[1.0, 0.1], [1, 0.2], [1, 0.9], [1, 1]])
+    found = retrieval(data, noto, twemoji)  # type: ignore[arg-type]
+    assert found["recall_at_1_all"] == pytest.approx(2 / 3)
+    assert found["recall_at_1_without_flags"] == pytest.approx(1 / 2)
+    assert found["recall_at_5_all"] == 1
 
 
 def test_contrastive_loss_equals_the_sum_written_out() -> None:

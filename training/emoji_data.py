@@ -104,7 +104,8 @@ def _decoded(cache: Path, archives: dict[str, Path]) -> dict[str, tuple[np.ndarr
                 for entry in tar:
                     if entry.name.startswith(f"package/img/{vendor}/{SIZE}/") and entry.name.endswith(".png"):
                         handle = tar.extractfile(entry)
-                        assert handle is not None
+                        if handle is None:
+                            raise FileNotFoundError(f"{archives[vendor]} holds {entry.name} as no file")
                         picture = Image.open(io.BytesIO(handle.read())).convert("RGBA")
                         names.append(Path(entry.name).name)
                         arrays.append(np.asarray(picture.resize((SIZE, SIZE)) if picture.width != SIZE else picture))

@@ -58,7 +58,8 @@ def train(
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=schedule.rate)
     randomness = Randomness.seeded(seed)
-    done = _resume(run / "checkpoint.pt", network, optimiser, randomness)
+    settings = {"seed": seed, **dataclasses.asdict(schedule)}
+    done = _resume(run / "checkpoint.pt", settings, network, optimiser, randomness)
     for epoch in tqdm(
         range(done, schedule.epochs if until is None else until),
         initial=done,
@@ -78,7 +79,7 @@ def train(
             loss.backward()
             optimiser.step()
             losses.append(loss.item())
-        _save(run / "checkpoint.pt", epoch + 1, network, optimiser, randomness)
+        _save(run / "checkpoint.pt", epoch + 1, settings, network, optimiser, randomness)
         line = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "rate": rate, "seed": seed}
         line["seconds"] = round(time.perf_counter() - started, 2)
         with open(run / "log.jsonl", "a") as log:
@@ -86,9 +87,17 @@ def train(
     network.eval()
 
 
-def _save(path: Path, epoch: int, network: nn.Module, optimiser: torch.optim.Optimizer, randomness: Randomness) -> None:
+def _save(
+    path: Path,
+    epoch: int,
+    settings: dict[str, float],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    randomness: Randomness,
+) -> None:
     state = {
         "epoch": epoch,
+        "settings": settings,
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "torch": randomness.torch.get_state(),
@@ -99,11 +108,19 @@ def _save(path: Path, epoch: int, network: nn.Module, optimiser: torch.optim.Opt
     os.replace(beside, path)
 
 
-def _resume(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, randomness: Randomness) -> int:
-    """Epochs done already."""
+def _resume(
+    path: Path,
+    settings: dict[str, float],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    randomness: Randomness,
+) -> int:
+    """Epochs done already; a run of another seed or schedule is not continued."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
+    if state["settings"] != settings:
+        raise ValueError(f"{path} is of a run with {state['settings']}, not {settings}; choose another folder or delete it")
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
     randomness.torch.set_state(state["torch"])
