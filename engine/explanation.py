@@ -34,7 +34,7 @@ class Explanation:
     saliency: (H, W) float32 over the query as the network saw it; estimator "sane" gives the paper's raw map, which grows
         with the number of masks and is nearly constant for a cosine: only its shape means anything
     reference_saliency: (H, W) float32 over the reference; None in mode "fixed"
-    correspondence: (T, T) float32 in mode "both" with RISE plans: how much query tile and reference tile match, both row-major
+    correspondence: (T, T) float32 in mode "both" with RISE plans: how well tiles match, query by reference, row-major
         on the grid of the masks
     correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
     attributes: best first, those of at least `attribute_threshold` confidence; phi: the weights they were ranked with
