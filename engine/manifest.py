@@ -57,8 +57,8 @@ class Manifest:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not isinstance(self.licence, str):
-            raise OptionError("name and licence must be text")
+        if not isinstance(self.name, str) or not self.name.isprintable() or not isinstance(self.licence, str):
+            raise OptionError("name must be one line of text, and licence text")
         require_whole("embedding", self.embedding, 1, LARGEST_EMBEDDING)
         if self.metric not in METRICS:
             raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")

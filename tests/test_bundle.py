@@ -73,6 +73,7 @@ def test_an_unknown_version_is_refused(bundle: Path) -> None:
         {"conditions": {"names": [1, 2], "weights": [[1.0] * 16] * 2}},
         {"embedding": 16.0},
         {"name": 7},
+        {"name": "\ud800"},
         {"preprocessing": {"height": 112.0, "width": 112, "mean": [0, 0, 0], "std": [1, 1, 1]}},
         {"graphs": [5]},
     ],
