@@ -1,5 +1,7 @@
 """The errors users meet. Each says what was got, what was wanted and what to do; the command line prints one line."""
 
+import sys
+
 
 class EngineError(Exception):
     """Base of every error raised on purpose."""
@@ -23,3 +25,14 @@ class ProviderError(EngineError):
 
 class OutputError(EngineError):
     """A file that cannot be written or read back."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def failed(message: str) -> int:
+    """Print one line on standard error, as every command does that cannot go on; gives the exit status."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
-from engine.errors import EngineError, OptionError, OutputError
+from engine.errors import EngineError, OptionError, OutputError, failed
 from engine.explainer import MODES, Explainer
 from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
     except EngineError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return failed(str(error))
     return 0
 
 
@@ -103,8 +102,8 @@ def _pictures(options: argparse.Namespace) -> tuple[Path, list[Path]]:
 
 def _files(out: Path, count: int) -> list[Path]:
     """What --out writes: one page or JSON for all references; numbered files of the other kinds."""
-    if count == 1 or checked_suffix(out) in (".html", ".json"):
-        checked_suffix(out)
+    suffix = checked_suffix(out)
+    if count == 1 or suffix in (".html", ".json"):
         return [out]
     return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
 

@@ -18,11 +18,13 @@ from engine.images import ImageLike
 from engine.methods import Method, method_named, method_of
 from engine.model import Condition, LoadedModel, Picture
 from engine.passes import Progress, masked_embeddings
-from engine.protocol import Plan
+from engine.protocol import Plan, require_whole
 from engine.rise import RisePlan
 from engine.session import provider_named
 
 MODES = ("fixed", "both")
+MOST_THREADS = 2**31 - 1
+"""What ONNX Runtime can be told."""
 
 
 class Explainer:
@@ -43,8 +45,8 @@ class Explainer:
         precision: str = "auto",
         threads: int | None = None,
     ) -> None:
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise OptionError(f"threads must be a whole number from 1, or None, got {threads!r}")
+        if threads is not None:
+            require_whole("threads", threads, 1, MOST_THREADS)
         folder = Path(bundle) if bundle is not None else demo_bundle()
         self._model = LoadedModel(folder, provider_named(provider), "fp32" if precision == "auto" else precision, threads)
 

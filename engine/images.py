@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from engine.errors import ImageError
+from engine.errors import ImageError, first_line
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 """A path, a PIL image or a uint8 RGB array (H, W, 3)."""
@@ -42,11 +42,7 @@ def load(image: ImageLike) -> Image.Image:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(f"{path} has more than {limit:,} pixels; make it smaller first") from None
     except Exception as error:  # Pillow's decoders raise almost anything on a broken file
-        raise ImageError(f"{path} is not a readable picture ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise ImageError(f"{path} is not a readable picture ({first_line(error)})") from error
 
 
 def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
@@ -67,4 +63,4 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
     except ImageError:
         raise
     except Exception as error:  # as above: truncated data shows only when it is decoded
-        raise ImageError(f"{name} is not a readable picture ({_first_line(error)})") from error
+        raise ImageError(f"{name} is not a readable picture ({first_line(error)})") from error

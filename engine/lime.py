@@ -6,12 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from engine.errors import OptionError
-from engine.protocol import require_whole
+from engine.protocol import LARGEST_PLAN, random_words, require_seed, require_whole
 from kernels.segments import SegmentRenderer
 
 KERNEL_WIDTH = 0.25
 RIDGE = 1.0
-LARGEST_PLAN = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ class Lime:
 
     def __post_init__(self) -> None:
         require_whole("samples", self.samples, 1, LARGEST_PLAN)
-        require_whole("seed", self.seed, 0, 2**64 - 1)
+        require_seed(self.seed)
 
     def plan(self, pixels: np.ndarray) -> LimePlan:
         segments = superpixels(pixels)
@@ -109,7 +108,7 @@ def draw(samples: int, segments: int, seed: int) -> np.ndarray:
     Bits of raw 64-bit Philox words (key = seed), low bit first, each row beginning with a new word.
     """
     words = -(-segments // 64)
-    raw = np.random.Philox(key=seed).random_raw(samples * words).astype("<u8").reshape(samples, words)
-    bits = np.unpackbits(raw.view(np.uint8), axis=1, bitorder="little")[:, :segments].astype(bool)
+    raw = random_words(seed, samples, words).view(np.uint8)
+    bits = np.unpackbits(raw, axis=1, bitorder="little")[:, :segments].astype(bool)
     bits[0] = True
     return bits

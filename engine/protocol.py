@@ -1,4 +1,4 @@
-"""What the hot loop needs of a saliency method: a plan that renders masks and turns scores into maps."""
+"""What saliency methods share: what the hot loop needs of a plan, how plans are drawn, what options may be."""
 
 from typing import Protocol
 
@@ -25,6 +25,20 @@ class Plan(Protocol):
 
     def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
         """Scores (N, R) of the masked query against R references -> maps (R, H, W) float32."""
+
+
+LARGEST_PLAN = 1_000_000
+"""Passes a plan may ask for."""
+
+
+def require_seed(seed: object) -> None:
+    """Raise OptionError unless `seed` is a key for `random_words`."""
+    require_whole("seed", seed, 0, 2**64 - 1)
+
+
+def random_words(seed: int, rows: int, words: int) -> np.ndarray:
+    """(rows, words) little-endian uint64: raw Philox output, key = seed, the same in every version of numpy."""
+    return np.random.Philox(key=seed).random_raw(rows * words).astype("<u8").reshape(rows, words)
 
 
 def require_whole(name: str, value: object, low: int, high: int) -> None:

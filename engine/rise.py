@@ -6,11 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from engine.errors import OptionError
-from engine.protocol import require_whole
+from engine.protocol import LARGEST_PLAN, random_words, require_seed, require_whole
 from kernels.rise import RiseRenderer, cell_size
 
 LARGEST_GRID = 64
-LARGEST_PLAN = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +74,7 @@ class Rise:
     def __post_init__(self) -> None:
         require_whole("masks", self.masks, 1, LARGEST_PLAN)
         require_whole("grid", self.grid, 1, LARGEST_GRID)
-        require_whole("seed", self.seed, 0, 2**64 - 1)
+        require_seed(self.seed)
         if not isinstance(self.p, (int, float)) or not 0 < self.p <= 1:
             raise OptionError(f"p must lie above 0 and at most 1, got {self.p!r}")
         if self.estimator != "sane":
@@ -94,8 +93,7 @@ def draw(options: Rise, height: int, width: int) -> RisePlan:
     """
     cells = options.grid**2
     words = (cells + 2 + 1) // 2
-    raw = np.random.Philox(key=options.seed).random_raw(options.masks * words).reshape(options.masks, words)
-    halves = raw.astype("<u8").view("<u4").astype(np.uint64)  # (masks, 2 * words)
+    halves = random_words(options.seed, options.masks, words).view("<u4").astype(np.uint64)  # (masks, 2 * words)
     grids = halves[:, :cells] < np.uint64(round(options.p * 2**32))
     size = np.array([cell_size(height, options.grid), cell_size(width, options.grid)], np.uint64)
     shifts = (halves[:, cells : cells + 2] * size) >> np.uint64(32)

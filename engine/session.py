@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from engine.errors import BundleError, OptionError, ProviderError
+from engine.errors import BundleError, OptionError, ProviderError, first_line
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'sane-engine[cpu]'"),
@@ -50,7 +50,7 @@ class Session:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
-            raise BundleError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+            raise BundleError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
         _require(provider, self._session.get_providers())  # the list above names providers the machine cannot run
         self.path, self.input_name, self.output_name = path, input_name, output_name
         _check(path, "input", self._session.get_inputs(), input_name, input_shape)
@@ -61,7 +61,7 @@ class Session:
         try:
             (output,) = self._session.run([self.output_name], {self.input_name: batch})
         except Exception as error:  # as above
-            raise BundleError(f"ONNX Runtime cannot run {self.path}: {str(error).splitlines()[0]}") from error
+            raise BundleError(f"ONNX Runtime cannot run {self.path}: {first_line(error)}") from error
         if not np.isfinite(output).all():
             raise BundleError(f"{self.path} gives numbers that are not finite for this picture")
         return np.asarray(output)

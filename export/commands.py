@@ -2,12 +2,11 @@
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from engine.attributes import CONFIDENCES
-from engine.errors import EngineError
+from engine.errors import EngineError, failed
 from engine.preprocessing import CHANNEL_ORDERS, FITS, LAYOUTS
 from engine.similarity import METRICS
 from export.checks import check
@@ -33,17 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # imported now: PyTorch takes seconds to load, and `check` does without it
             print(f"wrote {importlib.import_module('export.handlers').run(options)}")
     except EngineError as error:
-        return _failed(str(error))
+        return failed(str(error))
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "onnx", "onnxscript"):
             raise
-        return _failed(f"{error.name} is not installed; pip install 'sane-engine[cpu,export]'")
+        return failed(f"{error.name} is not installed; pip install 'sane-engine[cpu,export]'")
     return 0
-
-
-def _failed(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -85,7 +85,7 @@ class RiseRenderer:
         order = np.argsort(place, kind="stable")
         places, first = np.unique(place[order], return_index=True)
         summed = np.zeros((tall * wide, size * size, count))
-        # masks of one shift lie side by side now; a few shifts at a time, or (N, s*s, R) would grow with N
+        # `order` puts masks of one shift side by side; one shift at a time, or weighted grids (N, s*s, R) would all exist
         for shift, begin, end in zip(places, first, [*first[1:], len(order)], strict=True):
             some = order[begin:end]
             summed[shift] = self.grids[some].reshape(-1, size * size).T.astype(np.float64) @ weights[some]
