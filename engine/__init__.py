@@ -15,15 +15,18 @@ if getattr(kernels, "ORIGIN", None) != "sane-engine":
         "pip uninstall kernels, then install sane-engine again"
     )
 
+from engine.cache import CacheInfo
 from engine.errors import BundleError, EngineError, ImageError, OptionError, OutputError, ProviderError
-from engine.explainer import Explainer, Prepared
+from engine.explainer import Explainer
 from engine.explanation import Explanation
 from engine.lime import Lime, LimePlan
+from engine.prepared import Prepared
 from engine.rise import Rise, RisePlan
 from engine.window import Window, WindowPlan
 
 __all__ = [
     "BundleError",
+    "CacheInfo",
     "EngineError",
     "Explainer",
     "Explanation",

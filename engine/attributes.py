@@ -1,6 +1,7 @@
 """Words for what a saliency map shows: confidence, agreement with the map, prior (SANE.md, Attributes)."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from engine.errors import OptionError
 from kernels.areas import areas
 
 CONFIDENCES = ("softmax", "sigmoid")
+CONSTANT = 1e-12
+"""A map whose deviations are below this part of its largest entry says nothing: they are rounding."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,10 +72,18 @@ class Attribute:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
-    """What the attribute network saw in one picture: confidences (A,) and activation maps (A, h, w), each summing to 1."""
+    """What the attribute network saw in one picture.
+
+    confidences: (A,) float64; maps: (A, h, w) float64 activation maps, each summing to 1
+    """
 
     confidences: np.ndarray
     maps: np.ndarray
+
+    @functools.cached_property
+    def shapes(self) -> np.ndarray:
+        """(A, h * w) float64: the maps as `_standardised`; times such a saliency that is a Pearson correlation."""
+        return _standardised(self.maps.reshape(len(self.maps), -1))
 
 
 def see(table: AttributeTable, activations: np.ndarray) -> Seen:
@@ -83,16 +94,17 @@ def see(table: AttributeTable, activations: np.ndarray) -> Seen:
     return Seen(confidences, _softmax(activations.reshape(count, -1)).reshape(activations.shape))
 
 
-def rank(table: AttributeTable, seen: Seen, saliency: np.ndarray) -> tuple[Attribute, ...]:
-    """Attributes at or above the table's threshold, best first.
+def rank(table: AttributeTable, seen: Seen, saliency: np.ndarray, top: int | None = None) -> tuple[Attribute, ...]:
+    """Attributes at or above the table's threshold, best first; at most `top` of them.
 
     saliency: (H, W); it is averaged to the activation maps' resolution and correlated with each
     """
-    agreement = match(seen.maps, area_mean(saliency, *seen.maps.shape[1:]))
+    agreement = match(seen, area_mean(saliency, *seen.maps.shape[1:]))
     prior = np.zeros(len(table.names)) if table.prior is None else table.prior
     first, second, third = table.weights
     scores = first * seen.confidences + second * agreement + third * prior
-    named = [i for i in np.argsort(-scores, kind="stable") if seen.confidences[i] >= table.threshold]
+    order = np.argsort(-scores, kind="stable")
+    named = order[seen.confidences[order] >= table.threshold][:top]
     return tuple(
         Attribute(
             table.names[i],
@@ -106,14 +118,17 @@ def rank(table: AttributeTable, seen: Seen, saliency: np.ndarray) -> tuple[Attri
     )
 
 
-def match(maps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each map (A, h, w) with the saliency (h, w): (A,); 0 where either is constant."""
-    a = maps.reshape(len(maps), -1).astype(np.float64)
-    s = saliency.reshape(-1).astype(np.float64)
-    a = a - a.mean(1, keepdims=True)
-    s = s - s.mean()
-    norms = np.sqrt((a**2).sum(1) * (s**2).sum())
-    return np.clip(np.divide(a @ s, norms, out=np.zeros(len(a)), where=norms > 0), -1, 1)
+def match(seen: Seen, saliency: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each activation map with the saliency (h, w): (A,); 0 where either is constant."""
+    return np.clip(seen.shapes @ _standardised(saliency.reshape(1, -1))[0], -1, 1)
+
+
+def _standardised(rows: np.ndarray) -> np.ndarray:
+    """(n, k) -> (n, k) float64, each row centred and of unit norm; 0 where it was constant, rounding aside."""
+    centred = rows.astype(np.float64) - rows.mean(1, keepdims=True, dtype=np.float64)
+    norms = np.sqrt(np.square(centred).sum(1, keepdims=True))
+    varies = norms > CONSTANT * np.abs(rows).max(1, keepdims=True)
+    return np.divide(centred, norms, out=np.zeros_like(centred), where=varies)
 
 
 def area_mean(image: np.ndarray, height: int, width: int) -> np.ndarray:

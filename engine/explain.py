@@ -15,6 +15,7 @@ from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
 from engine.lime import Lime
 from engine.methods import METHODS, Method, method_named
+from engine.rise import ESTIMATORS, Rise
 from engine.session import PROVIDERS
 from engine.window import Window
 
@@ -51,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
     add("--method", default="rise", metavar="M", help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     add("--mode", default="fixed", metavar="MODE", help=f"one of {', '.join(MODES)} (default: %(default)s)")
-    add("--masks", type=_whole, metavar="N", help="passes over a picture (default: rise 2000, lime 1000)")
+    add("--masks", type=_whole, metavar="N", help="passes over a picture (default: rise 256 to 1024 as it needs, lime 1000)")
+    add("--estimator", metavar="E", help=f"of rise: {' or '.join(ESTIMATORS)}, the paper's own (default: {ESTIMATORS[0]})")
     add("--seed", type=_whole, metavar="S", help="of the masks (default: 0)")
     add("--condition", metavar="C", help="name or index, for models with conditions")
     add("--top", type=_whole, default=5, metavar="K", help="attributes to print (default: %(default)s)")
@@ -83,7 +85,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def _method(options: argparse.Namespace) -> Method:
     chosen = method_named(options.method)
-    given = {k: v for k, v in (("masks", options.masks), ("seed", options.seed)) if v is not None}
+    given = {k: getattr(options, k) for k in ("masks", "estimator", "seed") if getattr(options, k) is not None}
+    if "estimator" in given and not isinstance(chosen, Rise):
+        raise OptionError(f"--estimator goes with method rise, not {chosen.name}")
     if isinstance(chosen, Lime) and "masks" in given:
         given["samples"] = given.pop("masks")
     if isinstance(chosen, Window) and given:

@@ -15,7 +15,10 @@ from engine.files import write_whole
 from engine.preprocessing import Box
 
 SUFFIXES = (".png", ".html", ".json", ".npz")
-ARRAYS = ("saliency", "reference_saliency", "correspondence", "query_image", "reference_image")
+ARRAYS = (
+    *("saliency", "saliency_error", "reference_saliency", "reference_saliency_error"),
+    *("correspondence", "query_image", "reference_image"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +34,22 @@ class Explanation:
     """Why a query matches a reference.
 
     similarity: of the two whole pictures, by the model's metric
-    saliency: (H, W) float32 over the query as the network saw it; estimator "sane" gives the paper's raw map, which grows
-        with the number of masks and is nearly constant for a cosine: only its shape means anything
-    reference_saliency: (H, W) float32 over the reference; None in mode "fixed"
+    saliency: (H, W) float32 over the query as the network saw it. Estimator "regression": by how much the expected
+        similarity rises where a pixel is shown, independent of the number of masks. "sane": the paper's raw map, which
+        grows with the number of masks and is nearly constant for a cosine: only its shape means anything
+    saliency_error: (16, 16) float32, standard errors of the saliency's means over as many tiles; None where nothing tells
+        them ("sane", fewer than 32 masks)
+    saliency_reliability: estimated correlation of the saliency with its limit for infinitely many masks; None likewise
+    reference_saliency: (H, W) float32 over the reference, with error and reliability as above; None in mode "fixed"
     correspondence: (T, T) float32 in mode "both" with RISE plans: how well tiles match, query by reference, row-major
         on the grid of the masks
     correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
-    attributes: best first, those of at least `attribute_threshold` confidence; phi: the weights they were ranked with
+    attributes: best first, those of at least `attribute_threshold` confidence (the `top` of them, where that was asked for)
+    phi: the weights they were ranked with
     query_image, reference_image: (H, W, 3) uint8 as the network saw them (None: given as an embedding)
     query_box, reference_box: that part of the upright original, (left, top, right, bottom) in its pixels
-    passes: network rows behind it, shared ones and the whole images included
+    passes: network rows behind it, shared ones and the whole images included, padding not
+    threads, batch: of the network runs over masked pictures
     seed: of the masks; None where a plan was handed in
     timings: seconds: `prepare` (shared by every explanation of the query) and `explain`
     notes: what a reader should know
@@ -62,12 +71,18 @@ class Explanation:
     condition: str | None
     provider: str
     precision: str
+    threads: int
+    batch: int
     model: ModelName
     phi: tuple[float, float, float] | None
     attribute_threshold: float | None
     timings: dict[str, float]
     notes: tuple[str, ...] = ()
+    saliency_error: np.ndarray | None = None
+    saliency_reliability: float | None = None
     reference_saliency: np.ndarray | None = None
+    reference_saliency_error: np.ndarray | None = None
+    reference_saliency_reliability: float | None = None
     correspondence: np.ndarray | None = None
     correspondence_reliability: float | None = None
 

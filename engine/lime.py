@@ -45,6 +45,10 @@ class LimePlan:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def first(self, count: int) -> "LimePlan":
+        """The plan's first samples."""
+        return LimePlan(self.segments, self.samples[:count])
+
     def renderer(self, height: int, width: int) -> SegmentRenderer:
         if self.segments.shape != (height, width):
             raise OptionError(f"the plan's segments are {self.segments.shape}, the network sees {(height, width)}")

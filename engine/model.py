@@ -1,6 +1,8 @@
 """A loaded model: verified bundle, open sessions, and everything about pictures and conditions that depends on it."""
 
 import dataclasses
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 from engine import bundle as bundles
 from engine import similarity
 from engine.attributes import Seen, see
+from engine.batching import calibrated_batch, largest_batch
 from engine.errors import ImageError, OptionError
 from engine.images import ImageLike, load
 from engine.manifest import PRECISIONS
@@ -27,6 +30,16 @@ class Picture:
     box: Box
 
 
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """How the network runs over masked pictures. batch: rows of each run; threads: CPU threads within it"""
+
+    provider: str
+    precision: str
+    threads: int
+    batch: int
+
+
 class LoadedModel:
     """Raises BundleError, ProviderError, OptionError."""
 
@@ -36,16 +49,29 @@ class LoadedModel:
         self.preprocessing = self.manifest.preprocessing
         self.provider = provider
         self.precision = precision
-        self.similarity = self._open("similarity", precision, threads)
-        self.attributes = self._open("attributes", "fp32", threads) if self.bundle.attributes else None
+        self.threads = threads or _cores()
+        self.similarity = self._open("similarity", precision)
+        self.attributes = self._open("attributes", "fp32") if self.bundle.attributes else None
+        self._running: Running | None = None
+        self._measuring = threading.Lock()
 
-    def _open(self, role: str, precision: str, threads: int | None) -> Session:
+    @property
+    def running(self) -> Running:
+        """The batch is measured on first use, and is then the same for this model on this machine."""
+        with self._measuring:
+            if self._running is None:
+                setting = (self.bundle.identity, self.provider, self.precision, self.threads)
+                batch = calibrated_batch(self.similarity, self.preprocessing, setting)
+                self._running = Running(self.provider, self.precision, self.threads, batch)
+            return self._running
+
+    def _open(self, role: str, precision: str) -> Session:
         graph = self.manifest.graph(role, precision, "cpu" if self.provider == "cpu" else "gpu")
         if graph is None:
             present = ", ".join(g.precision for g in self.manifest.graphs if g.role == role)
             known = "" if precision in PRECISIONS else f"; known are auto, {', '.join(PRECISIONS)}"
             raise OptionError(f"precision {precision!r} was asked for, this bundle has {present}{known}")
-        return bundles.open_graph(self.bundle, graph, self.provider, threads)
+        return bundles.open_graph(self.bundle, graph, self.provider, self.threads)
 
     def picture(self, image: ImageLike) -> Picture:
         return Picture(*self.preprocessing.fitted(load(image)))
@@ -54,14 +80,18 @@ class LoadedModel:
         """(n, D) float32."""
         if not pictures:
             return np.empty((0, self.manifest.embedding), np.float32)
-        return whole_embeddings(self.similarity, self.preprocessing, [p.pixels for p in pictures])
+        return self._whole(self.similarity, pictures)
 
     def see(self, picture: Picture) -> Seen | None:
         """What the attribute network says; None where the bundle has none."""
         if self.attributes is None or self.bundle.attributes is None:
             return None
-        (activations,) = whole_embeddings(self.attributes, self.preprocessing, [picture.pixels])
+        (activations,) = self._whole(self.attributes, [picture])
         return see(self.bundle.attributes, activations)
+
+    def _whole(self, session: Session, pictures: Sequence[Picture]) -> np.ndarray:
+        pixels = [p.pixels for p in pictures]
+        return whole_embeddings(session, self.preprocessing, pixels, largest_batch(self.preprocessing))
 
     def references(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
         """Pictures (None for those given as embeddings) and embeddings (R, D) float32."""
@@ -128,3 +158,8 @@ class LoadedModel:
         """(D,) float32, before relu."""
         known = self.manifest.conditions
         return None if known is None or condition is None else known.weights[condition]
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

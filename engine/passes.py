@@ -1,5 +1,6 @@
 """The hot loop: plan -> masks drawn onto a reused buffer -> network -> embeddings. Every method goes through here."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,47 +13,51 @@ from kernels.blend import blend
 Progress = Callable[[int, int], None]
 """Called with (network rows done, network rows in all)."""
 
-BATCH_PIXELS = 2**19
-"""Pixels in one batch: enough rows to keep two cores busy, few enough that activations stay in some 100 MB."""
-LARGEST_BATCH = 64
 
+class MaskedPasses:
+    """The passes over one picture behind a plan's masks; its buffers are reused for every batch.
 
-def batch_size(preprocessing: Preprocessing) -> int:
-    """Rows per network run at this picture size: a power of two from 1 to 64."""
-    rows = max(BATCH_PIXELS // (preprocessing.height * preprocessing.width), 1)
-    return int(min(2 ** (rows.bit_length() - 1), LARGEST_BATCH))
-
-
-def masked_embeddings(
-    session: Session,
-    plan: Plan,
-    preprocessing: Preprocessing,
-    image: np.ndarray,
-    baseline: np.ndarray,
-    progress: Progress,
-) -> np.ndarray:
-    """Embeddings (N, D) float32 of `image` behind each of the plan's N masks.
-
-    image, baseline: float32, one picture as the network takes it
+    image, baseline: float32, one picture as the network takes it; batch: rows of every network run, the last one padded
     """
-    renderer = plan.renderer(preprocessing.height, preprocessing.width)
-    total, batch = len(plan), min(len(plan), batch_size(preprocessing))
-    masks = np.empty((batch, preprocessing.height, preprocessing.width), np.float32)
-    rows = np.empty((batch, *image.shape), np.float32)
-    channels_last = preprocessing.layout == "nhwc"
-    embeddings = []
-    for start in range(0, total, batch):
-        count = min(batch, total - start)
-        renderer.masks(start, start + count, out=masks[:count])  # a mask is drawn
-        blend(image, baseline, masks[:count], channels_last, out=rows[:count])
-        embeddings.append(session.run(rows[:count]))  # the network runs
-        progress(start + count, total)
-    return np.concatenate(embeddings)
+
+    def __init__(
+        self,
+        session: Session,
+        plan: Plan,
+        preprocessing: Preprocessing,
+        image: np.ndarray,
+        baseline: np.ndarray,
+        batch: int,
+    ) -> None:
+        self._session, self._image, self._baseline = session, image, baseline
+        self._renderer = plan.renderer(preprocessing.height, preprocessing.width)
+        self._masks = np.empty((batch, preprocessing.height, preprocessing.width), np.float32)
+        self._rows = np.zeros((batch, *image.shape), np.float32)
+        self._channels_last = preprocessing.layout == "nhwc"
+
+    def run(self, start: int, stop: int, until: float | None, progress: Progress, total: int) -> np.ndarray:
+        """Embeddings (n, D) float32 of masks start..stop: all of them, or as many whole batches as end before `until`.
+
+        until: time.perf_counter() at which the caller wants them; the first batch is run in any case
+        total: passes in all, as told to `progress`
+        """
+        batch, embeddings, slowest = len(self._rows), [], 0.0
+        for first in range(start, stop, batch):
+            began = time.perf_counter()
+            if until is not None and first > start and began + slowest > until:
+                break
+            count = min(batch, stop - first)
+            masks, rows = self._masks[:count], self._rows[:count]
+            self._renderer.masks(first, first + count, out=masks)  # a mask is drawn
+            blend(self._image, self._baseline, masks, self._channels_last, out=rows)
+            embeddings.append(self._session.run(self._rows)[:count])  # the network runs
+            slowest = max(slowest, time.perf_counter() - began)
+            progress(first + count, total)
+        return np.concatenate(embeddings)
 
 
-def whole_embeddings(session: Session, preprocessing: Preprocessing, pictures: list[np.ndarray]) -> np.ndarray:
-    """Network output (n, ...) float32 for whole pictures, each (H, W, 3) uint8."""
-    batch = batch_size(preprocessing)
+def whole_embeddings(session: Session, preprocessing: Preprocessing, pictures: list[np.ndarray], batch: int) -> np.ndarray:
+    """Network output (n, ...) float32 for whole pictures, each (H, W, 3) uint8, in runs of at most `batch`."""
     outputs = [
         session.run(preprocessing.normalised(np.stack(pictures[start : start + batch])))
         for start in range(0, len(pictures), batch)

@@ -20,6 +20,9 @@ class Plan(Protocol):
     def __len__(self) -> int:
         """N."""
 
+    def first(self, count: int) -> "Plan":
+        """The plan of its first masks alone; raises OptionError where a part says nothing."""
+
     def renderer(self, height: int, width: int) -> Renderer:
         """Raises OptionError where the plan does not fit the size."""
 

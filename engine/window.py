@@ -29,6 +29,10 @@ class WindowPlan:
     def __len__(self) -> int:
         return self.lattice[0] * self.lattice[1]
 
+    def first(self, count: int) -> "WindowPlan":
+        """Raises OptionError."""
+        raise OptionError(f"{count} windows of a lattice of {len(self)} make no map")
+
     def renderer(self, height: int, width: int) -> WindowRenderer:
         tops, lefts = (s * np.arange(n) - p for s, n, p in zip(self.stride, self.lattice, self.pad, strict=True))
         return WindowRenderer(tops, lefts, self.size, height, width)

@@ -65,11 +65,10 @@ class RiseRenderer:
         tall = np.matmul(self._rows[dy], self.grids[start:stop].astype(np.float32))  # (n, H, s)
         np.matmul(tall, self._columns[dx], out=out)
 
-    def tiles(self) -> np.ndarray:
-        """Each mask averaged over s x s equal tiles of the picture, row-major: (N, s*s) float64."""
-        size = self.grids.shape[1]
-        rows = areas(self.height, size) @ self._rows  # (cy, s, s)
-        columns = self._columns @ areas(self.width, size).T  # (cx, s, s)
+    def tiles(self, parts: int) -> np.ndarray:
+        """Each mask averaged over parts x parts equal tiles of the picture, row-major: (N, parts * parts) float64."""
+        rows = areas(self.height, parts) @ self._rows  # (cy, parts, s)
+        columns = self._columns @ areas(self.width, parts).T  # (cx, s, parts)
         means = rows[self.shifts[:, 0]] @ self.grids.astype(np.float64) @ columns[self.shifts[:, 1]]
         return means.reshape(len(self), -1)
 

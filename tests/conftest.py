@@ -1,5 +1,6 @@
 """Golden values, pictures and bundles that several tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,14 @@ from export import OnnxSource, export_similarity
 
 DATA = Path(__file__).parent / "data"
 IMAGENET = Preprocessing(112, 112, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Batches are measured once per run of the tests, and the user's own cache is left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

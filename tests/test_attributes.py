@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.attributes import AttributeTable, area_mean, match, rank, see
+from engine.attributes import AttributeTable, Seen, area_mean, match, rank, see
 from engine.errors import OptionError
 
 RANDOM = np.random.default_rng(5)
@@ -49,8 +49,8 @@ def test_inverting_the_map_flips_the_sign_of_every_match() -> None:
 
 
 def test_a_constant_map_matches_nothing() -> None:
-    assert not match(ACTIVATIONS, np.full((4, 5), 7.0)).any()
-    assert not match(np.ones((2, 4, 5)), RANDOM.random((4, 5))).any()
+    assert not match(Seen(np.ones(len(ACTIVATIONS)), ACTIVATIONS), np.full((4, 5), 7.0)).any()
+    assert not match(Seen(np.ones(2), np.ones((2, 4, 5))), RANDOM.random((4, 5))).any()
 
 
 def test_without_a_prior_its_weight_counts_as_zero() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from engine import BundleError, Explainer, ImageError, OptionError, ProviderError, Rise, RisePlan
-from engine.passes import batch_size
+from engine.batching import largest_batch
 from engine.preprocessing import Preprocessing
 from engine.session import Session
 from export import TorchSource, export_similarity
@@ -76,7 +76,7 @@ def test_many_references_run_the_masked_rows_once(
 def test_a_bad_reference_is_found_before_the_passes(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.explainer.masked_embeddings", None)  # calling it would be a TypeError
+    monkeypatch.setattr("engine.prepared.MaskedPasses", None)  # calling it would be a TypeError
     for mode in ("fixed", "both"):
         with pytest.raises(ImageError, match="nowhere"):
             explainer.explain_many(golden["query"], [golden["reference"], "nowhere.png"], mode=mode)
@@ -126,7 +126,8 @@ def test_equal_settings_give_identical_maps(explainer: Explainer, golden: dict[s
 def test_progress_counts_every_pass(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
     calls: list[tuple[int, int]] = []
     explainer.prepare(golden["query"], Rise(masks=70), progress=lambda *c: calls.append(c))
-    assert calls == [(32, 70), (64, 70), (70, 70)]
+    batch = explainer.prepare(golden["query"], Rise(masks=2)).running.batch
+    assert calls == [*((done, 70) for done in range(batch, 70, batch)), (70, 70)]
 
 
 class Nhwc(nn.Module):
@@ -149,7 +150,11 @@ def test_an_unusual_model_equals_a_slow_loop(tmp_path: Path) -> None:
     bundle = export_similarity(TorchSource(Nhwc().eval()), preprocessing, tmp_path / "b", metric="euclidean")
     random = np.random.default_rng(1)
     query, reference = (random.integers(0, 256, (50, 30, 3), np.uint8) for _ in range(2))
-    got = Explainer(bundle).prepare(query, Rise(masks=40, grid=5, seed=2), baseline="white").explain(reference)
+    got = (
+        Explainer(bundle)
+        .prepare(query, Rise(masks=40, grid=5, estimator="sane", seed=2), baseline="white")
+        .explain(reference)
+    )
 
     session = ort.InferenceSession(str(bundle / "similarity.fp32.onnx"), providers=["CPUExecutionProvider"])
 
@@ -163,7 +168,7 @@ def test_an_unusual_model_equals_a_slow_loop(tmp_path: Path) -> None:
 
     white = 255 - np.array([103.9, 116.8, 123.7])
     masks = np.empty((40, 40, 32), np.float32)
-    Rise(masks=40, grid=5, seed=2).plan(np.empty((40, 32, 3))).renderer(40, 32).masks(0, 40, masks)
+    Rise(masks=40, grid=5, estimator="sane", seed=2).plan(np.empty((40, 32, 3))).renderer(40, 32).masks(0, 40, masks)
     target, total = embed(network_view(reference)), np.zeros((40, 32))
     for mask in masks[..., None]:
         score = -np.sum((embed(network_view(query) * mask + white * (1 - mask)) - target) ** 2)
@@ -242,4 +247,4 @@ def test_impossible_rise_options_are_refused(fields: dict[str, object]) -> None:
 
 
 def test_batches_shrink_with_the_picture() -> None:
-    assert [batch_size(Preprocessing(s, s)) for s in (16, 64, 112, 224, 2000)] == [64, 64, 32, 8, 1]
+    assert [largest_batch(Preprocessing(s, s)) for s in (16, 64, 112, 224, 2000)] == [64, 64, 32, 8, 2]

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Explainer, Lime, LimePlan, Rise, RisePlan, Window
-from engine.correspondence import correspondence, reliability
+from engine.correspondence import correspondence, reliability, tile_features
 from engine.preprocessing import Preprocessing
 from engine.session import Session
 from export import OnnxSource, export_similarity
@@ -16,6 +16,7 @@ from export import OnnxSource, export_similarity
 SIDE, GRID = 64, 8
 TILE = SIDE // GRID
 PLAIN = Preprocessing(SIDE, SIDE)  # pixels / 255, so that the mean baseline is black
+METHODS = (Rise(masks=1000, estimator="sane"), Rise(), Window(), Lime(samples=300))
 
 
 def bundle(folder: Path, nodes: list[onnx.NodeProto], size: int, metric: str, **tensors: np.ndarray) -> Explainer:
@@ -42,7 +43,7 @@ def blocks() -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["fixed", "both"])
-@pytest.mark.parametrize("method", [Rise(masks=1000), Window(), Lime(samples=300)], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name} {m.estimator}")
 def test_every_method_finds_the_one_region_a_network_sees(method: Rise | Window | Lime, mode: str, tmp_path: Path) -> None:
     top, left, side = 36, 12, 16
     nodes = [
@@ -83,14 +84,15 @@ def tile(picture: np.ndarray, row: int, column: int, colour: tuple[int, int, int
     return row * GRID + column
 
 
-def test_each_planted_tile_matches_its_partner_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [Rise(masks=2000, estimator="sane"), Rise(masks=512)], ids=lambda m: m.estimator)
+def test_each_planted_tile_matches_its_partner_best(method: Rise, tmp_path: Path) -> None:
     """Red matches red and green matches green; white brightens every channel, so it matters to everything."""
     query, reference = (np.zeros((SIDE, SIDE, 3), np.uint8) for _ in range(2))
     red = tile(query, 1, 1, (255, 0, 0)), tile(reference, 6, 6, (255, 0, 0))
     green = tile(query, 5, 2, (0, 255, 0)), tile(reference, 2, 5, (0, 255, 0))
     tile(query, 3, 6, (255, 255, 255))
     tile(reference, 4, 1, (255, 255, 255))
-    explanation = colours(tmp_path, "dot").explain(query, reference, Rise(masks=2000), mode="both")
+    explanation = colours(tmp_path, "dot").explain(query, reference, method, mode="both")
     assert explanation.correspondence.shape == (64, 64)
     for a, b in (red, green):
         assert explanation.correspondence[a].argmax() == b
@@ -122,15 +124,11 @@ def test_a_network_that_hashes_pixels_matches_tiles_at_chance(tmp_path: Path) ->
 
 def test_reliability_is_one_without_noise_and_none_with_too_few_masks() -> None:
     random = np.random.default_rng(1)
-    tiles, features = random.normal(size=(40, 9)), random.normal(size=(40, 4))
-    doubled = [np.repeat(a, 2, axis=0) for a in (tiles, features)]
-    assert reliability(*doubled, *doubled) == pytest.approx(1)
-    assert reliability(tiles, features, tiles[:3], features[:3]) is None
-    others = [random.normal(size=s) for s in ((40, 9), (40, 4))]
-    halves = [
-        correspondence(tiles[i::2], features[i::2], others[0][i::2], others[1][i::2]).ravel().astype(float) for i in (0, 1)
-    ]
-    assert reliability(tiles, features, *others) == pytest.approx(np.corrcoef(halves)[0, 1], abs=1e-6)
+    queries, references = list(random.normal(size=(2, 9, 4))), list(random.normal(size=(2, 16, 4)))
+    assert reliability([queries[0]] * 2, [references[0]] * 2) == pytest.approx(1)
+    assert reliability([], references) is None
+    halves = [correspondence(q, r).ravel().astype(float) for q, r in zip(queries, references, strict=True)]
+    assert reliability(queries, references) == pytest.approx(np.corrcoef(halves)[0, 1], abs=1e-6)
 
 
 def test_correspondence_is_the_formula_written_out() -> None:
@@ -142,16 +140,18 @@ def test_correspondence_is_the_formula_written_out() -> None:
         for j in range(30):
             raw += np.outer(centred[0][i], centred[1][j]) * (e_q[i] @ e_r[j])
     j4, j9 = np.eye(4) - 1 / 4, np.eye(9) - 1 / 9
-    np.testing.assert_allclose(correspondence(phi_q, e_q, phi_r, e_r), j4 @ raw @ j9, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        correspondence(tile_features(phi_q, e_q), tile_features(phi_r, e_r)), j4 @ raw @ j9, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_tiles_are_means_of_the_rendered_masks() -> None:
-    renderer = Rise(masks=5, grid=6).plan(np.empty((50, 35, 3))).renderer(50, 35)
+    renderer = Rise(masks=5, grid=6, estimator="sane").plan(np.empty((50, 35, 3))).renderer(50, 35)
     masks = np.empty((5, 50, 35), np.float32)
     renderer.masks(0, 5, masks)
     fine = np.kron(masks, np.ones((6, 6)))  # pixels cut so that tiles fall on their edges
     expected = fine.reshape(5, 6, 50, 6, 35).mean((2, 4)).reshape(5, 36)
-    np.testing.assert_allclose(renderer.tiles(), expected, atol=1e-6)
+    np.testing.assert_allclose(renderer.tiles(6), expected, atol=1e-6)
 
 
 def test_a_zero_embedding_under_the_baseline_has_similarity_zero(tmp_path: Path) -> None:

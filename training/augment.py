@@ -22,8 +22,8 @@ def plain(pictures: np.ndarray) -> Tensor:
     return normalise(rgb * alpha + (1 - alpha))
 
 
-def augmented(pictures: np.ndarray, generator: torch.Generator) -> Tensor:
-    """(N, 64, 64, 4) uint8 RGBA -> (N, 3, 64, 64) normalised: colours, pose and background jittered.
+def augmented(pictures: np.ndarray, generator: torch.Generator, size: int = 64) -> Tensor:
+    """(N, 64, 64, 4) uint8 RGBA -> (N, 3, size, size) normalised: colours, pose and background jittered.
 
     Contrast 20%, brightness 15%, gain per channel 20%, 10% grey; scale 0.8-1.12, aspect 7%, rotation 10 degrees, shift 10%;
     background white half the time, else one random colour. No flips: left and right hands are different emoji.
@@ -33,7 +33,7 @@ def augmented(pictures: np.ndarray, generator: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    n, _, height, width = x.shape
+    n = len(x)
     rgb, alpha = x[:, :3], x[:, 3:]
     gain = uniform(0.8, 1.2, n, 3, 1, 1) * uniform(0.85, 1.15, n, 1, 1, 1)
     rgb = (((rgb - 0.5) * uniform(0.8, 1.2, n, 1, 1, 1) + 0.5) * gain).clamp(0, 1)
@@ -48,7 +48,7 @@ def augmented(pictures: np.ndarray, generator: torch.Generator) -> Tensor:
         uniform(-0.2, 0.2, n),
     )
     pose[:, 1, 0], pose[:, 1, 1], pose[:, 1, 2] = zoom * angle.sin(), zoom / aspect * angle.cos(), uniform(-0.2, 0.2, n)
-    where = F.affine_grid(pose, [n, 4, height, width], align_corners=False)
+    where = F.affine_grid(pose, [n, 4, size, size], align_corners=False)
     # colours are premultiplied before they are interpolated, or transparent pixels would bleed their hidden colour
     moved = F.grid_sample(torch.cat([rgb * alpha, alpha], 1), where, align_corners=False)
 

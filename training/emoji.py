@@ -45,6 +45,14 @@ NOT_SHOWN = {
 def train_similarity(data: EmojiPair, seed: int, run: Path, schedule: Schedule = SIMILARITY) -> SimilarityNet:
     torch.manual_seed(seed)
     network = SimilarityNet(WIDTH, EMBEDDING).to(memory_format=torch.channels_last)
+    train_contrastive(network, data, seed, run, schedule)
+    return network
+
+
+def train_contrastive(
+    network: nn.Module, data: EmojiPair, seed: int, run: Path, schedule: Schedule, size: int = emoji_data.SIZE
+) -> None:
+    """Train `network`, (N, 3, size, size) -> (N, D), in place: both drawings of an emoji come close, all others apart."""
 
     def batches(randomness: Randomness) -> Iterable[Callable[[], Tensor]]:
         order = randomness.numpy.permutation(data.train)
@@ -53,7 +61,7 @@ def train_similarity(data: EmojiPair, seed: int, run: Path, schedule: Schedule =
 
             def step(chosen: np.ndarray = chosen) -> Tensor:
                 picked = _drawings(data, chosen, randomness)
-                views = [augmented(data.pictures[v][picked], randomness.torch) for v in emoji_data.VENDORS]
+                views = [augmented(data.pictures[v][picked], randomness.torch, size) for v in emoji_data.VENDORS]
                 with bfloat16():
                     embeddings = network(torch.cat(views))
                 return contrastive_loss(embeddings.float(), torch.from_numpy(data.same[chosen]))
@@ -61,7 +69,6 @@ def train_similarity(data: EmojiPair, seed: int, run: Path, schedule: Schedule =
             yield step
 
     train(network, batches, schedule, seed, run)
-    return network
 
 
 def contrastive_loss(embeddings: Tensor, groups: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""How many rows one network run takes: measured once per bundle and machine, then kept."""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from engine.errors import OutputError
+from engine.files import write_whole
+from engine.preprocessing import Preprocessing
+from engine.session import Session
+
+LARGEST_BATCH = 64
+BATCH_PIXELS = 2**19
+"""Pixels in one batch at most: activations stay in some 100 MB."""
+ROUNDS = 3
+SECONDS = 0.5
+"""A calibration that took this long tries no larger batch."""
+
+
+def largest_batch(preprocessing: Preprocessing) -> int:
+    """Rows per network run that memory allows at this picture size: a power of two from 2 to 64."""
+    rows = max(BATCH_PIXELS // (preprocessing.height * preprocessing.width), 2)
+    return int(min(2 ** (rows.bit_length() - 1), LARGEST_BATCH))
+
+
+def calibrated_batch(session: Session, preprocessing: Preprocessing, setting: Sequence[object]) -> int:
+    """The batch with the least time per row, from the cache or measured now and written there.
+
+    setting: what the time depends on beside the machine: model, provider, precision, threads
+    """
+    key = json.dumps([*setting, ort.__version__, processor(), os.cpu_count()]).encode()
+    file = cache_folder() / f"batch-{hashlib.sha256(key).hexdigest()[:32]}.json"
+    largest = largest_batch(preprocessing)
+    try:
+        kept = json.loads(file.read_text())["batch"]
+        if kept in _candidates(largest):
+            return int(kept)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not measured yet, or somebody's damaged file: measured anew
+    batch = _measured(session, preprocessing, largest)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({"batch": batch, "setting": list(setting)}).encode())
+    except (OSError, OutputError):
+        pass  # a cache that cannot be written costs the next process one calibration
+    return batch
+
+
+def cache_folder() -> Path:
+    """Where calibrations are kept: `sane-engine` in $XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sane-engine"
+
+
+def _candidates(largest: int) -> list[int]:
+    return [b for b in (2, 4, 8, 16, 32, 64) if largest // 4 <= b <= largest]
+
+
+def _measured(session: Session, preprocessing: Preprocessing, largest: int) -> int:
+    """Sizes alternate, so that a busy moment hits all of them; the least time of each counts."""
+    candidates, began = _candidates(largest), time.perf_counter()
+    rows = np.zeros((largest, *preprocessing.input_shape), np.float32)
+    best = dict.fromkeys(candidates, np.inf)
+    for _ in range(ROUNDS + 1):  # the first round warms up
+        for batch in candidates:
+            if best[batch] < np.inf and time.perf_counter() - began > SECONDS:
+                continue
+            started = time.perf_counter()
+            session.run(rows[:batch])
+            best[batch] = min(best[batch], (time.perf_counter() - started) / batch)
+    return min(candidates, key=lambda b: best[b])
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,359 @@
+"""Prepare once, explain many: a picture whose passes were run, and the algebra that makes maps of them."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.attributes import Attribute, AttributeTable, Seen, rank
+from engine.correspondence import correspondence, reliability, tile_features
+from engine.errors import OptionError
+from engine.explanation import Explanation, ModelName
+from engine.images import ImageLike
+from engine.methods import Method
+from engine.model import Condition, LoadedModel, Picture, Running
+from engine.passes import MaskedPasses, Progress
+from engine.protocol import LARGEST_PLAN, Plan, require_whole
+from engine.regression import TILES, Estimate, Geometry, Operator, Regression, design, differences
+from engine.rise import BLOCK, Rise, RisePlan
+from engine.stopping import DIRECTIONS, Budget
+
+LEAST_FOR_HALVES = 8
+"""Masks below which two halves of them say nothing."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
+    """References that are known while the passes run: embeddings (R, D) float32 and a condition for each."""
+
+    embeddings: np.ndarray
+    conditions: Sequence[int | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture whose passes were run. Made by `Explainer.prepare`.
+
+    options: the method; drawn: whether its seed drew the masks, or they were handed in; baseline: what hidden pixels became
+    plan: the masks that were run; embeddings: (N, D) float32 of the masked picture, as the network gave them; whole: (D,)
+    float32 of the picture itself; seen: what the attribute network says of it
+    running: how the network ran; seconds: what it took; late: whether a deadline ended the passes
+    """
+
+    model: LoadedModel = dataclasses.field(repr=False)
+    picture: Picture = dataclasses.field(repr=False)
+    options: Method
+    drawn: bool
+    baseline: str
+    plan: Plan = dataclasses.field(repr=False)
+    embeddings: np.ndarray = dataclasses.field(repr=False)
+    whole: np.ndarray = dataclasses.field(repr=False)
+    seen: Seen | None = dataclasses.field(repr=False)
+    running: Running
+    seconds: float
+    late: bool
+
+    @property
+    def estimator(self) -> str:
+        """How maps come from scores; masks handed in know only the published way."""
+        return self.options.estimator if self.drawn else "sane"
+
+    @functools.cached_property
+    def nbytes(self) -> int:
+        """Memory it keeps, what references without a condition need included."""
+        plan = [v for v in vars(self.plan).values() if isinstance(v, np.ndarray)]
+        arrays = [self.picture.pixels, self.embeddings, *plan, *([self.seen.maps, self.seen.shapes] if self.seen else [])]
+        fitted = self._operator.nbytes + self._regression(None).nbytes if self.estimator == "regression" else 0
+        return sum(a.nbytes for a in arrays) + fitted
+
+    def explain(self, other: "ImageLike | Prepared", condition: Condition = None, top: int | None = None) -> Explanation:
+        """The explanation against one reference: an image, its embedding (D,) float32, or a Prepared. See `explain_many`."""
+        return self.explain_many([other], condition, top)[0]
+
+    def explain_many(
+        self,
+        others: "Sequence[ImageLike | Prepared]",
+        condition: Condition | Sequence[Condition] = None,
+        top: int | None = None,
+    ) -> list[Explanation]:
+        """One explanation per reference, in order; costs one network row for each that is an image, else none.
+
+        A reference that is itself prepared is explained in mode "both": each picture's map is against the mean of the
+        other's masked features, and where both were masked by RISE, regions are matched.
+        top: attributes to name at most; None: all that reach the bundle's threshold
+
+        Raises ImageError, OptionError.
+        """
+        require_top(top)
+        conditions = self.model.conditions(condition, len(others))
+        whole = {i: other for i, other in enumerate(others) if not isinstance(other, Prepared)}
+        shown = self.model.references(list(whole.values()))
+        explained = self.against(*shown, [conditions[i] for i in whole], top)
+        found = dict(zip(whole, explained, strict=True))
+        for i, other in enumerate(others):
+            if isinstance(other, Prepared):
+                found[i] = self._both(other, conditions[i], top)
+        return [found[i] for i in range(len(others))]
+
+    def refine(self, masks: int = BLOCK, deadline: float | None = None, progress: Progress | None = None) -> "Prepared":
+        """The same picture after `masks` further passes: equal to preparing it with that many; this object stays as it is.
+
+        deadline: seconds after which to stop with what there is. For method rise with masks drawn from a seed; raises
+        OptionError for others.
+        """
+        if not self.drawn or not isinstance(self.options, Rise):
+            raise OptionError("refine needs method rise with masks drawn from a seed: other plans end where they end")
+        require_whole("masks", masks, 1, LARGEST_PLAN - len(self.plan))
+        wanted = dataclasses.replace(self.options, masks=len(self.plan) + masks)
+        budget = Budget.of(wanted, True, None, deadline)
+        return extended(self, wanted.plan(self.picture.pixels), budget, None, progress)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an .npz file that `Explainer.load_prepared` reads; raises OutputError."""
+        from engine.prepared_file import save_prepared  # noqa: PLC0415 - it knows this class
+
+        save_prepared(self, Path(path))
+
+    def against(
+        self,
+        pictures: Sequence[Picture | None],
+        embeddings: np.ndarray,
+        conditions: Sequence[int | None],
+        top: int | None = None,
+    ) -> list[Explanation]:
+        """Against references shown whole, as `LoadedModel.references` gives them: embeddings (R, D) float32."""
+        began = time.perf_counter()
+        found: dict[int, tuple[float, Estimate]] = {}
+        for chosen in dict.fromkeys(conditions):
+            which = [i for i, c in enumerate(conditions) if c == chosen]
+            features = self.model.reference_features(embeddings[which], chosen)
+            similarities = features @ self.model.query_features(self.whole[None], chosen)[0]
+            estimates = self._estimates(features, chosen)
+            found |= dict(zip(which, zip(similarities.tolist(), estimates, strict=True), strict=True))
+        seconds = (time.perf_counter() - began) / max(len(pictures), 1)
+        return [self._explanation(*found[i], picture, conditions[i], top, seconds) for i, picture in enumerate(pictures)]
+
+    def reliability(self, known: Known | None) -> float:
+        """Estimated correlation of the maps with their limits, mean over references; estimator "regression".
+
+        None stands for references not known yet: the leading directions of the masked embeddings.
+        """
+        if known is None:
+            regression = self._regression(None)
+            return float(regression.reliability(regression.leading(DIRECTIONS)).mean())
+        found = np.ones(len(known.conditions))
+        for chosen in dict.fromkeys(known.conditions):
+            which = [i for i, c in enumerate(known.conditions) if c == chosen]
+            features = self.model.reference_features(known.embeddings[which], chosen)
+            found[which] = self._regression(chosen).reliability(features)
+        return float(found.mean()) if len(found) else 1.0
+
+    def _both(self, other: "Prepared", condition: int | None, top: int | None) -> Explanation:
+        """Against a reference that is masked too, in N + K passes: `mean_j s(a_i, b_j) = <a_i, mean_j b_j>` (SANE.md)."""
+        if other.model.bundle.identity != self.model.bundle.identity:
+            raise OptionError("the two pictures were prepared with different models")
+        began, model = time.perf_counter(), self.model
+        mine, theirs = (
+            side._estimates(model.reference_features(beside.embeddings, condition).mean(0, keepdims=True), condition)[0]
+            for side, beside in ((self, other), (other, self))
+        )
+        whole = model.reference_features(other.whole[None], condition)
+        similarity = (model.query_features(self.whole[None], condition) @ whole.T).item()
+        matched: dict[str, Any] = {}
+        if isinstance(self.plan, RisePlan) and isinstance(other.plan, RisePlan):
+            sides = self._tile_features(True, condition), other._tile_features(False, condition)
+            matched["correspondence"] = correspondence(sides[0][0], sides[1][0])
+            matched["correspondence_reliability"] = reliability(sides[0][1:], sides[1][1:])
+        seconds = time.perf_counter() - began
+        explanation = self._explanation(similarity, mine, other.picture, condition, top, seconds)
+        return dataclasses.replace(
+            explanation,
+            mode="both",
+            reference_saliency=theirs.saliency,
+            reference_saliency_error=theirs.error,
+            reference_saliency_reliability=theirs.reliability,
+            passes=explanation.passes + len(other.plan),
+            timings={"prepare": self.seconds + other.seconds, "explain": seconds},
+            **matched,
+        )
+
+    def _estimates(self, references: np.ndarray, condition: int | None) -> list[Estimate]:
+        """Maps against references (R, F), factors of the similarity."""
+        if self.estimator == "regression":
+            return self._regression(condition).estimates(references)
+        scores = self.model.query_features(self.embeddings, condition) @ references.T
+        return [Estimate(saliency) for saliency in self.plan.maps(scores, *self._size)]  # the map is summed
+
+    def _tile_features(self, as_query: bool, condition: int | None) -> list[np.ndarray]:
+        """What showing a tile does to the features, (T, F): of all masks, and where there are enough, of two halves of them.
+
+        T: cells of the plan's grid; features: the query's factor of the similarity, or the reference's
+        """
+        plan, parts = self._rise_plan, self._rise_plan.grids.shape[1]
+        factor = self.model.query_features if as_query else self.model.reference_features
+        features = factor(self.embeddings, condition)
+        some = [slice(None), slice(0, None, 2), slice(1, None, 2)] if len(plan) >= LEAST_FOR_HALVES else [slice(None)]
+        if self.estimator == "sane":
+            tiles = plan.renderer(*self._size).tiles(parts)
+            return [tile_features(tiles[half], features[half]) for half in some]
+        z, plain, rows = differences(features), self._plain_differences, self._operator.design
+        operators = [self._operator, *(Operator.fitted(rows[half], plain[half]) for half in some[1:])]
+        return [Regression(o, self._geometry, z[half]).tiles(parts) for o, half in zip(operators, some, strict=True)]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        height, width = self.picture.pixels.shape[:2]
+        return height, width
+
+    @property
+    def _rise_plan(self) -> RisePlan:
+        if not isinstance(self.plan, RisePlan):
+            raise TypeError(f"{type(self.plan).__name__} has no grid")  # callers ask for RISE plans alone
+        return self.plan
+
+    @functools.cached_property
+    def _geometry(self) -> Geometry:
+        return Geometry.of(*self._size, self._rise_plan.grids.shape[1])
+
+    @functools.cached_property
+    def _operator(self) -> Operator:
+        tiles = self._rise_plan.renderer(*self._size).tiles(TILES)
+        return Operator.fitted(design(tiles), self._plain_differences)
+
+    @property
+    def _plain_differences(self) -> np.ndarray:
+        """(P, D): what the operator is fitted on, whatever the condition."""
+        features = self.model.query_features(self.embeddings, None)
+        return differences(features[:, : self.embeddings.shape[1]])  # for squared distances, the vectors alone
+
+    @functools.cached_property
+    def _regressions(self) -> dict[int | None, Regression]:
+        return {}
+
+    def _regression(self, condition: int | None) -> Regression:
+        if condition not in self._regressions:  # two threads may both make it; they make the same
+            z = differences(self.model.query_features(self.embeddings, condition))
+            self._regressions[condition] = Regression(self._operator, self._geometry, z)
+        return self._regressions[condition]
+
+    def _explanation(
+        self,
+        similarity: float,
+        estimate: Estimate,
+        reference: Picture | None,
+        condition: int | None,
+        top: int | None,
+        seconds: float,
+    ) -> Explanation:
+        model, table = self.model, self.model.bundle.attributes
+        attributes = rank(table, self.seen, estimate.saliency, top) if table and self.seen else ()
+        return Explanation(
+            similarity=similarity,
+            saliency=estimate.saliency,
+            saliency_error=estimate.error,
+            saliency_reliability=estimate.reliability,
+            attributes=attributes,
+            query_image=self.picture.pixels,
+            query_box=self.picture.box,
+            reference_image=None if reference is None else reference.pixels,
+            reference_box=None if reference is None else reference.box,
+            condition=model.condition_name(condition),
+            method=self.options.name,
+            mode="fixed",
+            estimator=self.estimator,
+            baseline=self.baseline,
+            seed=self.options.seed if self.drawn else None,
+            passes=len(self.plan) + 1 + (reference is not None),
+            **vars(self.running),
+            model=ModelName(model.manifest.name, model.bundle.identity),
+            phi=table.weights if table else None,
+            attribute_threshold=table.threshold if table else None,
+            notes=_notes(table, attributes, self.late),
+            timings={"prepare": self.seconds, "explain": seconds},
+        )
+
+
+def prepared_picture(
+    model: LoadedModel,
+    picture: Picture,
+    options: Method,
+    plan: Plan | None,
+    baseline: str | None,
+    budget: Budget,
+    known: Known | None,
+    progress: Progress | None,
+) -> Prepared:
+    """plan, baseline: None: the method's own; known: references that decide what is enough, None: none yet"""
+    began = time.perf_counter()
+    nothing = Prepared(
+        model=model,
+        picture=picture,
+        options=options,
+        drawn=plan is None,
+        baseline=options.baseline if baseline is None else baseline,
+        plan=options.plan(picture.pixels) if plan is None else plan,
+        embeddings=np.empty((0, model.manifest.embedding), np.float32),
+        whole=model.embed([picture])[0],
+        seen=model.see(picture),
+        running=model.running,
+        seconds=0.0,
+        late=False,
+    )
+    prepared = dataclasses.replace(nothing, seconds=time.perf_counter() - began)
+    return extended(prepared, nothing.plan, budget, known, progress)
+
+
+def extended(before: Prepared, plan: Plan, budget: Budget, known: Known | None, progress: Progress | None) -> Prepared:
+    """`before` with the plan's further masks run, until the budget says enough; the plan begins with what `before` ran."""
+    began, model, show = time.perf_counter(), before.model, progress or _silent
+    preprocessing, pixels = model.preprocessing, before.picture.pixels
+    passes = MaskedPasses(
+        model.similarity,
+        plan,
+        preprocessing,
+        preprocessing.normalised(pixels),
+        preprocessing.baseline(before.baseline, pixels),
+        before.running.batch,
+    )
+    now = before
+    for goal in budget.goals(len(before.embeddings), len(plan)):
+        new = passes.run(len(now.embeddings), goal, budget.until, show, len(plan))
+        done = len(now.embeddings) + len(new)
+        now = dataclasses.replace(
+            now,
+            plan=plan if done == len(plan) else plan.first(done),
+            embeddings=np.concatenate([now.embeddings, new]),
+            late=done < goal,
+        )
+        if now.late or (budget.tolerance is not None and now.reliability(known) >= budget.tolerance):
+            break
+    if len(now.embeddings) < len(plan):
+        show(len(now.embeddings), len(now.embeddings))  # that was all
+    object.__setattr__(now, "seconds", before.seconds + time.perf_counter() - began)  # a copy would lose the fitted operator
+    return now
+
+
+def require_top(top: int | None) -> None:
+    """Raises OptionError."""
+    if top is not None:
+        require_whole("top", top, 0, LARGEST_PLAN)
+
+
+def _notes(table: AttributeTable | None, attributes: tuple[Attribute, ...], late: bool) -> tuple[str, ...]:
+    notes = ["the deadline ended the passes early: see the map's error"] if late else []
+    if table is None:
+        return (*notes, "this bundle has no attribute network: no words")
+    if not attributes:
+        notes.append(f"no attribute is named: none reaches confidence {table.threshold:g}")
+    if table.prior is None:
+        notes.append("this bundle has no attribute prior: phi_3 counts as 0")
+    return tuple(notes)
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress is shown unless a caller asks for it."""

@@ -1,0 +1,61 @@
+"""When enough masks were run: what a caller allows, and the numbers of masks after which the stopping rule looks."""
+
+import dataclasses
+import math
+import time
+
+from engine.errors import OptionError
+from engine.methods import Method
+from engine.rise import AUTO, BLOCK, Rise
+
+TOLERANCE = 0.96
+"""Estimated correlation with the limit at which masks="auto" stops: what 2000 masks of the published procedure reach on
+real pictures, in the mean and at the tenth percentile (docs/estimator.md)."""
+DIRECTIONS = 12
+"""Leading directions of the embeddings that stand for references not known yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """When passes may end before the plan does.
+
+    tolerance: estimated correlation with the limit that is enough; until: time.perf_counter() at which the caller wants the
+    answer; None: no such end
+    """
+
+    tolerance: float | None = None
+    until: float | None = None
+
+    @classmethod
+    def of(cls, options: Method, drawn: bool, tolerance: float | None, deadline: float | None) -> "Budget":
+        """For a call that begins now. deadline: seconds. Raises OptionError for what the method cannot do."""
+        regression = drawn and options.estimator == "regression"
+        if tolerance is not None:
+            if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance <= 1:
+                raise OptionError(f"tolerance is a correlation, above 0 and at most 1, got {tolerance!r}")
+            if not regression:
+                raise OptionError(
+                    "tolerance needs estimator 'regression' and masks drawn from a seed: no other tells its error"
+                )
+        elif regression and isinstance(options, Rise) and options.masks == "auto":
+            tolerance = TOLERANCE
+        if deadline is None:
+            return cls(tolerance)
+        if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline < math.inf:
+            raise OptionError(f"deadline is a number of seconds above 0, got {deadline!r}")
+        if options.name == "window":
+            raise OptionError("deadline does not apply to method window, whose windows all count")
+        return cls(tolerance, time.perf_counter() + deadline)
+
+    def share(self, pictures: int) -> "Budget":
+        """For the first of so many pictures, the time that is left divided evenly."""
+        if self.until is None:
+            return self
+        now = time.perf_counter()
+        return dataclasses.replace(self, until=now + (self.until - now) / pictures)
+
+    def goals(self, done: int, total: int) -> list[int]:
+        """Numbers of masks after which to look, `done` being run already: from 256 in steps of a block, or all at once."""
+        if self.tolerance is None:
+            return [total]
+        return [*(g for g in range(AUTO[0], total, BLOCK) if g > done), total]
