@@ -188,8 +188,8 @@ class Explainer:
         plan: masks to use instead of drawing them from the method's seed; a plan of another method decides the method, and
             the estimator is "sane"
         tolerance: stop when the estimated correlation of the maps with their limits reaches it, looking after 256 masks and
-            each 128 more; judged on the leading directions of the masked embeddings. For estimator "regression"; None: 0.96
-            for masks="auto", else every mask is run
+            then where it should be reached; judged on the leading directions of the masked embeddings. For estimator
+            "regression"; None: 0.96 for masks="auto", else every mask is run
         deadline: seconds from now after which to stop with what there is, one batch of masks at the least; the fit of the
             maps comes on top. Not for method window
 
@@ -212,10 +212,11 @@ class Explainer:
         progress: Progress | None,
     ) -> Prepared:
         """From the cache, where there is one, or prepared now."""
-        key = (hashlib.sha256(picture.pixels.tobytes()).digest(), picture.box, options, baseline, budget.tolerance)
+        hidden = options.baseline if baseline is None else baseline
+        key = (hashlib.sha256(picture.pixels.tobytes()).digest(), picture.box, options, hidden, budget.tolerance)
         found = self._cache.get(key) if self._cache.limit else None
         if found is None:
-            found = prepared_picture(self._model, picture, options, None, baseline, budget, known, progress)
+            found = prepared_picture(self._model, picture, options, None, hidden, budget, known, progress)
             if self._cache.limit and not found.late:
                 self._cache.put(key, found)
         return found

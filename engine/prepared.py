@@ -320,8 +320,8 @@ def extended(before: Prepared, plan: Plan, budget: Budget, known: Known | None, 
         preprocessing.baseline(before.baseline, pixels),
         before.running.batch,
     )
-    now = before
-    for goal in budget.goals(len(before.embeddings), len(plan)):
+    now, goal = before, budget.goal(len(before.embeddings), None, len(plan))
+    while goal is not None:
         new = passes.run(len(now.embeddings), goal, budget.until, show, len(plan))
         done = len(now.embeddings) + len(new)
         now = dataclasses.replace(
@@ -330,8 +330,8 @@ def extended(before: Prepared, plan: Plan, budget: Budget, known: Known | None, 
             embeddings=np.concatenate([now.embeddings, new]),
             late=done < goal,
         )
-        if now.late or (budget.tolerance is not None and now.reliability(known) >= budget.tolerance):
-            break
+        enough = now.late or budget.tolerance is None
+        goal = None if enough else budget.goal(done, now.reliability(known), len(plan))
     if len(now.embeddings) < len(plan):
         show(len(now.embeddings), len(now.embeddings))  # that was all
     object.__setattr__(now, "seconds", before.seconds + time.perf_counter() - began)  # a copy would lose the fitted operator

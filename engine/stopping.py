@@ -1,4 +1,4 @@
-"""When enough masks were run: what a caller allows, and the numbers of masks after which the stopping rule looks."""
+"""When enough masks were run: what a caller allows, and after how many masks the stopping rule looks."""
 
 import dataclasses
 import math
@@ -54,8 +54,17 @@ class Budget:
         now = time.perf_counter()
         return dataclasses.replace(self, until=now + (self.until - now) / pictures)
 
-    def goals(self, done: int, total: int) -> list[int]:
-        """Numbers of masks after which to look, `done` being run already: from 256 in steps of a block, or all at once."""
+    def goal(self, done: int, reliability: float | None, total: int) -> int | None:
+        """How many masks to run next before looking again, those `done` included; None: enough.
+
+        reliability: estimated correlation r of the maps with their limits after `done` masks. What the noise adds to a map,
+        1 - r^2 in parts of its variance, falls as 1 / masks: that tells where the tolerance will be reached.
+        """
+        if done >= total or (reliability is not None and self.tolerance is not None and reliability >= self.tolerance):
+            return None
         if self.tolerance is None:
-            return [total]
-        return [*(g for g in range(AUTO[0], total, BLOCK) if g > done), total]
+            return total
+        if reliability is None:
+            return min(max(AUTO[0], done + 1), total)
+        needed = done * (1 - reliability**2) / max(1 - self.tolerance**2, 1e-9)
+        return min(max(BLOCK * int(min(needed, total) // BLOCK), done + BLOCK), total)

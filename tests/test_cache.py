@@ -1,0 +1,126 @@
+"""Prepared queries, kept in memory and on disk; attributes as objects for the best alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import Explainer, Lime, OptionError, OutputError, Prepared, Rise, Window
+from engine.session import Session
+
+PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
+NAMES = ("cat", "couple", "gesture", "bandage")
+QUERIES = [PICTURES / f"{name}-noto.png" for name in NAMES]
+OTHER = PICTURES / "cat-twemoji.png"
+
+
+def test_a_query_is_prepared_once_for_all_its_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    run = Session.run
+    explainer = Explainer(precision="fp32", cache_bytes=2**26)
+    first = explainer.explain(QUERIES[0], OTHER)
+    monkeypatch.setattr(Session, "run", lambda self, batch: rows.append(len(batch)) or run(self, batch))
+    again = explainer.explain(QUERIES[0], OTHER)
+    assert rows == [1]  # the reference
+    np.testing.assert_array_equal(first.saliency, again.saliency)
+    assert explainer.prepare(QUERIES[0]).explain(OTHER).passes == first.passes
+    info = explainer.cache_info()
+    assert (info.hits, info.misses, info.entries) == (2, 1, 1)
+    assert info.hit_rate == pytest.approx(2 / 3)
+    assert 0 < info.bytes <= info.limit == 2**26
+    # whatever changes the passes is another entry; a condition, another reference or `top` is not
+    for changed in ({"method": Rise(seed=1)}, {"baseline": "white"}, {"tolerance": 0.9}, {"method": Lime(samples=20)}):
+        explainer.explain(QUERIES[0], OTHER, **changed)
+    assert explainer.cache_info().misses == 5
+    explainer.explain_many(QUERIES[0], [OTHER, QUERIES[1]], top=1)
+    explainer.explain(QUERIES[0], OTHER, baseline="mean")  # the method's own, said aloud
+    assert explainer.cache_info().misses == 5
+    late = explainer.prepare(QUERIES[2], Rise(masks=1024), deadline=1e-6)
+    assert late.late
+    assert not explainer.prepare(QUERIES[2], Rise(masks=1024)).late
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    size = Explainer(precision="fp32").prepare(QUERIES[0], Rise(masks=64)).nbytes
+    explainer = Explainer(precision="fp32", cache_bytes=int(2.5 * size))
+    for i in (0, 1, 0, 2):  # 1 makes room for 2
+        explainer.prepare(QUERIES[i], Rise(masks=64))
+    assert (explainer.cache_info().entries, explainer.cache_info().hits) == (2, 1)
+    explainer.prepare(QUERIES[0], Rise(masks=64))
+    assert explainer.cache_info().hits == 2
+    explainer.prepare(QUERIES[1], Rise(masks=64))
+    assert explainer.cache_info().hits == 2
+    assert explainer.cache_info().bytes <= explainer.cache_info().limit
+    before = explainer.cache_info().bytes
+    explainer.prepare(QUERIES[3], Rise(masks=4000, estimator="sane"))  # larger than the cache
+    assert explainer.cache_info().bytes == before
+    none = Explainer(precision="fp32")
+    none.prepare(QUERIES[0], Rise(masks=64))
+    assert (none.cache_info().entries, none.cache_info().misses) == (0, 0)
+    with pytest.raises(OptionError, match="cache_bytes"):
+        Explainer(cache_bytes=-1)
+
+
+def test_what_is_said_to_be_held_is_held() -> None:
+    prepared = Explainer(precision="fp32").prepare(QUERIES[0], Rise(masks=256))
+    operator, regression = prepared._operator, prepared._regression(None)
+    held = [
+        prepared.embeddings,
+        operator.design,
+        operator.coefficients,
+        operator.left_out,
+        regression._weights,
+        regression._residuals,
+    ]
+    assert sum(a.nbytes for a in held) < prepared.nbytes < 1.1 * sum(a.nbytes for a in held)
+
+
+@pytest.mark.parametrize(
+    "method", [Rise(), Rise(masks=50, estimator="sane"), Lime(samples=30), Window()], ids=lambda m: f"{m.name} {m.estimator}"
+)
+def test_a_saved_query_explains_as_before(method: Rise | Lime | Window, tmp_path: Path) -> None:
+    explainer = Explainer(precision="fp32")
+    prepared = explainer.prepare(QUERIES[0], method, baseline="white")
+    prepared.save(tmp_path / "query.npz")
+    loaded = Explainer(precision="fp32").load_prepared(tmp_path / "query.npz")
+    assert isinstance(loaded, Prepared)
+    one, other = prepared.explain(OTHER), loaded.explain(OTHER)
+    np.testing.assert_array_equal(one.saliency, other.saliency)
+    assert {k: v for k, v in one.to_dict().items() if k != "timings"} == {
+        k: v for k, v in other.to_dict().items() if k != "timings"
+    }
+    if method == Rise():
+        np.testing.assert_array_equal(loaded.refine().embeddings, prepared.refine().embeddings)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+    prepared = Explainer(precision="fp32").prepare(QUERIES[0], Rise(masks=4))
+    file = tmp_path / "query.npz"
+    prepared.save(file)
+    with pytest.raises(OptionError, match="another model"):
+        Explainer(tiny_bundle).load_prepared(file)
+    with pytest.raises(OutputError, match="not a prepared query"):
+        Explainer().load_prepared(tmp_path / "missing.npz")
+    (tmp_path / "broken.npz").write_bytes(file.read_bytes()[:-400])
+    with pytest.raises(OutputError, match="not a prepared query"):
+        Explainer().load_prepared(tmp_path / "broken.npz")
+    prepared.explain(OTHER).save(tmp_path / "explanation.npz")
+    with pytest.raises(OutputError, match="not a prepared query"):
+        Explainer().load_prepared(tmp_path / "explanation.npz")
+    with pytest.raises(OutputError, match=r"\.npz"):
+        prepared.save(tmp_path / "query.json")
+    with np.load(file) as data:
+        arrays = {name: data[name] for name in data}
+    arrays["embeddings"] = arrays["embeddings"][:-1]
+    np.savez(tmp_path / "short.npz", **arrays)
+    with pytest.raises(OutputError, match="do not fit"):
+        Explainer(precision="fp32").load_prepared(tmp_path / "short.npz")
+
+
+def test_top_makes_objects_of_the_best_alone() -> None:
+    prepared = Explainer(precision="fp32").prepare(QUERIES[0], Rise(masks=64))
+    every = prepared.explain(OTHER).attributes
+    assert len(every) >= 2
+    for top in (0, 1, 2, 100):
+        best = prepared.explain(OTHER, top=top).attributes
+        assert [a.name for a in best] == [a.name for a in every[:top]]

@@ -1,0 +1,184 @@
+"""The regression estimator: balanced masks, closed-form covariance, a linear operator, and errors that tell the truth."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import OptionError, Rise
+from engine.regression import GROUPS, TILES, Geometry, Operator, Regression, design, differences, groups
+from engine.rise import RisePlan, draw_balanced
+from kernels.areas import areas
+
+SIZE = (48, 40)
+
+
+def tiles(plan: RisePlan) -> np.ndarray:
+    return plan.renderer(*SIZE).tiles(TILES)
+
+
+@given(grid=st.integers(1, 16), count=st.integers(1, 300), seed=st.integers(0, 2**64 - 1))
+@settings(max_examples=25, deadline=None)
+def test_masks_come_with_their_complements_and_fewer_are_the_first_of_more(grid: int, count: int, seed: int) -> None:
+    options = Rise(grid=grid, seed=seed)
+    plan, more = draw_balanced(options, count, *SIZE), draw_balanced(options, count + 77, *SIZE)
+    pairs = count // 2
+    np.testing.assert_array_equal(plan.grids[1 : 2 * pairs : 2], ~plan.grids[: 2 * pairs : 2])
+    np.testing.assert_array_equal(plan.shifts[1 : 2 * pairs : 2], plan.shifts[: 2 * pairs : 2])
+    np.testing.assert_array_equal(plan.grids, more.grids[:count])
+    np.testing.assert_array_equal(plan.shifts, more.shifts[:count])
+    plan.renderer(*SIZE)  # the shifts lie within the cells
+
+
+def test_a_block_shows_any_two_cells_in_all_four_ways_equally_often() -> None:
+    for grid in (5, 8):
+        cells = draw_balanced(Rise(grid=grid, seed=3), 128, *SIZE).grids.reshape(128, -1)
+        assert (cells.sum(0) == 64).all()
+        together = cells.T.astype(int) @ cells
+        assert (together[~np.eye(len(together), dtype=bool)] == 32).all()
+
+
+def test_balanced_masks_are_the_same_for_ever_and_spread_evenly() -> None:
+    plan = draw_balanced(Rise(seed=42), 256, 112, 112)
+    digest = hashlib.sha256(np.packbits(plan.grids).tobytes() + plan.shifts.astype("<i4").tobytes()).hexdigest()
+    assert digest[:16] == "bf6287de6d889077"
+    many = draw_balanced(Rise(seed=0), 12800, 112, 80)
+    counts = np.bincount(many.shifts[:, 0], minlength=14), np.bincount(many.shifts[:, 1], minlength=10)
+    for count in counts:
+        assert abs(count / count.mean() - 1).max() < 0.2
+    blocks = many.grids.reshape(100, 128, 64)
+    assert len(np.unique(np.packbits(blocks, axis=-1).reshape(100, -1), axis=0)) == 100
+    assert abs(blocks[:, 0].mean(0) - 0.5).max() < 0.25  # no cell is tied to a place in the block
+
+
+def test_the_population_covariance_is_that_of_rendered_masks() -> None:
+    options = Rise(estimator="sane", masks=20000, seed=5)
+    renderer = options.plan(np.empty((*SIZE, 3))).renderer(*SIZE)
+    masks = np.empty((20000, *SIZE), np.float32)
+    renderer.masks(0, 20000, masks)
+    means = renderer.tiles(TILES)
+    geometry = Geometry.of(*SIZE, 8)
+    some = [3, 100, 250]
+    sampled = np.einsum("nhw,nt->thw", masks - masks.mean(0), means[:, some] - 0.5) / len(masks)
+    closed = geometry.maps(np.eye(TILES**2)[some]) / 2  # maps divide by E[m] = 1/2
+    assert np.corrcoef(sampled.ravel(), closed.ravel())[0, 1] > 0.99
+    assert (sampled * closed).sum() / np.square(closed).sum() == pytest.approx(1, abs=0.02)
+    coarse = geometry.maps(np.eye(TILES**2)[some])
+    averaged = areas(SIZE[0], TILES) @ coarse @ areas(SIZE[1], TILES).T
+    np.testing.assert_allclose(geometry.tiles(np.eye(TILES**2)[some]), averaged.reshape(3, -1), atol=1e-7)
+
+
+def test_left_out_groups_are_those_of_fits_without_them() -> None:
+    """With fewer tiles than pairs the penalty matrix can be read off the operator, and the fits done anew."""
+    random = np.random.default_rng(0)
+    rows, z = random.normal(size=(50, 6)), random.normal(size=(50, 3))
+    operator = Operator.fitted(rows, z)
+    inverse = operator.coefficients @ rows @ np.linalg.inv(rows.T @ rows)  # (X^T X + L)^-1
+    penalty = np.linalg.inv(inverse) - rows.T @ rows
+    assert np.linalg.eigvalsh((penalty + penalty.T) / 2).min() > 0
+    whole = operator.coefficients @ z
+    residuals = z - rows @ whole
+    for group in groups(50):
+        kept = np.delete(np.arange(50), np.arange(50)[group])
+        without = np.linalg.solve(rows[kept].T @ rows[kept] + penalty, rows[kept].T @ z[kept])
+        np.testing.assert_allclose(whole - operator.left_out[:, group] @ residuals[group], without, atol=1e-9)
+
+
+def test_groups_cover_every_pair_once() -> None:
+    for pairs in (1, 15, 16, 17, 128, 500):
+        covered = np.concatenate([np.arange(pairs)[g] for g in groups(pairs)])
+        np.testing.assert_array_equal(covered, np.arange(pairs))
+        assert len(groups(pairs)) == min(pairs, GROUPS)
+
+
+def planted(seed: int, masks: int, noise: float) -> tuple[Regression, np.ndarray, np.ndarray]:
+    """A regression of F = 40 smooth functions of the tiles plus interactions of three of them, and their limits (F, T*T)."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:TILES, :TILES] / TILES
+    centres, widths = random.uniform(0.1, 0.9, (2, 40)), random.uniform(0.05, 0.2, 40)
+    slopes = np.stack(
+        [np.exp(-((y - a) ** 2 + (x - b) ** 2) / w**2).ravel() for a, b, w in zip(*centres, widths, strict=True)]
+    ) * random.choice([-1, 1], (40, 1))
+    slopes /= np.sqrt(np.square(slopes).sum(1, keepdims=True))
+    plan = draw_balanced(Rise(seed=seed), masks, *SIZE)
+    means = tiles(plan) - 0.5
+    triple = random.integers(0, TILES**2, (40, 3))
+    interactions = means[:, triple[:, 0]] * means[:, triple[:, 1]] * means[:, triple[:, 2]] * 20
+    scores = means @ slopes.T + interactions + noise * random.normal(size=(masks, 40))
+    z = differences(scores)
+    regression = Regression(Operator.fitted(design(means + 0.5), z), Geometry.of(*SIZE, 8), z)
+
+    population = tiles(draw_balanced(Rise(seed=seed + 10**6), 12800, *SIZE)) - 0.5
+    triples = population[:, triple[:, 0]] * population[:, triple[:, 1]] * population[:, triple[:, 2]] * 20
+    limits = 2 * (population.T @ (population @ slopes.T + triples) / len(population)).T  # Cov / E[m]
+    return regression, limits, scores
+
+
+def test_nine_intervals_in_ten_cover_the_truth() -> None:
+    shares = []
+    for seed in range(3):
+        for masks in (256, 512):
+            regression, limits, _ = planted(seed, masks, noise=0.5)
+            estimates = regression.estimates(np.eye(40))
+            got = regression._geometry.tiles(regression._coefficients(np.eye(40)))
+            error = np.stack([e.error.ravel() for e in estimates])
+            shares.append(np.mean(np.abs(got - limits) <= 1.645 * error))
+    assert 0.80 < np.mean(shares) < 0.97
+    assert min(shares) > 0.75
+
+
+def test_reliability_is_the_correlation_with_the_limit() -> None:
+    told, true = [], []
+    for noise in (0.1, 0.5, 1.5):
+        regression, limits, _ = planted(7, 256, noise)
+        got = regression._geometry.tiles(regression._coefficients(np.eye(40)))
+        true.append(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(got, limits, strict=True)]))
+        told.append(regression.reliability(np.eye(40)).mean())
+    np.testing.assert_allclose(told, true, atol=0.06)
+    assert true[0] > 0.95
+    assert true[2] < 0.9
+
+
+def test_the_bias_vanishes_below_the_standard_error() -> None:
+    for masks, most in ((256, 0.5), (8192, 0.25)):
+        regression, limits, _ = planted(1, masks, noise=1.0)
+        got = regression._geometry.tiles(regression._coefficients(np.eye(40)))
+        # the mean over functions of the amplitude along each one's own limit: noise averages out of it, bias does not
+        slope = ((got * limits).sum(1) / np.square(limits).sum(1)).mean()
+        error = np.stack([e.error.ravel() for e in regression.estimates(np.eye(40))])
+        relative = np.sqrt(np.square(error).sum(1) / np.square(limits).sum(1)).mean()
+        assert abs(slope - 1) < most * relative
+
+
+def test_maps_are_linear_in_the_scores() -> None:
+    regression, _, scores = planted(2, 256, noise=0.3)
+    a, b = np.random.default_rng(3).normal(size=(2, 40))
+    one, other, sum_ = regression.estimates(np.stack([a, b, 2 * a - 3 * b]))
+    np.testing.assert_allclose(sum_.saliency, 2 * one.saliency - 3 * other.saliency, atol=1e-5)
+    shifted = Regression(regression._operator, regression._geometry, differences(scores + 5))
+    np.testing.assert_allclose(shifted.estimates(a[None])[0].saliency, one.saliency, atol=1e-6)
+
+
+def test_few_masks_tell_no_error_and_constant_scores_no_map() -> None:
+    few = draw_balanced(Rise(), 30, *SIZE)
+    z = np.random.default_rng(0).normal(size=(15, 4))
+    estimate = Regression(Operator.fitted(design(tiles(few)), z), Geometry.of(*SIZE, 8), z).estimates(np.eye(4))[0]
+    assert estimate.saliency.shape == SIZE
+    assert estimate.error is None
+    assert estimate.reliability is None
+    plan = draw_balanced(Rise(), 64, *SIZE)
+    flat = Regression(Operator.fitted(design(tiles(plan)), np.zeros((32, 4))), Geometry.of(*SIZE, 8), np.zeros((32, 4)))
+    estimate = flat.estimates(np.eye(4))[0]
+    assert not estimate.saliency.any()
+    assert not estimate.error.any()
+    assert estimate.reliability == 0
+
+
+@pytest.mark.parametrize("fields", [{"p": 0.4}, {"grid": 17}, {"masks": 1}, {"masks": "many"}, {"estimator": "ridge"}])
+def test_what_the_regression_cannot_do_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        Rise(**fields)  # type: ignore[arg-type]
+    if "estimator" not in fields and fields.get("masks") != "many":
+        assert Rise(**fields, estimator="sane").estimator == "sane"  # type: ignore[arg-type]

@@ -1,0 +1,198 @@
+"""When the passes end: tolerance, deadline, refining, and one measured batch."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import Explainer, ImageError, Lime, OptionError, Rise, Window
+from engine.batching import cache_folder, calibrated_batch, largest_batch
+from engine.session import Session
+from engine.stopping import Budget
+
+PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
+CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
+COUPLE = PICTURES / "couple-noto.png", PICTURES / "couple-twemoji.png"
+
+
+@pytest.fixture(scope="module")
+def explainer() -> Explainer:
+    return Explainer(precision="fp32")
+
+
+def test_auto_runs_as_many_masks_as_its_pictures_need(explainer: Explainer) -> None:
+    easy, hard = explainer.explain(*CAT), explainer.explain(*COUPLE, tolerance=0.98)
+    assert 258 <= easy.passes < hard.passes <= 1026
+    assert easy.saliency_reliability >= 0.96
+    assert hard.saliency_reliability >= 0.98 or hard.passes == 1026
+    # the number of masks decides the map, not how it was arrived at
+    same = explainer.explain(*COUPLE, Rise(masks=hard.passes - 2))
+    np.testing.assert_array_equal(hard.saliency, same.saliency)
+    np.testing.assert_array_equal(hard.saliency_error, same.saliency_error)
+    assert explainer.explain(*CAT, Rise(estimator="sane", masks=300)).saliency_error is None
+
+
+def test_a_tolerance_never_runs_more_masks_than_were_asked_for(explainer: Explainer) -> None:
+    assert explainer.explain(*COUPLE, Rise(masks=300), tolerance=1).passes == 302
+    assert explainer.explain(*COUPLE, Rise(masks=100), tolerance=0.5).passes == 102
+    assert explainer.explain(*COUPLE, Rise(masks=900), tolerance=0.5).passes == 258
+
+
+def test_several_references_are_judged_by_their_mean(explainer: Explainer) -> None:
+    vectors = list(explainer.embed([CAT[1], COUPLE[1], *PICTURES.glob("gesture-*.png")]))
+    found = explainer.explain_many(COUPLE[0], vectors, tolerance=0.95)
+    assert len({e.passes for e in found}) == 1
+    reached = np.mean([e.saliency_reliability for e in found])
+    assert reached >= 0.95 or found[0].passes == 1025
+    fewer = [explainer.prepare(COUPLE[0], Rise(masks=256)).explain(v).saliency_reliability for v in vectors]
+    assert (np.mean(fewer) >= 0.95) == (found[0].passes == 257)
+
+
+@given(
+    done=st.integers(0, 2000),
+    reliability=st.none() | st.floats(0, 1),
+    total=st.integers(1, 2000),
+    tolerance=st.floats(0.01, 1),
+)
+def test_goals_go_forward_and_end(done: int, reliability: float | None, total: int, tolerance: float) -> None:
+    goal = Budget(tolerance).goal(done, reliability, total)
+    if goal is None:
+        assert done >= total or reliability >= tolerance
+    else:
+        assert done < goal <= total
+    assert Budget().goal(done, reliability, total) in (
+        None if done >= total else total,
+        None if reliability is None else total,
+    )
+
+
+def test_a_deadline_gives_the_best_map_so_far_with_its_error(explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = explainer.prepare(CAT[0], Rise(masks=1024))
+    clock = [0.0]
+    monkeypatch.setattr("engine.passes.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("engine.stopping.time.perf_counter", lambda: clock[0])
+    run = Session.run
+
+    def slow(self: Session, batch: np.ndarray) -> np.ndarray:
+        clock[0] += 0.1 * (len(batch) > 1)
+        return run(self, batch)
+
+    monkeypatch.setattr(Session, "run", slow)
+    late = explainer.prepare(CAT[0], Rise(masks=1024), deadline=0.35)
+    assert late.late
+    assert len(late.plan) == 3 * late.running.batch  # a fourth would have ended after 0.4
+    np.testing.assert_array_equal(late.embeddings, whole.embeddings[: len(late.plan)])
+    explanation = late.explain(CAT[1])
+    assert explanation.saliency_error is not None
+    assert "the deadline ended the passes early" in explanation.notes[0]
+    at_least = explainer.prepare(CAT[0], Rise(estimator="sane"), deadline=1e-6)
+    assert len(at_least.plan) == at_least.running.batch
+    assert len(explainer.prepare(CAT[0], Lime(samples=300), deadline=0.15).plan) == late.running.batch
+    clock[0] = 0.0
+    in_time = explainer.prepare(CAT[0], Rise(masks=64), deadline=60.0)
+    assert not in_time.late
+    both = explainer.explain(*CAT, Rise(masks=1024), mode="both", deadline=0.45)
+    assert both.passes <= 2 + 4 * late.running.batch
+
+
+def test_refining_is_preparing_with_more_masks(explainer: Explainer) -> None:
+    for estimator in ("regression", "sane"):
+        first = explainer.prepare(CAT[0], Rise(masks=200, estimator=estimator, seed=4))
+        further = first.refine(100).refine()
+        once = explainer.prepare(CAT[0], Rise(masks=428, estimator=estimator, seed=4))
+        assert (len(first.plan), len(further.plan)) == (200, 428)
+        np.testing.assert_allclose(further.embeddings, once.embeddings, atol=1e-5)
+        np.testing.assert_allclose(further.explain(CAT[1]).saliency, once.explain(CAT[1]).saliency, atol=1e-3)
+        assert further.seconds > first.seconds
+    for prepared in (explainer.prepare(CAT[0], Lime(samples=9)), explainer.prepare(CAT[0], plan=once.plan)):
+        with pytest.raises(OptionError, match="refine needs method rise"):
+            prepared.refine()
+    with pytest.raises(OptionError, match="masks"):
+        once.refine(0)
+
+
+def test_refining_yields_better_and_better_explanations(explainer: Explainer) -> None:
+    found = list(explainer.refining(*COUPLE, top=1))
+    assert [e.passes for e in found] == [m + 2 for m in range(256, 1025, 128)]
+    told = [e.saliency_reliability for e in found]
+    assert told[-1] > told[0]
+    assert np.mean(found[-1].saliency_error) < np.mean(found[0].saliency_error)
+    assert all(len(e.attributes) <= 1 for e in found)
+    two = list(explainer.refining(*CAT, Rise(masks=300), mode="both"))
+    assert [e.passes for e in two] == [2 * 256 + 2, 2 * 300 + 2]
+    assert two[1].correspondence is not None
+    with pytest.raises(OptionError, match="refining needs method rise"):
+        explainer.refining(*CAT, "window")
+    with pytest.raises(ImageError):
+        explainer.refining(CAT[0], "nowhere.png")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tolerance": 0},
+        {"tolerance": 1.5},
+        {"tolerance": "high"},
+        {"tolerance": 0.9, "method": Rise(estimator="sane")},
+        {"tolerance": 0.9, "method": "window"},
+        {"deadline": 0},
+        {"deadline": float("nan")},
+        {"deadline": "soon"},
+        {"deadline": 1, "method": Window()},
+        {"top": -1},
+        {"top": 1.5},
+    ],
+)
+def test_impossible_ends_are_refused(explainer: Explainer, options: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        explainer.explain(*CAT, **options)  # type: ignore[arg-type]
+
+
+def test_a_plan_handed_in_has_no_tolerance(explainer: Explainer) -> None:
+    plan = explainer.prepare(CAT[0], Rise(masks=40)).plan
+    prepared = explainer.prepare(CAT[0], plan=plan)
+    assert prepared.explain(CAT[1]).estimator == "sane"
+    with pytest.raises(OptionError, match="tolerance"):
+        explainer.prepare(CAT[0], plan=plan, tolerance=0.9)
+
+
+def test_threads_that_share_an_explainer_get_the_serial_maps(explainer: Explainer) -> None:
+    pairs = [CAT, COUPLE] * 3
+
+    def maps(pair: tuple[Path, Path]) -> bytes:
+        return explainer.explain(*pair, Rise(masks=256)).saliency.tobytes()
+
+    serial = [maps(pair) for pair in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(maps, pairs)) == serial
+        prepared = explainer.prepare(CAT[0], Rise(masks=256))
+        shared = list(pool.map(lambda _: prepared.explain(CAT[1]).saliency.tobytes(), range(4)))
+    assert shared == [serial[0]] * 4
+
+
+def test_the_batch_is_measured_once_and_kept(explainer: Explainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, preprocessing = explainer._model.similarity, explainer._model.preprocessing
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes: list[int] = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, batch: sizes.append(len(batch)) or run(self, batch))
+    batch = calibrated_batch(session, preprocessing, ("model", 2))
+    assert batch in sizes
+    assert set(sizes) == {16, 32, 64}
+    (file,) = cache_folder().glob("batch-*.json")
+    assert json.loads(file.read_text()) == {"batch": batch, "setting": ["model", 2]}
+    file.write_text(json.dumps({"batch": 32}))
+    sizes.clear()
+    assert calibrated_batch(session, preprocessing, ("model", 2)) == 32
+    assert not sizes
+    for damaged in ("{", "[]", '{"batch": 5}'):
+        file.write_text(damaged)
+        assert calibrated_batch(session, preprocessing, ("model", 2)) in (16, 32, 64)
+    assert calibrated_batch(session, preprocessing, ("model", 3)) in (16, 32, 64)
+    assert len(list(cache_folder().glob("batch-*.json"))) == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")  # cannot be written: measured each time
+    assert calibrated_batch(session, preprocessing, ("model", 2)) <= largest_batch(preprocessing)
