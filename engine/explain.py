@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python -m engine.explain query.jpg match.jpg --bundle models/shoes
   python -m engine.explain query.jpg a.jpg b.jpg c.jpg --out why.html
   python -m engine.explain query.jpg match.jpg --json           numbers only, for another program
+  python -m engine.explain query.jpg match.jpg --estimator sane --masks 2000    the paper's own map
 """
 
 
@@ -128,7 +129,9 @@ def _save(explanations: list[Explanation], out: Path, files: list[Path]) -> None
 def _summary(explanations: list[Explanation], references: list[Path], top: int, files: list[Path]) -> str:
     lines = []
     for explanation, reference in zip(explanations, references, strict=True):
-        lines.append(f"{reference.name}: similarity {explanation.similarity:.3f}")
+        told = explanation.saliency_reliability
+        map_ = "" if told is None else f", map reliability {told:.2f} after {explanation.passes} passes"
+        lines.append(f"{reference.name}: similarity {explanation.similarity:.3f}{map_}")
         for attribute in explanation.attributes[:top]:
             lines.append(f"  {attribute.name:<24} confidence {attribute.confidence:.2f}  match {attribute.match:+.2f}")
     lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]

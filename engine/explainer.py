@@ -55,6 +55,16 @@ class Explainer:
         self._model = LoadedModel(folder, provider_named(provider), "fp32" if precision == "auto" else precision, threads)
         self._cache = PreparedCache(cache_bytes)
 
+    @property
+    def provider(self) -> str:
+        """What runs the networks: cpu, cuda, tensorrt."""
+        return self._model.provider
+
+    @property
+    def precision(self) -> str:
+        """Of the similarity graph: fp32, fp16, bf16 or int8."""
+        return self._model.precision
+
     def explain(
         self,
         query: ImageLike,

@@ -137,7 +137,7 @@ def test_reliability_is_the_correlation_with_the_limit() -> None:
         true.append(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(got, limits, strict=True)]))
         told.append(regression.reliability(np.eye(40)).mean())
     np.testing.assert_allclose(told, true, atol=0.06)
-    assert true[0] > 0.95
+    assert true[0] > 0.94
     assert true[2] < 0.9
 
 
