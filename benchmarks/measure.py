@@ -1,0 +1,97 @@
+"""Clocks: CPU and wall time of calls that take turns, and of processes of their own."""
+
+import dataclasses
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+REST = 0.2
+"""Seconds between measured calls: thread pools keep spinning for a while, and that must not count against the next one."""
+ROOT = Path(__file__).parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of each round."""
+
+    cpu: tuple[float, ...]
+    wall: tuple[float, ...]
+
+
+def take_turns(
+    benchmark: Any, calls: Mapping[str, Callable[[int], Any]], rounds: int, warm: bool = True
+) -> dict[str, Times]:
+    """Every call once a round, in the order given but for the first, which comes last and is what pytest-benchmark shows.
+
+    Each call gets the number of the round. With `warm`, one round before the others is not counted.
+    """
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    first, *others = calls
+    if warm:
+        for name in (*others, first):
+            calls[name](0)
+    numbers = iter(range(rounds))
+    number = 0
+
+    def setup() -> None:
+        nonlocal number
+        number = next(numbers)
+        for name in others:
+            _rest()
+            spent[name].append(_clocked(calls[name], number))
+        _rest()
+
+    benchmark.pedantic(lambda: spent[first].append(_clocked(calls[first], number)), setup=setup, rounds=rounds, iterations=1)
+    return {name: Times(*zip(*pairs, strict=True)) for name, pairs in spent.items()}
+
+
+def _clocked(call: Callable[[int], Any], number: int) -> tuple[float, float]:
+    """CPU seconds of this process, all threads, and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    call(number)
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def _rest() -> None:
+    gc.collect()
+    time.sleep(REST)
+
+
+def ratio(theirs: Times, ours: Times, scale: float = 1.0) -> dict[str, Any]:
+    """How many times less time we took: median, lowest and highest over the rounds; theirs is multiplied by `scale`."""
+    row: dict[str, Any] = {"rounds": len(ours.cpu)}
+    for clock in ("cpu", "wall"):
+        mine, yours = getattr(ours, clock), getattr(theirs, clock)
+        ratios = [scale * y / m for y, m in zip(yours, mine, strict=True)]
+        row |= {f"ratio_{clock}": statistics.median(ratios), f"ratio_{clock}_range": [min(ratios), max(ratios)]}
+        row |= {f"ours_{clock}_s": statistics.median(mine), f"theirs_{clock}_s": scale * statistics.median(yours)}
+    return row
+
+
+def seconds(times: Times, per: float = 1.0) -> dict[str, Any]:
+    """Median and range of CPU and wall seconds, each divided by `per`."""
+    row: dict[str, Any] = {"rounds": len(times.cpu)}
+    for clock in ("cpu", "wall"):
+        values = [v / per for v in getattr(times, clock)]
+        row |= {f"{clock}_s": statistics.median(values), f"{clock}_s_range": [min(values), max(values)]}
+    return row
+
+
+def child(arguments: Sequence[str]) -> tuple[float, float, Any]:
+    """CPU seconds, wall seconds and printed JSON of `python -m ARGUMENTS` in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, stdout=subprocess.PIPE)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"failed: python -m {' '.join(arguments)}")
+    wall = time.perf_counter() - started
+    return usage.ru_utime + usage.ru_stime, wall, json.loads(output)

@@ -1,0 +1,178 @@
+"""The pictures that the benchmarks explain: held-out emoji, photos that scikit-image and scikit-learn carry, pasted objects.
+
+Queries and references are never pictures that a network was trained or quantised with: emoji come from the held-out split,
+photos from PHOTOS, while quantisation sees training emoji, or OTHER_PHOTOS.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import skimage
+import sklearn
+from PIL import Image
+
+from engine import Explainer
+from engine.images import load
+from engine.preprocessing import Preprocessing
+from training import emoji_data
+
+EMOJI = Path(".cache/emoji")
+DEMO = Path(__file__).parent.parent / "engine" / "data" / "pictures"
+SKIMAGE = Path(skimage.__file__).parent / "data"
+SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "camera.png", "china.jpg")
+OTHER_PHOTOS = ("ihc.png", "hubble_deep_field.jpg", "retina.jpg", "coins.png", "horse.png", "flower.jpg", "clock_motion.png")
+TEXTURES = ("brick.png", "grass.png", "gravel.png")
+SEED = 0
+REFERENCES = 5
+SIDE = 0.45
+"""Side of a pasted object, as a share of the picture's."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Query:
+    """picture: what is explained; references: what it is compared with, the best match first; RGB pictures"""
+
+    name: str
+    picture: Image.Image
+    references: tuple[Image.Image, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pasted:
+    """picture (S, S, 3) uint8: an object on a texture; reference: the same thing otherwise; truth (S, S) bool: the object"""
+
+    picture: np.ndarray
+    reference: Image.Image
+    truth: np.ndarray
+
+
+def queries(kind: str, explainer: Explainer, count: int) -> list[Query]:
+    """`count` queries with 5 references each; kind: emoji, photos or demo (the four pairs that the package carries).
+
+    Emoji: Google's drawing of a held-out emoji against Twitter's, and the four nearest others of Twitter's held-out ones.
+    Photos: one crop of a photo against the nearest others by the network's embeddings.
+    """
+    if kind == "emoji":
+        return _emoji_queries(explainer, count)
+    names, pool = _demo() if kind == "demo" else _crops(PHOTOS)
+    nearest = _nearest(explainer.embed(pool), explainer.embed(pool), itself=True)
+    order = np.random.RandomState(SEED).permutation(len(pool)) if kind == "photos" else np.arange(0, len(pool), 2)
+    return [Query(names[i], pool[i], tuple(pool[j] for j in nearest[i])) for i in order[:count]]
+
+
+def pasted(kind: str, preprocessing: Preprocessing, count: int) -> list[Pasted]:
+    """Objects of 45% of the side on textures, at random places: held-out emoji by their outline, photos as rectangles.
+
+    The reference is the other vendor's drawing, or the whole photo.
+    """
+    random = np.random.RandomState(SEED)
+    size = preprocessing.height
+    side = round(SIDE * size)
+    if kind == "emoji":
+        data = emoji_data.load(EMOJI)
+        chosen = data.base[random.permutation(data.held_out)[:count]]
+        cutouts = [Image.fromarray(data.pictures["google"][i]) for i in chosen]
+        others = [load(Image.fromarray(data.pictures["twitter"][i])) for i in chosen]
+    elif kind == "demo":
+        drawings = sorted(DEMO.glob("*.png"))[: 2 * count]
+        cutouts = [Image.open(p).convert("RGBA") for p in drawings[::2]]
+        others = [load(p) for p in drawings[1::2]]
+    else:
+        others = [load(_path(PHOTOS[i % len(PHOTOS)])) for i in range(count)]
+        cutouts = [_square(photo, 0.5).convert("RGBA") for photo in others]
+    textures = [np.asarray(load(_path(name)).resize((2 * size, 2 * size))) for name in TEXTURES]
+    made = []
+    for i, (cutout, other) in enumerate(zip(cutouts, others, strict=True)):
+        top, left = random.randint(0, size - side + 1, 2)
+        y, x = random.randint(0, size + 1, 2)
+        ground = Image.fromarray(textures[i % len(textures)][y : y + size, x : x + size])
+        small = cutout.resize((side, side), Image.Resampling.BILINEAR)
+        ground.paste(small, (int(left), int(top)), small)
+        truth = np.zeros((size, size), bool)
+        truth[top : top + side, left : left + side] = np.asarray(small)[..., 3] > 127
+        made.append(Pasted(np.asarray(ground), other, truth))
+    return made
+
+
+def calibration_photos() -> list[Image.Image]:
+    """Three crops of each photo that no benchmark explains."""
+    return _crops(OTHER_PHOTOS)[1]
+
+
+def photo_folder(folder: Path) -> Path:
+    """`folder` with the calibration photos in it."""
+    return _filled(folder, calibration_photos())
+
+
+def emoji_folder(data: emoji_data.EmojiPair, folder: Path, count: int = 32) -> Path:
+    """`folder` with training emoji of both vendors in it, on white."""
+    chosen = data.base[np.random.RandomState(SEED).permutation(data.train)[: count // 2]]
+    return _filled(folder, [load(Image.fromarray(data.pictures[v][i])) for i in chosen for v in emoji_data.VENDORS])
+
+
+def _emoji_queries(explainer: Explainer, count: int) -> list[Query]:
+    data = emoji_data.load(EMOJI)
+    order = np.random.RandomState(SEED).permutation(data.held_out)  # the first 10 stay the same for any count
+    drawings = {v: [load(Image.fromarray(data.pictures[v][data.base[k]])) for k in order] for v in emoji_data.VENDORS}
+    asked = drawings["google"][:count]
+    nearest = _nearest(explainer.embed(asked), explainer.embed(drawings["twitter"]), itself=True)
+    return [
+        Query(data.labels[order[i]], asked[i], tuple(drawings["twitter"][j] for j in (i, *nearest[i][: REFERENCES - 1])))
+        for i in range(count)
+    ]
+
+
+def _nearest(queries: np.ndarray, gallery: np.ndarray, itself: bool) -> np.ndarray:
+    """(Q, 5) gallery rows by cosine, best first; row i of the gallery is left out for query i where `itself`."""
+    similarity = _unit(queries) @ _unit(gallery).T
+    if itself:
+        similarity[np.arange(len(queries)), np.arange(len(queries))] = -np.inf
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :REFERENCES]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _demo() -> tuple[list[str], list[Image.Image]]:
+    paths = sorted(DEMO.glob("*.png"))
+    return [p.stem for p in paths], [load(p) for p in paths]
+
+
+def _crops(names: Sequence[str]) -> tuple[list[str], list[Image.Image]]:
+    """Left, middle and right square of each photo, or top, middle and bottom."""
+    labels, crops = [], []
+    for name in names:
+        photo = load(_path(name))
+        side = round(0.8 * min(photo.size))
+        for where in (0.0, 0.5, 1.0):
+            left, top = round(where * (photo.width - side)), round(where * (photo.height - side))
+            labels.append(f"{name} at {where:g}")
+            crops.append(photo.crop((left, top, left + side, top + side)))
+    return labels, crops
+
+
+def _square(photo: Image.Image, share: float) -> Image.Image:
+    """The middle, a square of this share of the shorter side."""
+    side = round(share * min(photo.size))
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    return photo.crop((left, top, left + side, top + side))
+
+
+def _path(name: str) -> Path:
+    return SKIMAGE / name if (SKIMAGE / name).is_file() else SKLEARN / name
+
+
+def _filled(folder: Path, pictures: Sequence[Image.Image]) -> Path:
+    """The folder, made whole or not at all."""
+    if not folder.is_dir():
+        beside = folder.with_name(f"{folder.name}.unfinished")
+        beside.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(pictures):
+            picture.save(beside / f"{i:03}.png")
+        os.replace(beside, folder)
+    return folder

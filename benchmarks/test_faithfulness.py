@@ -1,0 +1,76 @@
+"""Insertion, deletion and pointing at equal passes, on objects pasted on textures: our methods and the peers'."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import faithfulness, peers, pictures
+from benchmarks.conftest import Size, Subject, Subjects
+from benchmarks.record import Rows
+from benchmarks.settings import DEFAULT, MASKS, regression, sane
+from engine import Lime, Window
+
+GRAPH = "similarity.fp32.onnx"
+NAMES = ["resnet18", "mobilenet"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_faithfulness(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    """Peers run on ONNX Runtime: what their maps show does not depend on the engine."""
+    opened = subject(name)
+    objects = pictures.pasted(opened.kind, opened.network.preprocessing, size.pasted)
+    embed = peers.runtime(opened.network.bundle / GRAPH)
+    pairs = [peers.Pair(o.picture, opened.pixels(o.reference), opened.network.preprocessing, embed) for o in objects]
+    ways = _ours(opened, objects, pairs, size) | _theirs(objects, pairs, size)
+
+    def measured() -> None:
+        for who, (explain, passes) in ways.items():
+            found = np.array([_one(objects[i], pairs[i], explain(i)) for i in range(len(objects))])  # (n, 3)
+            means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+            row = {"precision": "fp32", "masks": passes, "seed": 0, "size": opened.network.size, "pairs": len(found)}
+            for what, mean, error in zip(("insertion", "deletion", "pointing"), means, errors, strict=True):
+                row |= {what: float(mean), f"{what}_error": float(error)}
+            rows.add("faithfulness", who, name, **row)
+
+    benchmark.pedantic(measured, rounds=1, iterations=1)
+
+
+Way = tuple[Callable[[int], np.ndarray], int | str]
+"""The map (S, S) of an object by number, and its passes."""
+
+
+def _ours(opened: Subject, objects: list[Any], pairs: list[peers.Pair], size: Size) -> dict[str, Way]:
+    passes = size.equal_passes
+    _, window, stride = peers.lattice(pairs[0], passes)
+    across = -(-(opened.network.size - window) // stride) + 1
+    methods = {
+        "ours, regression": (regression(passes), passes),
+        "ours, sane": (sane(passes), passes),
+        "ours, window": (Window(window, stride, 0), across**2),
+        "ours, lime": (Lime(passes), passes),
+        "ours, default": (DEFAULT, str(DEFAULT.masks)),
+        f"ours, sane, {MASKS} masks": (sane(MASKS), MASKS),
+    }
+
+    def way(method: Any) -> Callable[[int], np.ndarray]:
+        return lambda i: opened.plain.explain(objects[i].picture, objects[i].reference, method).saliency
+
+    return {who: (way(method), count) for who, (method, count) in methods.items()}
+
+
+def _theirs(objects: list[Any], pairs: list[peers.Pair], size: Size) -> dict[str, Way]:
+    def way(peer: Any) -> Callable[[int], np.ndarray]:
+        return lambda i: peer(pairs[i], size.equal_passes)
+
+    return {who: (way(peer), peers.places(who, pairs[0], size.equal_passes)) for who, peer in peers.PEERS.items()}
+
+
+def _one(thing: pictures.Pasted, pair: peers.Pair, saliency: np.ndarray) -> tuple[float, float, float]:
+    def similarity(rows: np.ndarray) -> np.ndarray:
+        return pair.similarity(torch.from_numpy(pair.preprocessing.normalised(rows))).numpy()
+
+    insertion, deletion = faithfulness.curves(thing.picture, saliency, similarity)
+    return insertion, deletion, float(faithfulness.pointed(saliency, thing.truth))

@@ -1,0 +1,186 @@
+"""CPU time of the published procedure in PyTorch eager over ours, for the same work on the same network, taking turns."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from benchmarks import published
+from benchmarks.conftest import Size, Subject, Subjects
+from benchmarks.measure import Times, ratio, take_turns
+from benchmarks.record import Rows
+from benchmarks.settings import DEFAULT, MASKS, OTHERS, PUBLISHED_OTHER_SEED, sane
+from engine import Rise
+
+TARGETS = {
+    ("one pair", "resnet18"): 20,
+    ("one pair", "resnet50"): 20,
+    ("both pictures masked", "resnet18"): 300,
+    ("100 references, per pair", "resnet18"): 1200,
+    ("prepared query, embedding", "resnet18"): 10_000,
+    ("same masks, sane, fp32", "resnet18"): 1.7,
+}
+TIMED_OTHERS = 2
+REPEATS = 200
+EQUAL = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Published:
+    """The published procedure, ready to be timed: masks drawn, references embedded. scale: to MASKS masks."""
+
+    network: Any
+    masks: published.Masks
+    batch: int
+    scale: float
+
+    def fixed(self, query: Tensor, embedding: Tensor) -> Tensor:
+        return published.fixed(self.network, query, embedding, self.masks, self.batch)
+
+    def both(self, query: Tensor, reference: Tensor, others: Tensor) -> Tensor:
+        return published.both(self.network, query, reference, self.masks, others, self.batch)
+
+
+@pytest.fixture
+def procedure(subject: Subjects, size: Size, name: str) -> Published:
+    opened = subject(name)
+    query = opened.queries(1)[0]
+    network, count = opened.network.torch(), size.timed[name]
+    plan = sane(count).plan(opened.pixels(query.picture))
+    masks = published.Masks.drawn(plan, opened.network.size)
+    return Published(network, masks, published.fastest_batch(network, opened.rows(query.picture)), MASKS / count)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit", "mobilenet", "resnet50"])
+def test_one_pair(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    opened = subject(name)
+    pairs = _pairs(opened, procedure, size.rounds)
+    passes = []
+
+    def ours(i: int) -> None:
+        query, reference, _, _ = pairs[i]
+        passes.append(opened.explainer.explain(query, reference, DEFAULT).passes)
+
+    def theirs(i: int) -> None:
+        procedure.fixed(*pairs[i][2:])
+
+    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    _add(rows, "one pair", opened, procedure, times, DEFAULT, passes=float(np.mean(passes)))
+
+
+@pytest.mark.parametrize("name", ["resnet18"])
+def test_both(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    """Published: K = 30 and one map, timed with K = 2 and scaled; ours: both maps and the correspondence."""
+    opened = subject(name)
+    pairs = _pairs(opened, procedure, min(size.rounds, 3))
+    plan = sane(TIMED_OTHERS, PUBLISHED_OTHER_SEED).plan(opened.pixels(pairs[0][0]))
+    others = published.Masks.drawn(plan, opened.network.size).all
+    passes = []
+
+    def ours(i: int) -> None:
+        found = opened.explainer.explain(pairs[i][0], pairs[i][1], DEFAULT, mode="both")
+        assert found.reference_saliency is not None and found.correspondence is not None
+        passes.append(found.passes)
+
+    def theirs(i: int) -> None:
+        procedure.both(pairs[i][2], opened.rows(pairs[i][1]), others)
+
+    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    scale = OTHERS / TIMED_OTHERS
+    _add(rows, "both pictures masked", opened, procedure, times, DEFAULT, scale, passes=float(np.mean(passes)))
+
+
+@pytest.mark.parametrize("name", ["resnet18"])
+def test_many_references(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    """Ours embeds the 100 references; for the published procedure that is left out of the clock."""
+    opened, count = subject(name), 100
+    pairs = _pairs(opened, procedure, min(size.rounds, 3))
+    pool = [r for q in opened.queries(max(size.queries[name], 2)) for r in q.references]
+    references = [pool[i % len(pool)] for i in range(count)]
+
+    def ours(i: int) -> None:
+        opened.explainer.explain_many(pairs[i][0], references, DEFAULT)
+
+    def theirs(i: int) -> None:
+        procedure.fixed(*pairs[i][2:])
+
+    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    times["ours"] = _divided(times["ours"], count)
+    _add(rows, "100 references, per pair", opened, procedure, times, DEFAULT)
+
+
+@pytest.mark.parametrize("name", ["resnet18"])
+def test_prepared(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    """A prepared query, its reference given as an embedding: map and the top 5 of 45 attributes."""
+    opened = subject(name)
+    pairs = _pairs(opened, procedure, min(size.rounds, 3))
+    prepared = [opened.explainer.prepare(query, DEFAULT) for query, *_ in pairs]
+    vectors = [opened.explainer.embed([reference])[0] for _, reference, *_ in pairs]
+
+    def ours(i: int) -> None:
+        for _ in range(REPEATS):
+            prepared[i].explain(vectors[i], top=5)
+
+    def theirs(i: int) -> None:
+        procedure.fixed(*pairs[i][2:])
+
+    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    times["ours"] = _divided(times["ours"], REPEATS)
+    passes = float(np.mean([len(p.plan) for p in prepared]))
+    _add(rows, "prepared query, embedding", opened, procedure, times, DEFAULT, passes=passes)
+
+
+@pytest.mark.parametrize("name", ["resnet18"])
+def test_same_masks(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    """Equal masks, equal estimator, fp32: what the runtime and the algebra alone gain. The maps must be equal."""
+    opened = subject(name)
+    pairs = _pairs(opened, procedure, min(size.rounds, 3))
+    method = sane(size.timed[name])
+    maps: dict[str, np.ndarray] = {}
+
+    def ours(i: int) -> None:
+        maps["ours"] = opened.plain.explain(pairs[i][0], pairs[i][1], method).saliency
+
+    def theirs(i: int) -> None:
+        maps["theirs"] = procedure.fixed(*pairs[i][2:]).numpy()
+
+    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    largest = float(np.abs(maps["ours"] - maps["theirs"]).max())
+    difference = largest / float(np.abs(maps["theirs"]).max())
+    assert difference <= EQUAL, f"the maps differ by {difference:.2g} of the largest value"
+    spread = largest / float(np.ptp(maps["theirs"]))
+    found = {"map_difference": difference, "map_difference_of_range": spread, "precision": "fp32"}
+    _add(rows, "same masks, sane, fp32", opened, procedure, times, method, 1 / procedure.scale, **found)
+
+
+def _pairs(opened: Subject, procedure: Published, count: int) -> list[tuple[Any, Any, Tensor, Tensor]]:
+    """Query and reference as pictures, then as the published procedure takes them: rows (3, S, S), embedding (D,)."""
+    network = published.eager(procedure.network)
+    asked = [(q.picture, q.references[0]) for q in opened.queries(count)]
+    while len(asked) < count:  # the smoke size has few pictures
+        asked.append(asked[len(asked) % 2])
+    return [(q, r, opened.rows(q), network(opened.rows(r)[None])[0]) for q, r in asked]
+
+
+def _divided(times: Times, by: int) -> Times:
+    return Times(tuple(t / by for t in times.cpu), tuple(t / by for t in times.wall))
+
+
+def _add(
+    rows: Rows,
+    name: str,
+    opened: Subject,
+    procedure: Published,
+    times: dict[str, Times],
+    method: Rise,
+    scale: float = 1.0,
+    **fields: Any,
+) -> None:
+    """scale: on top of the procedure's own."""
+    row = opened.row(method) | {"target": TARGETS.get((name, opened.network.name))}
+    row |= {"published_masks": MASKS, "published_timed": len(procedure.masks.all), "published_batch": procedure.batch}
+    row |= ratio(times["theirs"], times["ours"], procedure.scale * scale)
+    row |= {"published_drawing_cpu_s": procedure.masks.cpu * procedure.scale}
+    rows.add("ratios", name, opened.network.name, **row | fields)

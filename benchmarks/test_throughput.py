@@ -1,0 +1,78 @@
+"""Cost per pair over many pairs, over many references of one query, and per pass over picture sizes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import networks, published
+from benchmarks.conftest import Size, Subjects
+from benchmarks.measure import ratio, seconds, take_turns
+from benchmarks.record import Rows
+from benchmarks.settings import DEFAULT, sane
+from engine import Explainer
+
+NAMES = ["resnet18", "vit", "mobilenet"]
+ROUNDS = 3
+SIZE_MASKS = 64
+SIZES = (64, 112, 160, 224)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pairs(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    """Every pair with a query of its own."""
+    opened = subject(name)
+    queries = opened.queries(size.queries[name])
+
+    def ours(i: int) -> None:
+        for query in queries:
+            opened.explainer.explain(query.picture, query.references[0], DEFAULT)
+
+    times = take_turns(benchmark, {"ours": ours}, ROUNDS, warm=False)
+    rows.add("throughput", "pairs", name, pairs=len(queries), **opened.row(DEFAULT) | seconds(times["ours"], len(queries)))
+
+
+@pytest.mark.parametrize("references", [1, 10, 100, 1000])
+@pytest.mark.parametrize("name", ["resnet18"])
+def test_references(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str, references: int) -> None:
+    """One query, new every round, against references given as embeddings."""
+    opened = subject(name)
+    queries = opened.queries(ROUNDS)
+    known = opened.explainer.embed([r for q in queries for r in q.references])
+    vectors = list(known[np.arange(references) % len(known)])
+
+    def ours(i: int) -> None:
+        opened.explainer.explain_many(queries[i % len(queries)].picture, vectors, DEFAULT)
+
+    times = take_turns(benchmark, {"ours": ours}, ROUNDS, warm=False)
+    rows.add(
+        "throughput", "references", name, references=references, **opened.row(DEFAULT) | seconds(times["ours"], references)
+    )
+
+
+@pytest.mark.parametrize("side", SIZES)
+def test_picture_size(benchmark: Any, rows: Rows, size: Size, side: int) -> None:
+    """Per pass, fp32, against the published procedure: the paper's network with random weights, which takes any size."""
+    if size.smoke and side != SIZES[0]:
+        pytest.skip("left out of the smoke size")
+    network = networks.untrained("resnet18", side)
+    explainer = Explainer(network.bundle, precision="fp32")
+    module = network.torch()
+    method = sane(SIZE_MASKS)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    rows_ = published.eager(module)
+    query = published.torch.from_numpy(network.preprocessing.normalised(pixels))
+    reference = rows_(query.flip(2)[None])[0]
+    masks = published.Masks.drawn(method.plan(pixels), side)
+    batch = published.fastest_batch(module, query)
+    vector = reference.numpy()
+
+    def ours(i: int) -> None:
+        explainer.prepare(pixels, method).explain(vector)
+
+    def theirs(i: int) -> None:
+        published.fixed(module, query, reference, masks, batch)
+
+    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, ROUNDS)
+    row = {"precision": "fp32", "masks": SIZE_MASKS, "seed": method.seed, "size": side, "published_batch": batch}
+    rows.add("throughput", "picture size", "resnet18", **row | ratio(times["theirs"], times["ours"]))
