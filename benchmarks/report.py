@@ -172,6 +172,12 @@ def _cost(suites: dict[str, list[Row]], pictures: str) -> str:
         ("growth without the embeddings, MB", lambda r: f"{r['growth_mb']:.0f}"),
         ("allowed", lambda r: f"{r['limit_mb']}, {_met(r['limit_mb'], r['growth_mb'])}" if r["limit_mb"] else ""),
     ]
+    sized = next(r for r in rows if r["name"] == "picture size")
+    outside = [
+        f"{r['name'].split(': ')[1]} {100 * r['share']:.1f}% {_range([100 * s for s in r['share_range']])}"
+        for r in rows
+        if "share" in r
+    ]
     return f"""## Latency
 
 Cold is `python -m engine.explain` in a process of its own; warm is `explain` with the model loaded, on a picture it has not
@@ -185,7 +191,10 @@ Time per pair: every pair with a query of its own, and one new query against ref
 {_table(spent, [r for r in rows if r["name"] in ("pairs", "references")])}
 ![Cost against references]({pictures}/references.png)
 
-The paper's network with random weights at other picture sizes, {rows[-1]["masks"]} masks, fp32:
+CPU time outside the network, in parts of the network's own, {_network(rows[0])}, at the default precision and 512 masks:
+{"; ".join(outside)}.
+
+The paper's network with random weights at other picture sizes, {sized["masks"]} masks, fp32:
 
 {_table(by_size, sorted((r for r in rows if r["name"] == "picture size"), key=lambda r: r["size"]))}
 ![Cost against image size]({pictures}/size.png)

@@ -1,5 +1,6 @@
 """Cost per pair over many pairs, over many references of one query, and per pass over picture sizes."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ from benchmarks import networks, published
 from benchmarks.conftest import Size, Subjects
 from benchmarks.measure import ratio, seconds, take_turns
 from benchmarks.record import Rows
-from benchmarks.settings import DEFAULT, sane
+from benchmarks.settings import DEFAULT, regression, sane
 from engine import Explainer
+from engine.session import Session
 
 NAMES = ["resnet18", "vit", "mobilenet"]
 ROUNDS = 3
+LOOP_MASKS = 512
 SIZE_MASKS = 64
 SIZES = (64, 112, 160, 224)
 
@@ -48,6 +51,39 @@ def test_references(benchmark: Any, subject: Subjects, rows: Rows, size: Size, n
     rows.add(
         "throughput", "references", name, references=references, **opened.row(DEFAULT) | seconds(times["ours"], references)
     )
+
+
+@pytest.mark.parametrize("name", ["resnet18"])
+def test_outside_the_network(
+    benchmark: Any, subject: Subjects, rows: Rows, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """CPU time of drawing masks, blending, copying and fitting the maps, in parts of the network's own."""
+    opened = subject(name)
+    query, network = opened.queries(1)[0].picture, [0.0]
+    run = Session.run
+
+    def clocked(session: Session, batch: np.ndarray) -> np.ndarray:
+        began = time.process_time()
+        output = run(session, batch)
+        network[0] += time.process_time() - began
+        return output
+
+    monkeypatch.setattr(Session, "run", clocked)
+    for what, call in (
+        ("drawing, blending, copying", lambda: opened.explainer.prepare(query, regression(LOOP_MASKS))),
+        ("the same and the map", lambda: opened.explainer.explain(query, query, regression(LOOP_MASKS))),
+    ):
+        shares = []
+        for _ in range(ROUNDS):
+            network[0], began = 0.0, time.process_time()
+            call()
+            shares.append((time.process_time() - began) / network[0] - 1)
+        row = opened.row(regression(LOOP_MASKS)) | {
+            "share": float(np.median(shares)),
+            "share_range": [min(shares), max(shares)],
+        }
+        rows.add("throughput", f"outside the network: {what}", name, **row)
+    benchmark.pedantic(call, rounds=1, iterations=1)
 
 
 @pytest.mark.parametrize("side", SIZES)

@@ -2,6 +2,7 @@
 
 manifest.json      the model: graphs, preprocessing, metric, conditions
 attributes.json    its words, where it has any
+precision.json     how close its int8 and fp16 graphs come to the fp32 one, where it has any
 canonical.npz      `picture` (H, W, 3) uint8, and what each graph gave for it on the machine that exported it
 *.onnx             the graphs (with external data, where they keep any, beside them)
 SHA256SUMS         of every file above, as `sha256sum -c SHA256SUMS` reads it
@@ -19,10 +20,12 @@ from engine.attributes import AttributeTable
 from engine.errors import BundleError
 from engine.manifest import Graph, Manifest, attributes_from_json, identity
 from engine.onnxfile import external_files
+from engine.precision import Report
 from engine.session import Session
 
 MANIFEST = "manifest.json"
 ATTRIBUTES = "attributes.json"
+PRECISION = "precision.json"
 CANONICAL = "canonical.npz"
 SUMS = "SHA256SUMS"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
@@ -31,13 +34,17 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
-    """A folder whose every file was verified. canonical: `picture` and the expected result by graph file."""
+    """A folder whose every file was verified.
+
+    canonical: `picture` and the expected result by graph file; precision: None where it was never quantized
+    """
 
     folder: Path
     manifest: Manifest
     attributes: AttributeTable | None
     identity: str
     canonical: dict[str, np.ndarray]
+    precision: Report | None = None
 
 
 def demo_bundle() -> Path:
@@ -80,7 +87,11 @@ def _load(folder: Path) -> Bundle:
     if (table is None) != (manifest.graph("attributes", "fp32", "cpu") is None):
         raise BundleError(f"{folder} must have both an attribute graph and {ATTRIBUTES}, or neither")
     similarity = [sums[name] for name in (base.file, *weights[base.file])]
-    return Bundle(folder, manifest, table, identity(manifest, similarity), _canonical(folder, manifest))
+    found = identity(manifest, similarity)
+    report = Report.from_json(_text(folder, PRECISION)) if PRECISION in sums else None
+    if report is not None and (report.identity != found or not set(report.graphs) <= {g.file for g in manifest.graphs}):
+        raise BundleError(f"{folder / PRECISION} is about another model; quantize the bundle again")
+    return Bundle(folder, manifest, table, found, _canonical(folder, manifest), report)
 
 
 def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> Session:

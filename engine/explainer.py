@@ -33,7 +33,8 @@ class Explainer:
 
     bundle: folder made by `python -m export`; None: the embedded demo (emoji)
     provider: auto, cpu, cuda, tensorrt; what is asked for is verified, auto is the CPU
-    precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it; auto is fp32
+    precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it; auto is the fastest that suits this machine
+        and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
     threads: CPU threads per network run; None: all cores
     cache_bytes: memory for prepared queries that `explain` and `explain_many` keep for the next reference; 0: none
 
@@ -52,7 +53,7 @@ class Explainer:
             require_whole("threads", threads, 1, MOST_THREADS)
         require_whole("cache_bytes", cache_bytes, 0, 2**63)
         folder = Path(bundle) if bundle is not None else demo_bundle()
-        self._model = LoadedModel(folder, provider_named(provider), "fp32" if precision == "auto" else precision, threads)
+        self._model = LoadedModel(folder, provider_named(provider), precision, threads)
         self._cache = PreparedCache(cache_bytes)
 
     @property
@@ -64,6 +65,11 @@ class Explainer:
     def precision(self) -> str:
         """Of the similarity graph: fp32, fp16, bf16 or int8."""
         return self._model.precision
+
+    @property
+    def precision_reason(self) -> str:
+        """Why that precision, in one line."""
+        return self._model.precision_reason
 
     def explain(
         self,

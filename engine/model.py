@@ -16,6 +16,7 @@ from engine.errors import ImageError, OptionError
 from engine.images import ImageLike, load
 from engine.manifest import PRECISIONS
 from engine.passes import whole_embeddings
+from engine.precision import choose, target_of
 from engine.preprocessing import Box
 from engine.session import Session
 
@@ -48,9 +49,12 @@ class LoadedModel:
         self.manifest = self.bundle.manifest
         self.preprocessing = self.manifest.preprocessing
         self.provider = provider
-        self.precision = precision
+        asked = (precision, "asked for")
+        self.precision, self.precision_reason = (
+            choose(self.manifest, self.bundle.precision, provider) if precision == "auto" else asked
+        )
         self.threads = threads or _cores()
-        self.similarity = self._open("similarity", precision)
+        self.similarity = self._open("similarity", self.precision)
         self.attributes = self._open("attributes", "fp32") if self.bundle.attributes else None
         self._running: Running | None = None
         self._measuring = threading.Lock()
@@ -66,11 +70,16 @@ class LoadedModel:
             return self._running
 
     def _open(self, role: str, precision: str) -> Session:
-        graph = self.manifest.graph(role, precision, "cpu" if self.provider == "cpu" else "gpu")
+        target = target_of(self.provider)
+        graph = self.manifest.graph(role, precision, target)
         if graph is None:
-            present = ", ".join(g.precision for g in self.manifest.graphs if g.role == role)
-            known = "" if precision in PRECISIONS else f"; known are auto, {', '.join(PRECISIONS)}"
-            raise OptionError(f"precision {precision!r} was asked for, this bundle has {present}{known}")
+            present = ", ".join(p for p in PRECISIONS if self.manifest.graph(role, p, target) is not None)
+            advice = "`python -m export quantize` adds int8 and, for GPUs, fp16"
+            if precision not in PRECISIONS:
+                advice = f"known are auto, {', '.join(PRECISIONS)}"
+            raise OptionError(
+                f"precision {precision!r} was asked for, this bundle has {present} for provider {self.provider}; {advice}"
+            )
         return bundles.open_graph(self.bundle, graph, self.provider, self.threads)
 
     def picture(self, image: ImageLike) -> Picture:

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import BundleError, OptionError, ProviderError, first_line
+from engine.precision import int8_overflows
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'sane-engine[cpu]'"),
@@ -45,6 +46,8 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors come as exceptions; warnings about fallback are checked below
         options.intra_op_num_threads = threads or 0
+        if provider == "cpu" and int8_overflows():
+            options.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels that do not
         if provider != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from export.checks import check
     from export.errors import ExportError
     from export.inputs import load_conditions, load_names
+    from export.quantize import export_quantized
     from export.sources import OnnxSource, TorchSource, load_module
 
 _MODULES = {
@@ -20,6 +21,7 @@ _MODULES = {
     "TorchSource": "sources",
     "check": "checks",
     "export_attributes": "bundles",
+    "export_quantized": "quantize",
     "export_similarity": "bundles",
     "load_checkpoint": "checkpoints",
     "load_conditions": "inputs",
@@ -34,6 +36,7 @@ __all__ = [
     "TorchSource",
     "check",
     "export_attributes",
+    "export_quantized",
     "export_similarity",
     "load_checkpoint",
     "load_conditions",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from export.write import check_free, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
 ATTRIBUTES_FILE = "attributes.fp32.onnx"
-OWN_FILES = (bundles.MANIFEST, bundles.ATTRIBUTES, bundles.CANONICAL, bundles.SUMS, SIMILARITY_FILE, ATTRIBUTES_FILE)
+RECORDS = (bundles.MANIFEST, bundles.ATTRIBUTES, bundles.PRECISION, bundles.CANONICAL, bundles.SUMS)
 
 
 def export_similarity(
@@ -47,7 +47,7 @@ def export_similarity(
     if metric not in METRICS:
         raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     for extra in extra_files or {}:
-        if extra in OWN_FILES or extra != Path(extra).name or extra in ("", ".."):
+        if extra in RECORDS or extra.endswith(".onnx") or extra != Path(extra).name or extra in ("", ".."):
             raise OptionError(f"an extra file needs a plain name that the bundle does not use itself, got {extra!r}")
     check_free(out)
     made = graphs.make(source, preprocessing, "embedding", (None,))
@@ -62,7 +62,7 @@ def export_similarity(
             (folder / extra).write_bytes(content)
         (folder / graph.file).write_bytes(made.content)
         picture = graphs.demo_pictures(preprocessing)[0]
-        canonical = {"picture": picture, graph.file: _canonical(folder, graph, made, manifest, picture)}
+        canonical = {"picture": picture, graph.file: canonical_of(folder, graph, made.shape, manifest, picture)}
         finish(folder, manifest, None, canonical)
     return out
 
@@ -81,10 +81,10 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     kept = tuple(g for g in before.manifest.graphs if g.role != "attributes")
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
     with replacing(bundle) as folder:
-        _copy_all_but_attributes(before, folder)
+        copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
         (folder / graph.file).write_bytes(made.content)
         canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
-        canonical[graph.file] = _canonical(folder, graph, made, manifest, canonical["picture"])
+        canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])
         finish(folder, manifest, table, canonical)
     return bundle
 
@@ -93,20 +93,22 @@ def _graph(made: Made, file: str, role: str) -> Graph:
     return Graph(file, role, "fp32", "any", made.opset, made.input, made.output)
 
 
-def _canonical(folder: Path, graph: Graph, made: Made, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
-    """What the graph, as it was written, gives for `picture` (H, W, 3) uint8."""
-    shape = manifest.preprocessing.input_shape
-    session = Session(folder / graph.file, "cpu", None, graph.input, shape, graph.output, made.shape)
+def canonical_of(
+    folder: Path, graph: Graph, shape: tuple[int | None, ...], manifest: Manifest, picture: np.ndarray
+) -> np.ndarray:
+    """What a graph in `folder`, of which one picture's result has `shape`, gives on the CPU for (H, W, 3) uint8."""
+    size = manifest.preprocessing.input_shape
+    session = Session(folder / graph.file, "cpu", None, graph.input, size, graph.output, shape)
     return bundles.canonical_result(session, manifest, picture)
 
 
-def _copy_all_but_attributes(before: Bundle, folder: Path) -> None:
-    """Copy a bundle's files, other than the graphs of an attribute model and the tensors beside them."""
-    stale = [g.file for g in before.manifest.graphs if g.role == "attributes"]
-    for graph in tuple(stale):
-        stale.extend(external_files((before.folder / graph).read_bytes()))
+def copy_without(before: Bundle, stale: Sequence[Graph], folder: Path) -> None:
+    """Copy a bundle's files, other than these graphs and the tensors beside them."""
+    left_out = [g.file for g in stale]
+    for graph in tuple(left_out):
+        left_out.extend(external_files((before.folder / graph).read_bytes()))
     for path in sorted(before.folder.iterdir()):
         if path.is_dir():
             raise BundleError(f"{path} is a folder, which a bundle does not have; move it elsewhere first")
-        if path.name not in stale:
+        if path.name not in left_out:
             shutil.copy2(path, folder / path.name)

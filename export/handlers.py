@@ -1,6 +1,7 @@
 """What the commands that write a bundle do with their options."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,17 @@ from engine.preprocessing import Preprocessing
 from export.bundles import export_attributes, export_similarity
 from export.checkpoints import ARCHITECTURES, PREPROCESSING, load_checkpoint
 from export.inputs import load_conditions, load_names
+from export.quantize import export_quantized
 from export.sources import OnnxSource, Source, TorchSource, load_module
 from export.write import check_free
 
 
-def run(options: argparse.Namespace) -> Path:
-    """The folder that was written."""
-    return _similarity(options) if options.command == "similarity" else _attributes(options)
+def run(options: argparse.Namespace) -> str:
+    """What was written, for people."""
+    if options.command == "quantize":
+        return _quantize(options)
+    folder = _similarity(options) if options.command == "similarity" else _attributes(options)
+    return f"wrote {folder}"
 
 
 def _similarity(options: argparse.Namespace) -> Path:
@@ -45,6 +50,15 @@ def _attributes(options: argparse.Namespace) -> Path:
     table = AttributeTable(names, options.confidence, bias, options.threshold, tuple(options.phi))
     source, _ = _source(options)
     return export_attributes(source, table, options.out)
+
+
+def _quantize(options: argparse.Namespace) -> str:
+    done = export_quantized(options.bundle, options.images, options.targets)
+    if done.unreadable:
+        print(
+            f"left out {len(done.unreadable)} files that are no pictures, {done.unreadable[0].name} first", file=sys.stderr
+        )
+    return "\n".join([*(f"{file}: {found}" for file, found in done.report.graphs.items()), f"wrote {options.bundle}"])
 
 
 def _source(options: argparse.Namespace) -> tuple[Source, Conditions | None]:

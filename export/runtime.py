@@ -1,5 +1,10 @@
 """ONNX Runtime on the CPU, for comparing graphs while they are made; bundles are run by engine.session."""
 
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,3 +30,17 @@ class Runner:
             return self._session.run(None, {self._session.get_inputs()[0].name: pictures})
         except Exception as error:  # as above
             raise ExportError(first_line(error)) from error
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """No log lines, warnings or listings: what is wrong with an export is raised, or shows in the comparison after it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

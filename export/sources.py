@@ -5,10 +5,7 @@ import copy
 import dataclasses
 import functools
 import importlib
-import io
-import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from torch import nn
 
 from export import batch, onnx_files
 from export.errors import ExportError, first_line
-from export.runtime import Runner
+from export.runtime import Runner, silence
 
 OPSET = 18
 INPUT = "image"
@@ -51,7 +48,7 @@ class TorchSource:
         """The ONNX graph, its output named `output`; pictures (n, ...) float32, n > 1, serve as the example."""
         example = torch.tensor(pictures[:2])  # a batch of 1 would be taken for a constant
         try:
-            with _silence():
+            with silence():
                 program = torch.onnx.export(
                     self._frozen,
                     (example,),
@@ -214,20 +211,6 @@ def _one_row(result: object) -> np.ndarray:
         shape = tuple(result.shape)
         raise ExportError(f"the module gives {result.dtype} {shape} for one picture, the engine needs float32 (1, ...)")
     return result.numpy()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """No log lines, warnings or listings: what is wrong with an export is raised, or shows in the comparison after it."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    nowhere = io.StringIO()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -9,17 +9,20 @@ Attributes: the same trunk, started from the similarity network, with SANE's hea
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.attributes import AttributeTable
+from engine.images import load
 from engine.preprocessing import Preprocessing
-from export import TorchSource, export_attributes, export_similarity
+from export import TorchSource, export_attributes, export_quantized, export_similarity
 from export.architectures import AttributeNet, SimilarityNet, scores
 from training import emoji_data
 from training import emoji_report as report
@@ -36,6 +39,8 @@ ATTRIBUTES = Schedule(epochs=20, rate=1e-3)
 LARGEST_WEIGHT = 20.0
 SKIN_TONE_SHARE = 0.5
 THRESHOLD = 0.6
+CALIBRATION = 48
+"""Drawings of training emoji that the int8 graph is calibrated and reported on."""
 NOT_SHOWN = {
     *("Flags", "country-flag"),  # the same pictures as "flag"
     *("sport", "game", "food", "food-prepared", "Activities", "tool", "office"),  # not learned well enough to be said
@@ -158,7 +163,7 @@ def calibration(data: EmojiPair) -> np.ndarray:
 
 
 def write_bundle(data: EmojiPair, similarity: SimilarityNet, attributes: AttributeNet, card: str, folder: Path) -> None:
-    """Export both networks; the attribute network with the words worth showing alone."""
+    """Export both networks, the attribute network with the words worth showing alone; int8 for CPUs beside fp32."""
     preprocessing = Preprocessing(emoji_data.SIZE, emoji_data.SIZE, mean=MEAN, std=STD)
     files = {"MODEL_CARD.md": card.encode()}
     export_similarity(TorchSource(similarity), preprocessing, folder, name="emoji demo", licence="MIT", extra_files=files)
@@ -174,6 +179,12 @@ def write_bundle(data: EmojiPair, similarity: SimilarityNet, attributes: Attribu
         threshold=THRESHOLD,
     )
     export_attributes(TorchSource(shown.eval()), table, folder)
+    with tempfile.TemporaryDirectory() as images:
+        for i, base in enumerate(data.train[np.linspace(0, len(data.train) - 1, CALIBRATION // 2).astype(int)]):
+            for vendor in emoji_data.VENDORS:
+                drawing = load(Image.fromarray(data.pictures[vendor][data.base[base]]))  # on white
+                drawing.save(Path(images) / f"{i}-{vendor}.png")
+        export_quantized(folder, Path(images), ["cpu"])
 
 
 def main(arguments: list[str] | None = None) -> None:

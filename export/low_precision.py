@@ -1,0 +1,155 @@
+"""Makes int8 and fp16 graphs from a fp32 one, with onnxruntime.quantization."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime import quantization
+from onnxruntime.quantization import CalibrationMethod, QuantType, TensorsData
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from export import onnx_files
+from export.errors import ExportError, first_line
+from export.runtime import silence
+
+OPSET = 13
+"""The least that says per channel what an int8 weight is."""
+LINEAR = ("Conv", "Gemm", "MatMul")
+CONVOLUTIONAL = (*LINEAR, "Add", "Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
+TRANSFORMER_SIGNS = {"LayerNormalization", "Softmax", "Attention", "MultiHeadAttention"}
+SENSITIVE = {*LINEAR, "Add", "Concat"}
+"""Operators that can be left in fp32 by themselves; the others follow what stands before them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """activations: of what type; operators: which are quantized; options: as onnxruntime.quantization calls them"""
+
+    activations: QuantType
+    operators: tuple[str, ...]
+    options: dict[str, Any]
+
+
+class Quantizer:
+    """A fp32 graph whose ranges are known, and its int8 versions.
+
+    gpu: symmetric int8 around the inputs of convolutions and matrix products alone, as TensorRT takes it; otherwise uint8
+    activations through whole blocks of a convolutional network, as ONNX Runtime's CPU kernels take them. Of a transformer
+    the CPU version too quantizes only the inputs of its matrix products: the rest loses much in int8 and wins little.
+    """
+
+    def __init__(self, graph: Path, batches: Iterable[np.ndarray], gpu: bool) -> None:
+        self._model = _prepared(graph)
+        operators = {node.op_type for node in self._model.graph.node}
+        self._recipe = _recipe(gpu, whole_blocks=not gpu and not operators & TRANSFORMER_SIGNS)
+        # the embedding itself is not rounded to 255 values
+        (output,) = self._model.graph.output
+        self._last = [node.name for node in self._model.graph.node if output.name in node.output]
+        self._ranges = _ranges(self._model, self._recipe, batches)
+
+    def candidates(self) -> list[str]:
+        """Names of the nodes that are quantized and could each be left in fp32."""
+        constants = {tensor.name for tensor in self._model.graph.initializer}
+        return [
+            node.name
+            for node in self._model.graph.node
+            if node.op_type in SENSITIVE & set(self._recipe.operators)
+            and node.name not in self._last
+            and (node.op_type != "MatMul" or node.input[1] in constants)
+        ]
+
+    def quantized(self, only: list[str] | None = None, kept: Iterable[str] = ()) -> onnx.ModelProto:
+        """The int8 graph. only: the nodes to quantize, None for all; kept: nodes to leave in fp32"""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        try:
+            with silence():
+                quantizer = quantization.QDQQuantizer(
+                    model,
+                    True,  # per channel
+                    False,  # weights in 8 bits, not 7
+                    QuantType.QInt8,
+                    self._recipe.activations,
+                    self._ranges,
+                    only or [],
+                    [*self._last, *kept],
+                    list(self._recipe.operators),
+                    self._recipe.options,
+                )
+                quantizer.quantize_model()
+        except Exception as error:  # onnxruntime.quantization raises whatever its parts do
+            raise ExportError(f"onnxruntime.quantization cannot quantize the graph: {first_line(error)}") from error
+        result: onnx.ModelProto = quantizer.model.model
+        onnx_files.strip(result)
+        return result
+
+
+def half(graph: Path) -> onnx.ModelProto:
+    """The graph in fp16; its input and output stay float32."""
+    try:
+        with silence():
+            result: onnx.ModelProto = convert_float_to_float16(onnx.load(graph), keep_io_types=True)
+    except Exception as error:  # as above
+        raise ExportError(f"the graph cannot be converted to fp16: {first_line(error)}") from error
+    del result.graph.value_info[:]
+    onnx_files.strip(result)
+    return result
+
+
+def _recipe(gpu: bool, whole_blocks: bool) -> Recipe:
+    options: dict[str, Any] = {"WeightSymmetric": True, "MatMulConstBOnly": True}
+    if gpu:
+        # TensorRT: no zero points, a pair of nodes for each reader, biases in floating point
+        options |= {"ActivationSymmetric": True, "DedicatedQDQPair": True, "QuantizeBias": False}
+    if not whole_blocks:
+        options["OpTypesToExcludeOutputQuantization"] = list(LINEAR)
+    return Recipe(
+        QuantType.QInt8 if gpu else QuantType.QUInt8,
+        CONVOLUTIONAL if whole_blocks else LINEAR,
+        options,
+    )
+
+
+def _prepared(graph: Path) -> onnx.ModelProto:
+    """The graph with its shapes inferred and its constants folded, at an opset that knows int8 per channel."""
+    try:
+        model = onnx.load(graph)
+        if onnx_files.opset(model) < OPSET:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        with tempfile.TemporaryDirectory() as folder, silence():
+            whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
+            onnx.save(model, whole)
+            quantization.quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+            return onnx.load(prepared)
+    except Exception as error:  # neither onnx nor onnxruntime.quantization has an error of its own
+        raise ExportError(f"{graph.name} cannot be prepared for quantization: {first_line(error)}") from error
+
+
+def _ranges(model: onnx.ModelProto, recipe: Recipe, batches: Iterable[np.ndarray]) -> TensorsData:
+    """Least and largest value of every tensor; ONNX Runtime finds them inside the graph, so that no activation is kept."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, silence():
+            path = Path(folder) / "prepared.onnx"
+            onnx.save(model, path)
+            calibrator = quantization.create_calibrator(
+                path, list(recipe.operators), str(Path(folder) / "augmented.onnx"), CalibrationMethod.MinMax
+            )
+            calibrator.collect_data(_Reader(model.graph.input[0].name, batches))
+            return calibrator.compute_data()
+    except ExportError:
+        raise
+    except Exception as error:  # as above
+        raise ExportError(f"the graph's ranges cannot be measured: {first_line(error)}") from error
+
+
+class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
+        self._name, self._batches = name, iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {self._name: batch}

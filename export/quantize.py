@@ -1,0 +1,222 @@
+"""Adds int8 and fp16 graphs to a bundle, and a report of how close each comes to the fp32 one."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from engine import bundle as bundles
+from engine.bundle import Bundle
+from engine.errors import OptionError
+from engine.manifest import Graph
+from engine.precision import TARGETS, Fidelity, Report, fast_int8
+from engine.rise import Rise
+from engine.session import Session
+from export import masked, onnx_files
+from export.bundles import canonical_of, copy_without
+from export.fidelity import Yardstick, speed
+from export.low_precision import Quantizer, half
+from export.masked import Pictures
+from export.write import check_free, finish, replacing
+
+INT8_CPU, INT8_GPU, FP16 = "similarity.int8-cpu.onnx", "similarity.int8-gpu.onnx", "similarity.fp16.onnx"
+MASKS_PER_PICTURE = 7
+"""Behind which a picture is shown for calibration, beside the whole of it."""
+REPORT_MASKS, REPORT_SEED = 1024, 1
+TUNING_PICTURES, TUNING_MASKS, TUNING_SEED = 8, 256, 2
+GOAL = 0.9993
+"""Map correlation on the tuning pictures that ends the tuning: what the engine asks for, and a margin for others."""
+SENSITIVITY_MASKS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """What came of it. unreadable: files of the folder that are no pictures"""
+
+    report: Report
+    unreadable: list[Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A graph of low precision. kept_fp32: names of its nodes that are not"""
+
+    graph: Graph
+    content: bytes
+    kept_fp32: tuple[str, ...] = ()
+
+
+def export_quantized(bundle: Path, images: Path, targets: Sequence[str] = TARGETS) -> Quantized:
+    """Add int8 for CPUs, and fp16 and symmetric int8 for GPUs, to a bundle, with a report; its identity stays.
+
+    images: folder of pictures like those to be explained, at least 4; a quarter is held out of calibration for the report
+    targets: cpu, gpu or both
+
+    Graphs that were quantized before are replaced. Raises an EngineError, and leaves the bundle as it was, where that fails.
+    """
+    bundle, images = Path(bundle), Path(images)
+    if not targets or not set(targets) <= set(TARGETS):
+        raise OptionError(f"targets must be some of {', '.join(TARGETS)}, got {', '.join(targets) or 'none'}")
+    before = bundles.load(bundle)
+    check_free(bundle)
+    pictures = masked.read(images, before.manifest.preprocessing)
+    with tempfile.TemporaryDirectory() as folder:
+        work = _Work(before, pictures, Path(folder))
+        made = [work.int8(INT8_CPU, "cpu")] if "cpu" in targets else []
+        made += [work.int8(INT8_GPU, "gpu"), work.fp16()] if "gpu" in targets else []
+    report = _report(before, pictures, {one.graph.file: found for one, found in made})
+    _write(before, [one for one, _ in made], report)
+    return Quantized(report, pictures.unreadable)
+
+
+class _Work:
+    """What making and measuring the graphs of one bundle shares. folder: for files in between"""
+
+    def __init__(self, bundle: Bundle, pictures: Pictures, folder: Path) -> None:
+        self._bundle, self._pictures, self._folder = bundle, pictures, folder
+        self._graph = next(g for g in bundle.manifest.graphs if (g.role, g.precision) == ("similarity", "fp32"))
+        self._path = bundle.folder / self._graph.file
+
+    def int8(self, file: str, target: str) -> tuple[Made, Fidelity]:
+        """All in int8 where the report passes that, else with those nodes in fp32 that lose most.
+
+        The pictures of the report decide only whether nodes are looked for; which those are is found on others.
+        """
+        quantizer = Quantizer(self._path, self._calibration(target), target == "gpu")
+        method = f"min-max over {len(self._pictures.calibration)} pictures, each whole and behind {MASKS_PER_PICTURE} masks"
+        made = self._quantized(quantizer, file, target, ())
+        found = self._fidelity(made, method)
+        if not found.passes:
+            made = self._tuned(quantizer, file, target)
+            found = self._fidelity(made, method)
+        return made, found
+
+    def fp16(self) -> tuple[Made, Fidelity]:
+        model = half(self._path)
+        made = Made(self._named(model, FP16, "fp16", "gpu"), onnx_files.serialised(model))
+        return made, self._fidelity(made, "none needed")
+
+    def _tuned(self, quantizer: Quantizer, file: str, target: str) -> Made:
+        """Of the graphs that are faithful on the tuning pictures the fastest; the one with most in fp32 where none is."""
+        yardstick = self._yardstick(self._pictures.calibration[:TUNING_PICTURES], TUNING_MASKS, TUNING_SEED)
+        worst = self._worst_first(quantizer)
+        best, speed_of_best = None, 0.0
+        made = None
+        for count in _doubling(len(worst) // 2):  # with more in fp32 there is little left to gain
+            made = self._quantized(quantizer, file, target, worst[:count])
+            found = yardstick.agreement(self._session(made), file)
+            if min(found.mean, found.p10) < GOAL:
+                continue
+            if target == "gpu":  # the CPU cannot tell which is faster there: the least in fp32
+                return made
+            faster = self._speed(made)
+            if faster > speed_of_best:
+                best, speed_of_best = made, faster
+        return best or made or self._quantized(quantizer, file, target, ())
+
+    def _quantized(self, quantizer: Quantizer, file: str, target: str, kept: Sequence[str]) -> Made:
+        model = quantizer.quantized(kept=kept)
+        return Made(self._named(model, file, "int8", target), onnx_files.serialised(model), tuple(kept))
+
+    def _fidelity(self, made: Made, calibration: str) -> Fidelity:
+        found = self._held_out.agreement(self._session(made), made.graph.file)
+        return Fidelity(
+            embedding_cosine_mean=float(found.cosines.mean()),
+            embedding_cosine_least=float(found.cosines.min()),
+            map_correlation_mean=found.mean,
+            map_correlation_p10=found.p10,
+            map_correlation_least=float(found.correlations.min()),
+            # a CPU without int8 instructions says nothing of one with them, and nothing of a GPU
+            speed=self._speed(made) if made.graph.target == "cpu" and fast_int8() else None,
+            calibration=calibration,
+            kept_fp32=made.kept_fp32,
+        )
+
+    @functools.cached_property
+    def _held_out(self) -> Yardstick:
+        return self._yardstick(self._pictures.held_out, REPORT_MASKS, REPORT_SEED)
+
+    def _worst_first(self, quantizer: Quantizer) -> list[str]:
+        """Nodes by the error of the embedding when each alone is in int8."""
+        yardstick = self._yardstick(self._pictures.calibration[:TUNING_PICTURES], SENSITIVITY_MASKS, TUNING_SEED)
+        cosines = {}
+        for name in masked.shown(quantizer.candidates(), "trying nodes"):
+            model = quantizer.quantized(only=[name])
+            alone = Made(self._named(model, "alone.onnx", "int8", "any"), onnx_files.serialised(model))
+            cosines[name] = yardstick.agreement(self._session(alone), name).cosines.mean()
+        return sorted(cosines, key=cosines.__getitem__)
+
+    def _calibration(self, target: str) -> Iterator[np.ndarray]:
+        """Batches of rows (n, ...) float32: each picture whole, and behind masks of its own."""
+        preprocessing = self._bundle.manifest.preprocessing
+        for seed, picture in enumerate(masked.shown(self._pictures.calibration, f"calibrating for {target}")):
+            yield preprocessing.normalised(picture[None])
+            plan = Rise(masks=MASKS_PER_PICTURE, estimator="sane", seed=seed).plan(picture)
+            yield from masked.rows(preprocessing, picture, plan)
+
+    def _speed(self, made: Made) -> float:
+        picture = self._pictures.held_out[0]
+        plan = Rise(masks=masked.LARGEST_BATCH, estimator="sane").plan(picture)
+        batch = next(masked.rows(self._bundle.manifest.preprocessing, picture, plan))
+        return speed(self._session(None, threads=1), self._session(made, threads=1), batch)
+
+    def _yardstick(self, pictures: list[np.ndarray], masks: int, seed: int) -> Yardstick:
+        return Yardstick(self._session(None), self._bundle.manifest, pictures, masks, seed)
+
+    def _session(self, made: Made | None, threads: int | None = None) -> Session:
+        """On the CPU, for a graph that was made, or for the fp32 one."""
+        path = self._path
+        if made is not None:
+            path = self._folder / made.graph.file
+            path.write_bytes(made.content)
+        manifest, graph = self._bundle.manifest, self._graph
+        shape = manifest.preprocessing.input_shape
+        return Session(path, "cpu", threads, graph.input, shape, graph.output, (manifest.embedding,))
+
+    def _named(self, model: onnx.ModelProto, file: str, precision: str, target: str) -> Graph:
+        return Graph(file, "similarity", precision, target, onnx_files.opset(model), self._graph.input, self._graph.output)
+
+
+def _report(bundle: Bundle, pictures: Pictures, graphs: dict[str, Fidelity]) -> Report:
+    held_out = len(pictures.held_out)
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "onnx")}
+    return Report(
+        identity=bundle.identity,
+        calibration_pictures=len(pictures.calibration),
+        held_out_pictures=held_out,
+        pairs=held_out * (held_out - 1),
+        masks=REPORT_MASKS,
+        seed=REPORT_SEED,
+        measured_on="cpu",
+        machine=platform.machine(),
+        versions={**versions, "onnxruntime": ort.__version__},
+        graphs=graphs,
+    )
+
+
+def _doubling(most: int) -> list[int]:
+    """1, 2, 4 ... and `most` itself, where that is above 0."""
+    return sorted({min(2**i, most) for i in range(most.bit_length() + 1)} - {0})
+
+
+def _write(before: Bundle, made: list[Made], report: Report) -> None:
+    stale = [g for g in before.manifest.graphs if g.role == "similarity" and g.precision != "fp32"]
+    kept = tuple(g for g in before.manifest.graphs if g not in stale)
+    manifest = dataclasses.replace(before.manifest, graphs=(*kept, *(m.graph for m in made)))
+    with replacing(before.folder) as folder:
+        copy_without(before, stale, folder)
+        for one in made:
+            (folder / one.graph.file).write_bytes(one.content)
+        (folder / bundles.PRECISION).write_text(report.to_json(), encoding="utf-8")
+        picture = before.canonical["picture"]
+        canonical = {name: before.canonical[name] for name in ("picture", *(g.file for g in kept))}
+        shape = (manifest.embedding,)
+        canonical |= {m.graph.file: canonical_of(folder, m.graph, shape, manifest, picture) for m in made}
+        finish(folder, manifest, None, canonical)

@@ -1,0 +1,279 @@
+"""Graphs of low precision: what is in them, what the report says, and when the engine takes them."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from export_models import ConvNet, MapNet
+from onnx import numpy_helper
+from PIL import Image
+
+from engine import BundleError, Explainer, OptionError, Rise
+from engine import bundle as bundles
+from engine.attributes import AttributeTable
+from engine.manifest import Graph
+from engine.precision import Fidelity, Report, choose, fast_int8
+from engine.preprocessing import Preprocessing
+from export import TorchSource, export_attributes, export_quantized, export_similarity, masked
+from export.commands import main
+from export.quantize import FP16, INT8_CPU, INT8_GPU, REPORT_MASKS, REPORT_SEED
+
+SIZE = 32
+PREPROCESSING = Preprocessing(SIZE, SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve different blurred pictures, and a file that is none."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for i in range(12):
+        small = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"{i:02}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fp32 alone."""
+    return export_similarity(TorchSource(ConvNet().eval()), PREPROCESSING, tmp_path_factory.mktemp("q") / "plain")
+
+
+@pytest.fixture(scope="module")
+def quantized(plain: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(plain, tmp_path_factory.mktemp("q") / "bundle"))
+    done = export_quantized(folder, images)
+    assert [path.name for path in done.unreadable] == ["notes.txt"]
+    return folder
+
+
+def report(bundle: Path) -> Report:
+    found = bundles.load(bundle).precision
+    assert found is not None
+    return found
+
+
+def test_the_model_stays_the_same_and_the_graphs_are_named(plain: Path, quantized: Path) -> None:
+    before, after = bundles.load(plain), bundles.load(quantized)
+    assert after.identity == before.identity
+    wanted = {("fp32", "any"), ("int8", "cpu"), ("int8", "gpu"), ("fp16", "gpu")}
+    assert {(g.precision, g.target) for g in after.manifest.graphs} == wanted
+    assert set(report(quantized).graphs) == {INT8_CPU, INT8_GPU, FP16}
+
+
+def initializers(bundle: Path, file: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    model = onnx.load(bundle / file)
+    return model, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def test_int8_for_cpus_is_unsigned_activations_and_signed_weights_per_channel(quantized: Path) -> None:
+    model, tensors = initializers(quantized, INT8_CPU)
+    points = {n.input[0]: tensors[n.input[2]] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    assert points
+    assert {p.dtype for p in points.values()} == {np.dtype(np.uint8)}
+    weights = [
+        n for n in model.graph.node if n.op_type == "DequantizeLinear" and tensors.get(n.input[0], np.empty(0)).ndim == 4
+    ]
+    assert weights
+    for node in weights:
+        assert tensors[node.input[0]].dtype == np.int8
+        assert len(tensors[node.input[1]]) == len(tensors[node.input[0]])  # a scale for every output channel
+        assert not tensors[node.input[2]].any()
+
+
+def test_int8_for_gpus_is_symmetric(quantized: Path) -> None:
+    model, tensors = initializers(quantized, INT8_GPU)
+    scaling = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert scaling
+    for node in scaling:
+        assert tensors[node.input[2]].dtype == np.int8
+        assert not tensors[node.input[2]].any()
+
+
+def test_fp16_takes_and_gives_float32(quantized: Path) -> None:
+    model, tensors = initializers(quantized, FP16)
+    assert {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)} == {onnx.TensorProto.FLOAT}
+    assert {t.dtype for t in tensors.values() if t.ndim == 4} == {np.dtype(np.float16)}
+
+
+def test_the_report_is_true_and_over_pictures_not_calibrated_on(quantized: Path, images: Path) -> None:
+    found = report(quantized)
+    pictures = masked.read(images, PREPROCESSING)
+    assert (found.calibration_pictures, found.held_out_pictures, found.pairs) == (9, 3, 6)
+    seen = {p.tobytes() for p in pictures.calibration}
+    assert not seen & {p.tobytes() for p in pictures.held_out}
+    fp32, int8 = (Explainer(quantized, precision=p) for p in ("fp32", "int8"))
+    method = Rise(masks=REPORT_MASKS, estimator="sane", seed=REPORT_SEED)
+    correlations = []
+    for i, query in enumerate(pictures.held_out):
+        others = [p for j, p in enumerate(pictures.held_out) if j != i]
+        a, b = (e.explain_many(query, others, method) for e in (fp32, int8))
+        correlations += [np.corrcoef(x.saliency.ravel(), y.saliency.ravel())[0, 1] for x, y in zip(a, b, strict=True)]
+    assert found.graphs[INT8_CPU].map_correlation_mean == pytest.approx(np.mean(correlations), abs=2e-3)
+    assert found.graphs[INT8_CPU].map_correlation_least == pytest.approx(np.min(correlations), abs=5e-3)
+    assert found.graphs[FP16].map_correlation_mean > 0.999
+
+
+def test_calibration_never_sees_a_held_out_picture(plain: Path, images: Path, tmp_path: Path) -> None:
+    """Held-out pictures outside the range of all others must not widen it."""
+    pictures = masked.read(images, PREPROCESSING)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, drop in ((one, None), (other, pictures.held_out[0])):
+        folder.mkdir()
+        for i, pixels in enumerate([*pictures.calibration, *pictures.held_out]):
+            if drop is None or pixels is not drop:
+                Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    read = [masked.read(f, PREPROCESSING) for f in (one, other)]
+    assert {p.tobytes() for p in read[0].calibration} == {p.tobytes() for p in pictures.calibration}
+    assert len(read[1].held_out) == 2
+
+
+def manifest_of(bundle: Path) -> bundles.Manifest:
+    return bundles.load(bundle).manifest
+
+
+def test_auto_takes_int8_where_it_is_faithful_and_fast(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, found = manifest_of(quantized), report(quantized)
+    good = dataclasses.replace(found.graphs[INT8_CPU], map_correlation_mean=0.9995, map_correlation_p10=0.9992, speed=2.0)
+
+    def chosen(provider: str = "cpu", **changes: object) -> tuple[str, str]:
+        graphs = {**found.graphs, INT8_CPU: dataclasses.replace(good, **changes)}
+        return choose(manifest, dataclasses.replace(found, graphs=graphs), provider)
+
+    monkeypatch.setattr("engine.precision.fast_int8", lambda: True)
+    assert chosen()[0] == "int8"
+    assert chosen(speed=None)[0] == "int8"
+    assert chosen(map_correlation_mean=0.9989)[0] == "fp32"
+    assert "not faithful" in chosen(map_correlation_p10=0.998)[1]
+    assert "not faster" in chosen(speed=0.9)[1]
+    assert chosen("cuda")[0] == "fp16"
+    assert choose(manifest, None, "cpu")[0] == "fp32"
+    bare = dataclasses.replace(manifest, graphs=manifest.graphs[:1])
+    assert "export quantize" in choose(bare, None, "cpu")[1]
+    monkeypatch.setattr("engine.precision.fast_int8", lambda: False)
+    assert chosen()[0] == "fp32"
+    assert "VNNI" in chosen()[1]
+
+
+def test_int8_instructions_are_read_from_every_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, wanted in (
+        ("flags\t\t: fpu avx512f avx512_vnni\nflags : avx512_vnni\n", True),
+        ("flags\t\t: fpu avx512f avx512_vnni\nflags : fpu\n", False),
+        ("Features\t: fp asimd asimddp\n", True),
+        ("flags : fpu avx2\n", False),
+        ("", False),
+    ):
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr("engine.precision.CPUINFO", tmp_path / "cpuinfo")
+        assert fast_int8() is wanted
+    monkeypatch.setattr("engine.precision.CPUINFO", tmp_path / "missing")
+    assert not fast_int8()
+
+
+def test_the_explainer_says_which_precision_and_why(quantized: Path, plain: Path) -> None:
+    explicit = Explainer(quantized, precision="int8")
+    assert (explicit.provider, explicit.precision, explicit.precision_reason) == ("cpu", "int8", "asked for")
+    picture = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    assert explicit.explain(picture, picture, Rise(masks=32)).precision == "int8"
+    assert Explainer(plain).precision == "fp32"
+    assert "export quantize" in Explainer(plain).precision_reason
+    with pytest.raises(OptionError, match=r"fp16.*fp32.*export quantize"):
+        Explainer(plain, precision="fp16")
+
+
+def test_attributes_may_follow_and_quantizing_again_replaces(quantized: Path, images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(quantized, tmp_path / "bundle"))
+    table = AttributeTable(("a", "b", "c", "d"), "sigmoid", np.zeros(4, np.float32))
+    export_attributes(TorchSource(MapNet().eval()), table, folder)
+    assert {g.precision for g in manifest_of(folder).graphs} == {"fp32", "int8", "fp16"}
+    export_quantized(folder, images, ["cpu"])
+    again = bundles.load(folder)
+    assert {g.file for g in again.manifest.graphs if g.role == "similarity"} == {"similarity.fp32.onnx", INT8_CPU}
+    assert not (folder / FP16).exists()
+    assert again.attributes is not None
+    assert set(report(folder).graphs) == {INT8_CPU}
+    assert Explainer(folder, precision="int8").precision == "int8"
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_what_cannot_be_quantized_leaves_the_bundle_alone(
+    plain: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "bundle"))
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    empty, words = tmp_path / "empty", tmp_path / "words"
+    empty.mkdir()
+    words.mkdir()
+    (words / "a.txt").write_text("a")
+    assert "0 different pictures" in fails(["quantize", str(folder), "--images", str(empty)], capsys)
+    assert "1 other files" in fails(["quantize", str(folder), "--images", str(words)], capsys)
+    assert "cannot read the folder" in fails(["quantize", str(folder), "--images", str(tmp_path / "none")], capsys)
+    assert "there is no bundle" in fails(["quantize", str(tmp_path / "no"), "--images", str(images)], capsys)
+
+    def broken(*_: object) -> None:
+        raise OptionError("half way")
+
+    monkeypatch.setattr("export.quantize.finish", broken)
+    assert "half way" in fails(["quantize", str(folder), "--images", str(images), "--targets", "cpu"], capsys)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "empty", "words"]
+
+
+def test_the_command_says_how_faithful_each_graph_is(
+    plain: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "bundle"))
+    assert main(["quantize", str(folder), "--images", str(images), "--targets", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{INT8_CPU}: map correlation 0.")
+    assert printed.out.endswith(f"wrote {folder}\n")
+    assert printed.err == "left out 1 files that are no pictures, notes.txt first\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"identity": "another"},
+        {"graphs": {"other.onnx": {}}},
+        {"graphs": []},
+        {"pairs": None, "extra": 1},
+    ],
+)
+def test_a_report_that_does_not_fit_is_refused(quantized: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    folder = Path(shutil.copytree(quantized, tmp_path / "bundle"))
+    fields = json.loads((folder / bundles.PRECISION).read_text()) | change
+    (folder / bundles.PRECISION).write_text(json.dumps(fields))
+    (folder / bundles.SUMS).write_text(bundles.checksums(folder))
+    with pytest.raises(BundleError, match="quantize the bundle again"):
+        bundles.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"map_correlation_mean": 2.0}, {"embedding_cosine_least": "x"}, {"speed": -1.0}, {"calibration": 3}]
+)
+def test_impossible_figures_are_refused(quantized: Path, change: dict[str, object]) -> None:
+    good = report(quantized).graphs[INT8_CPU]
+    with pytest.raises(OptionError):
+        Fidelity(**{**dataclasses.asdict(good), **change})
+
+
+def test_the_demo_runs_int8_only_by_its_report() -> None:
+    explainer = Explainer()
+    assert explainer.precision == ("int8" if fast_int8() else "fp32")
+    found = report(bundles.demo_bundle()).graphs[INT8_CPU]
+    assert isinstance(found, Fidelity)
+    assert found.passes
+    assert (
+        Graph(INT8_CPU, "similarity", "int8", "cpu", 18, "image", "embedding") in manifest_of(bundles.demo_bundle()).graphs
+    )
