@@ -7,6 +7,7 @@ draw their own, of the same kind and number.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -30,10 +31,10 @@ from xaitk_saliency.impls.gen_image_similarity_blackbox_sal.occlusion_based impo
 from xaitk_saliency.impls.gen_image_similarity_blackbox_sal.sbsm import SBSMStack
 from xaitk_saliency.impls.perturb_image.rise import RISEGrid
 
+from benchmarks.published import fastest_batch
 from engine.preprocessing import Preprocessing
 
 GRID = 8
-BATCH = 64
 WINDOW = 2 / 7
 """Side of an occluding window as a share of the picture's: the paper's."""
 Embed = Callable[[Tensor], Tensor]
@@ -42,7 +43,7 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """pixels: (S, S, 3) uint8 of the query and of its reference as the network sees them; embed: the network"""
+    """query, reference: (S, S, 3) uint8 as the network sees them; embed: the network; batch: of rows, the fastest for it"""
 
     query: np.ndarray
     reference: np.ndarray
@@ -56,13 +57,20 @@ class Pair:
         """(n, 3, S, S) -> (n,) cosine with the reference."""
         return F.cosine_similarity(self.embed(rows), self._target)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_target", self.embed(self.normalised(self.reference)[None]))
+    @functools.cached_property
+    def batch(self) -> int:
+        return fastest_batch(self.embed, self.normalised(self.query))
+
+    @functools.cached_property
+    def _target(self) -> Tensor:
+        return self.embed(self.normalised(self.reference)[None])
 
 
 def runtime(graph: Path) -> Embed:
-    """The bundle's fp32 graph on ONNX Runtime, with its default threads, as the engine has them."""
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    """The bundle's fp32 graph on ONNX Runtime, with as many threads as the engine has."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     (given,), (wanted,) = session.get_inputs(), session.get_outputs()
 
     def embed(rows: Tensor) -> Tensor:
@@ -76,7 +84,7 @@ def captum_occlusion(pair: Pair, passes: int) -> np.ndarray:
     size, window, stride = lattice(pair, passes)
     rows = pair.normalised(pair.query)[None]
     shape, strides = (3, window, window), (3, stride, stride)
-    found = Occlusion(pair.similarity).attribute(rows, shape, strides, baselines=0, perturbations_per_eval=BATCH)
+    found = Occlusion(pair.similarity).attribute(rows, shape, strides, baselines=0, perturbations_per_eval=pair.batch)
     return found[0].mean(0).numpy().reshape(size, size)
 
 
@@ -174,8 +182,8 @@ class Generator(ImageDescriptorGenerator):
 
     def generate_arrays_from_images(self, img_mat_iter: Iterable[np.ndarray | None]) -> Iterator[np.ndarray]:
         pictures = np.asarray(list(img_mat_iter))
-        for start in range(0, len(pictures), BATCH):
-            yield from self._pair.embed(self._pair.normalised(pictures[start : start + BATCH])).numpy()
+        for start in range(0, len(pictures), self._pair.batch):
+            yield from self._pair.embed(self._pair.normalised(pictures[start : start + self._pair.batch])).numpy()
 
     def get_config(self) -> dict[str, Any]:
         return {}
@@ -186,7 +194,7 @@ def _tiles(pair: Pair, explainer: Lime, passes: int) -> np.ndarray:
     tile = np.arange(size) * GRID // size
     mask = torch.from_numpy(tile[:, None] * GRID + tile)[None, None]
     rows = pair.normalised(pair.query)[None]
-    options = {"feature_mask": mask, "n_samples": passes, "perturbations_per_eval": BATCH}
+    options = {"feature_mask": mask, "n_samples": passes, "perturbations_per_eval": pair.batch}
     torch.manual_seed(0)
     return explainer.attribute(rows, baselines=0, **options)[0].mean(0).numpy()
 
@@ -196,7 +204,7 @@ def _dianna(model: object, pair: Pair, passes: int) -> np.ndarray:
     rows = pair.preprocessing.normalised(pair.query)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(io.StringIO()):
         # p_keep is given: searching for it would cost dianna 900 passes more
-        options = {"n_masks": passes, "p_keep": 0.5, "batch_size": BATCH, "axis_labels": {0: "channels"}}
+        options = {"n_masks": passes, "p_keep": 0.5, "batch_size": pair.batch, "axis_labels": {0: "channels"}}
         return np.asarray(dianna.explain_image(model, rows, "RISE", labels=[0], **options))[0]
 
 

@@ -21,17 +21,16 @@ BATCHES = (32, 64, 100)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Masks:
-    """all: (N, 1, S, S) float32 in [0, 1]; mean: (S, S); cpu, wall: seconds that drawing took"""
+    """all: (N, 1, S, S) float32 in [0, 1]; mean: (S, S); cpu: seconds that drawing took"""
 
     all: Tensor
     mean: Tensor
     cpu: float
-    wall: float
 
     @classmethod
     def drawn(cls, plan: RisePlan, size: int) -> "Masks":
         """By the published code's call, from the grids and shifts of a plan, so that both procedures see equal masks."""
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu = time.process_time()
         grid = plan.grids.shape[1]
         cell = -(-size // grid)
         whole = ((grid + 1) * cell,) * 2
@@ -40,11 +39,7 @@ class Masks:
             upsampled = resize(cells.astype(np.float32), whole, order=1, mode="reflect", anti_aliasing=False)
             masks[i, 0] = upsampled[dy : dy + size, dx : dx + size]
         every = torch.from_numpy(masks)
-        return cls(every, every.mean((0, 1)), time.process_time() - cpu, time.perf_counter() - wall)
-
-    def first(self, count: int) -> "Masks":
-        every = self.all[:count]
-        return Masks(every, every.mean((0, 1)), self.cpu * count / len(self.all), self.wall * count / len(self.all))
+        return cls(every, every.mean((0, 1)), time.process_time() - cpu)
 
 
 def eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -75,8 +70,8 @@ def both(network: nn.Module, query: Tensor, reference: Tensor, masks: Masks, oth
     return torch.stack(maps).mean(0)
 
 
-def fastest_batch(network: nn.Module, query: Tensor, batches: Sequence[int] = BATCHES) -> int:
-    """The batch size with the lowest CPU time per row, from two runs of each after one to warm up."""
+def fastest_batch(network: Callable[[Tensor], Tensor], query: Tensor, batches: Sequence[int] = BATCHES) -> int:
+    """The batch size with the lowest CPU time per row, from two runs of each after one to warm up; query: (3, S, S)."""
     cost = {}
     with torch.inference_mode():
         for batch in batches:

@@ -149,8 +149,8 @@ def test_same_masks(benchmark: Any, procedure: Published, subject: Subjects, row
     times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
     largest = float(np.abs(maps["ours"] - maps["theirs"]).max())
     difference = largest / float(np.abs(maps["theirs"]).max())
-    assert difference <= EQUAL, f"the maps differ by {difference:.2g} of the largest value"
-    spread = largest / float(np.ptp(maps["theirs"]))
+    spread = largest / float(np.ptp(maps["theirs"]))  # a cosine's raw map is nearly constant
+    assert spread <= EQUAL, f"the maps differ by {spread:.2g} of their range"
     found = {"map_difference": difference, "map_difference_of_range": spread, "precision": "fp32"}
     _add(rows, "same masks, sane, fp32", opened, procedure, times, method, 1 / procedure.scale, **found)
 

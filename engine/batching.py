@@ -21,7 +21,7 @@ BATCH_PIXELS = 2**19
 """Pixels in one batch at most: activations stay in some 100 MB."""
 ROUNDS = 3
 SECONDS = 0.5
-"""A calibration that took this long tries no larger batch."""
+"""A calibration that took this long measures no batch a second time."""
 
 
 def largest_batch(preprocessing: Preprocessing) -> int:
@@ -30,10 +30,11 @@ def largest_batch(preprocessing: Preprocessing) -> int:
     return int(min(2 ** (rows.bit_length() - 1), LARGEST_BATCH))
 
 
-def calibrated_batch(session: Session, preprocessing: Preprocessing, setting: Sequence[object]) -> int:
+def calibrated_batch(session: Session, preprocessing: Preprocessing, setting: Sequence[object], picture: np.ndarray) -> int:
     """The batch with the least time per row, from the cache or measured now and written there.
 
     setting: what the time depends on beside the machine: model, provider, precision, threads
+    picture: (H, W, 3) uint8 that the network is known to take
     """
     key = json.dumps([*setting, ort.__version__, processor(), os.cpu_count()]).encode()
     file = cache_folder() / f"batch-{hashlib.sha256(key).hexdigest()[:32]}.json"
@@ -44,7 +45,7 @@ def calibrated_batch(session: Session, preprocessing: Preprocessing, setting: Se
             return int(kept)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not measured yet, or somebody's damaged file: measured anew
-    batch = _measured(session, preprocessing, largest)
+    batch = _measured(session, np.repeat(preprocessing.normalised(picture[None]), largest, axis=0))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({"batch": batch, "setting": list(setting)}).encode())
@@ -63,12 +64,12 @@ def _candidates(largest: int) -> list[int]:
     return [b for b in (2, 4, 8, 16, 32, 64) if largest // 4 <= b <= largest]
 
 
-def _measured(session: Session, preprocessing: Preprocessing, largest: int) -> int:
+def _measured(session: Session, rows: np.ndarray) -> int:
     """Sizes alternate, so that a busy moment hits all of them; the least time of each counts."""
-    candidates, began = _candidates(largest), time.perf_counter()
-    rows = np.zeros((largest, *preprocessing.input_shape), np.float32)
+    candidates, began = _candidates(len(rows)), time.perf_counter()
     best = dict.fromkeys(candidates, np.inf)
-    for _ in range(ROUNDS + 1):  # the first round warms up
+    session.run(rows[: candidates[0]])  # warms up
+    for _ in range(ROUNDS):
         for batch in candidates:
             if best[batch] < np.inf and time.perf_counter() - began > SECONDS:
                 continue

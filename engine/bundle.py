@@ -36,13 +36,15 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 class Bundle:
     """A folder whose every file was verified.
 
-    canonical: `picture` and the expected result by graph file; precision: None where it was never quantized
+    digests: sha256 by file; canonical: `picture` and the expected result by graph file; precision: None where it was never
+    quantized
     """
 
     folder: Path
     manifest: Manifest
     attributes: AttributeTable | None
     identity: str
+    digests: dict[str, str]
     canonical: dict[str, np.ndarray]
     precision: Report | None = None
 
@@ -91,7 +93,7 @@ def _load(folder: Path) -> Bundle:
     report = Report.from_json(_text(folder, PRECISION)) if PRECISION in sums else None
     if report is not None and (report.identity != found or not set(report.graphs) <= {g.file for g in manifest.graphs}):
         raise BundleError(f"{folder / PRECISION} is about another model; quantize the bundle again")
-    return Bundle(folder, manifest, table, found, _canonical(folder, manifest), report)
+    return Bundle(folder, manifest, table, found, sums, _canonical(folder, manifest), report)
 
 
 def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> Session:

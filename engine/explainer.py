@@ -16,7 +16,7 @@ from engine.images import ImageLike
 from engine.methods import Method, method_named, method_of
 from engine.model import Condition, LoadedModel, Picture
 from engine.passes import Progress
-from engine.prepared import Known, Prepared, prepared_picture, require_top
+from engine.prepared import Known, Prepared, extended_together, prepared_picture, require_top
 from engine.prepared_file import load_prepared
 from engine.protocol import Plan, require_whole
 from engine.rise import AUTO, BLOCK, Rise
@@ -123,7 +123,8 @@ class Explainer:
         condition: index or name, one for all or one per reference; None compares the embeddings as they are
         baseline: what hidden pixels become: mean, black, white, blur; None: the method's own (mean)
         tolerance, deadline: when the passes may end early, see `prepare`; in mode "fixed", without a cache, the tolerance is
-            judged on the references given (mean), and in mode "both" the time is divided among the pictures
+            judged on the references given (mean); in mode "both" each picture is judged against the others as they are
+            masked, and the time is divided among the pictures
         top: attributes to name at most; None: all that reach the bundle's threshold
         progress: called with (passes done, passes in all), once for each picture that is masked
 
@@ -138,7 +139,7 @@ class Explainer:
         picture = self._model.picture(query)
         if mode == "fixed":
             shown, embeddings = self._model.references(references)
-            known = None if self._cache.limit else Known(embeddings, conditions)
+            known = None if self._cache.limit else self._model.features_by_condition(embeddings, conditions)
             prepared = self._prepared(picture, options, baseline, budget, known, progress)
             return prepared.against(shown, embeddings, conditions, top)
         pictures = [picture, *(self._model.picture(reference) for reference in references)]
@@ -146,7 +147,8 @@ class Explainer:
         for i, each in enumerate(pictures):
             share = budget.share(len(pictures) - i)
             masked.append(self._prepared(each, options, baseline, share, None, progress))
-        return masked[0].explain_many(masked[1:], conditions, top)
+        first, *others = extended_together(masked, conditions, budget, progress)
+        return first.explain_many(others, conditions, top)
 
     def refining(
         self,

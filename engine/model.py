@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +41,10 @@ class Running:
 
 
 class LoadedModel:
-    """Raises BundleError, ProviderError, OptionError."""
+    """graph_digest: sha256 of the similarity graph that runs: model and precision in one
+
+    Raises BundleError, ProviderError, OptionError.
+    """
 
     def __init__(self, folder: Path, provider: str, precision: str, threads: int | None) -> None:
         self.bundle = bundles.load(folder)
@@ -56,18 +58,11 @@ class LoadedModel:
         self.threads = threads or _cores()
         self.similarity = self._open("similarity", self.precision)
         self.attributes = self._open("attributes", "fp32") if self.bundle.attributes else None
-        self._running: Running | None = None
-        self._measuring = threading.Lock()
-
-    @property
-    def running(self) -> Running:
-        """The batch is measured on first use, and is then the same for this model on this machine."""
-        with self._measuring:
-            if self._running is None:
-                setting = (self.bundle.identity, self.provider, self.precision, self.threads)
-                batch = calibrated_batch(self.similarity, self.preprocessing, setting)
-                self._running = Running(self.provider, self.precision, self.threads, batch)
-            return self._running
+        self.graph_digest = self.bundle.digests[self.similarity.path.name]
+        setting = (self.graph_digest, self.provider, self.precision, self.threads)
+        # measured now where it never was, and not behind the first caller's deadline
+        batch = calibrated_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
+        self.running = Running(self.provider, self.precision, self.threads, batch)
 
     def _open(self, role: str, precision: str) -> Session:
         target = target_of(self.provider)
@@ -162,6 +157,13 @@ class LoadedModel:
     def reference_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
         """(R, D) -> (R, F) float64, the other factor."""
         return similarity.reference_features(embeddings, self.manifest.metric, self._weights(condition))
+
+    def features_by_condition(
+        self, embeddings: np.ndarray, conditions: Sequence[int | None]
+    ) -> dict[int | None, np.ndarray]:
+        """`reference_features` of references (R, D), each under its condition, by condition."""
+        which = {c: [i for i, own in enumerate(conditions) if own == c] for c in conditions}
+        return {c: self.reference_features(embeddings[rows], c) for c, rows in which.items()}
 
     def _weights(self, condition: int | None) -> np.ndarray | None:
         """(D,) float32, before relu."""

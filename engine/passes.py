@@ -34,26 +34,27 @@ class MaskedPasses:
         self._masks = np.empty((batch, preprocessing.height, preprocessing.width), np.float32)
         self._rows = np.zeros((batch, *image.shape), np.float32)
         self._channels_last = preprocessing.layout == "nhwc"
+        self._slowest = 0.0
 
-    def run(self, start: int, stop: int, until: float | None, progress: Progress, total: int) -> np.ndarray:
-        """Embeddings (n, D) float32 of masks start..stop: all of them, or as many whole batches as end before `until`.
+    def run(self, start: int, stop: int, until: float | None, progress: Progress, total: int) -> list[np.ndarray]:
+        """Embeddings (n, D) float32 of masks start..stop by batches: all, or as many batches as end before `until`.
 
-        until: time.perf_counter() at which the caller wants them; the first batch is run in any case
+        until: time.perf_counter() at which the caller wants them; the plan's first batch is run in any case
         total: passes in all, as told to `progress`
         """
-        batch, embeddings, slowest = len(self._rows), [], 0.0
+        batch, embeddings = len(self._rows), []
         for first in range(start, stop, batch):
             began = time.perf_counter()
-            if until is not None and first > start and began + slowest > until:
+            if until is not None and first > 0 and began + self._slowest > until:
                 break
             count = min(batch, stop - first)
             masks, rows = self._masks[:count], self._rows[:count]
             self._renderer.masks(first, first + count, out=masks)  # a mask is drawn
             blend(self._image, self._baseline, masks, self._channels_last, out=rows)
             embeddings.append(self._session.run(self._rows)[:count])  # the network runs
-            slowest = max(slowest, time.perf_counter() - began)
+            self._slowest = max(self._slowest, time.perf_counter() - began)
             progress(first + count, total)
-        return np.concatenate(embeddings)
+        return embeddings
 
 
 def whole_embeddings(session: Session, preprocessing: Preprocessing, pictures: list[np.ndarray], batch: int) -> np.ndarray:

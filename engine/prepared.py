@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,18 @@ from engine.methods import Method
 from engine.model import Condition, LoadedModel, Picture, Running
 from engine.passes import MaskedPasses, Progress
 from engine.protocol import LARGEST_PLAN, Plan, require_whole
-from engine.regression import TILES, Estimate, Geometry, Operator, Regression, design, differences
+from engine.regression import TILES, Estimate, Geometry, Operator, Regression, differences
 from engine.rise import BLOCK, Rise, RisePlan
 from engine.stopping import DIRECTIONS, Budget
 
 LEAST_FOR_HALVES = 8
 """Masks below which two halves of them say nothing."""
+KEPT_CONDITIONS = 4
+"""Conditions whose fits a prepared picture keeps, last used first: a model may have dozens."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Known:
-    """References that are known while the passes run: embeddings (R, D) float32 and a condition for each."""
-
-    embeddings: np.ndarray
-    conditions: Sequence[int | None]
+Known = Mapping[int | None, np.ndarray]
+"""By condition, the factor of the similarity (R, F) of references that are known while the passes run."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +56,8 @@ class Prepared:
     running: Running
     seconds: float
     late: bool
+    _regressions: dict[int | None, Regression] = dataclasses.field(init=False, repr=False, default_factory=dict)
+    _keeping: threading.Lock = dataclasses.field(init=False, repr=False, default_factory=threading.Lock)
 
     @property
     def estimator(self) -> str:
@@ -65,10 +66,15 @@ class Prepared:
 
     @functools.cached_property
     def nbytes(self) -> int:
-        """Memory it keeps, what references without a condition need included."""
+        """Memory it keeps, and what explaining it makes it keep."""
         plan = [v for v in vars(self.plan).values() if isinstance(v, np.ndarray)]
         arrays = [self.picture.pixels, self.embeddings, *plan, *([self.seen.maps, self.seen.shapes] if self.seen else [])]
-        fitted = self._operator.nbytes + self._regression(None).nbytes if self.estimator == "regression" else 0
+        fitted = 0
+        if self.estimator == "regression":
+            conditions = self.model.manifest.conditions
+            kept = 1 if conditions is None else min(len(conditions.names) + 1, KEPT_CONDITIONS)
+            operator = self._operator
+            fitted = operator.nbytes + operator.factor.nbytes + kept * self._regression(None).nbytes  # with both `_halves`
         return sum(a.nbytes for a in arrays) + fitted
 
     def explain(self, other: "ImageLike | Prepared", condition: Condition = None, top: int | None = None) -> Explanation:
@@ -111,7 +117,7 @@ class Prepared:
         require_whole("masks", masks, 1, LARGEST_PLAN - len(self.plan))
         wanted = dataclasses.replace(self.options, masks=len(self.plan) + masks)
         budget = Budget.of(wanted, True, None, deadline)
-        return extended(self, wanted.plan(self.picture.pixels), budget, None, progress)
+        return extended(dataclasses.replace(self, options=wanted), budget, None, progress)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an .npz file that `Explainer.load_prepared` reads; raises OutputError."""
@@ -146,21 +152,16 @@ class Prepared:
         if known is None:
             regression = self._regression(None)
             return float(regression.reliability(regression.leading(DIRECTIONS)).mean())
-        found = np.ones(len(known.conditions))
-        for chosen in dict.fromkeys(known.conditions):
-            which = [i for i, c in enumerate(known.conditions) if c == chosen]
-            features = self.model.reference_features(known.embeddings[which], chosen)
-            found[which] = self._regression(chosen).reliability(features)
-        return float(found.mean()) if len(found) else 1.0
+        found = [self._regression(condition).reliability(features) for condition, features in known.items()]
+        return float(np.concatenate(found).mean()) if found else 1.0
 
     def _both(self, other: "Prepared", condition: int | None, top: int | None) -> Explanation:
         """Against a reference that is masked too, in N + K passes: `mean_j s(a_i, b_j) = <a_i, mean_j b_j>` (SANE.md)."""
-        if other.model.bundle.identity != self.model.bundle.identity:
-            raise OptionError("the two pictures were prepared with different models")
+        if other.model.graph_digest != self.model.graph_digest:
+            raise OptionError("the two pictures were prepared with different models, or different precisions of one")
         began, model = time.perf_counter(), self.model
         mine, theirs = (
-            side._estimates(model.reference_features(beside.embeddings, condition).mean(0, keepdims=True), condition)[0]
-            for side, beside in ((self, other), (other, self))
+            side._estimates(beside.mean_features(condition), condition)[0] for side, beside in ((self, other), (other, self))
         )
         whole = model.reference_features(other.whole[None], condition)
         similarity = (model.query_features(self.whole[None], condition) @ whole.T).item()
@@ -182,6 +183,10 @@ class Prepared:
             **matched,
         )
 
+    def mean_features(self, condition: int | None) -> np.ndarray:
+        """(1, F): the mean over the masks of what this picture, as a reference, gives to the similarity."""
+        return self.model.reference_features(self.embeddings, condition).mean(0, keepdims=True)
+
     def _estimates(self, references: np.ndarray, condition: int | None) -> list[Estimate]:
         """Maps against references (R, F), factors of the similarity."""
         if self.estimator == "regression":
@@ -201,9 +206,8 @@ class Prepared:
         if self.estimator == "sane":
             tiles = plan.renderer(*self._size).tiles(parts)
             return [tile_features(tiles[half], features[half]) for half in some]
-        z, plain, rows = differences(features), self._plain_differences, self._operator.design
-        operators = [self._operator, *(Operator.fitted(rows[half], plain[half]) for half in some[1:])]
-        return [Regression(o, self._geometry, z[half]).tiles(parts) for o, half in zip(operators, some, strict=True)]
+        z, operators = differences(features), [self._operator, *self._halves]
+        return [Regression(o, self._geometry, z[half]).tiles(parts) for o, half in zip(operators, some, strict=False)]
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -222,8 +226,16 @@ class Prepared:
 
     @functools.cached_property
     def _operator(self) -> Operator:
-        tiles = self._rise_plan.renderer(*self._size).tiles(TILES)
-        return Operator.fitted(design(tiles), self._plain_differences)
+        plan, first = self._rise_plan, slice(0, len(self.plan) // 2 * 2, 2)  # of each pair
+        tiles = RisePlan(plan.grids[first], plan.shifts[first]).renderer(*self._size).tiles(TILES)
+        tiles -= 0.5
+        return Operator.fitted(tiles, self._plain_differences)
+
+    @functools.cached_property
+    def _halves(self) -> list[Operator]:
+        """Of every other pair, and of the rest."""
+        halves = slice(0, None, 2), slice(1, None, 2)
+        return [Operator.fitted(self._operator.design[half], self._plain_differences[half]) for half in halves]
 
     @property
     def _plain_differences(self) -> np.ndarray:
@@ -231,15 +243,16 @@ class Prepared:
         features = self.model.query_features(self.embeddings, None)
         return differences(features[:, : self.embeddings.shape[1]])  # for squared distances, the vectors alone
 
-    @functools.cached_property
-    def _regressions(self) -> dict[int | None, Regression]:
-        return {}
-
     def _regression(self, condition: int | None) -> Regression:
-        if condition not in self._regressions:  # two threads may both make it; they make the same
-            z = differences(self.model.query_features(self.embeddings, condition))
-            self._regressions[condition] = Regression(self._operator, self._geometry, z)
-        return self._regressions[condition]
+        with self._keeping:
+            found = self._regressions.pop(condition, None)
+            if found is None:
+                z = differences(self.model.query_features(self.embeddings, condition))
+                found = Regression(self._operator, self._geometry, z)
+            self._regressions[condition] = found  # the last used come last
+            if len(self._regressions) > KEPT_CONDITIONS:
+                del self._regressions[next(iter(self._regressions))]
+            return found
 
     def _explanation(
         self,
@@ -305,12 +318,39 @@ def prepared_picture(
         late=False,
     )
     prepared = dataclasses.replace(nothing, seconds=time.perf_counter() - began)
-    return extended(prepared, nothing.plan, budget, known, progress)
+    return _run(prepared, nothing.plan, budget, known, progress)
 
 
-def extended(before: Prepared, plan: Plan, budget: Budget, known: Known | None, progress: Progress | None) -> Prepared:
-    """`before` with the plan's further masks run, until the budget says enough; the plan begins with what `before` ran."""
+def extended(before: Prepared, budget: Budget, known: Known | None, progress: Progress | None) -> Prepared:
+    """`before` with further masks of its method run, until the budget says enough: itself where that is so already."""
+    return _run(before, before.options.plan(before.picture.pixels), budget, known, progress)
+
+
+def extended_together(
+    sides: Sequence[Prepared], conditions: Sequence[int | None], budget: Budget, progress: Progress | None
+) -> list[Prepared]:
+    """A query and its references, all masked, with further masks of each run where its maps against the others need them.
+
+    conditions: one per reference
+    """
+    query, others = sides[0], sides[1:]
+    if budget.tolerance is None or not others:
+        return list(sides)
+    means = {c: [o.mean_features(c) for o, own in zip(others, conditions, strict=True) if own == c] for c in conditions}
+    query = extended(query, budget, {c: np.concatenate(rows) for c, rows in means.items()}, progress)
+    pairs = zip(others, conditions, strict=True)
+    return [query, *(extended(o, budget, {c: query.mean_features(c)}, progress) for o, c in pairs)]
+
+
+def _run(before: Prepared, plan: Plan, budget: Budget, known: Known | None, progress: Progress | None) -> Prepared:
+    """Masks of the plan after those that `before` ran, with which it begins."""
     began, model, show = time.perf_counter(), before.model, progress or _silent
+    done, told = len(before.embeddings), None
+    if done and budget.tolerance is not None:
+        told = before.reliability(known)
+    goal = budget.goal(done, told, len(plan))
+    if goal is None:
+        return before
     preprocessing, pixels = model.preprocessing, before.picture.pixels
     passes = MaskedPasses(
         model.similarity,
@@ -318,16 +358,17 @@ def extended(before: Prepared, plan: Plan, budget: Budget, known: Known | None, 
         preprocessing,
         preprocessing.normalised(pixels),
         preprocessing.baseline(before.baseline, pixels),
-        before.running.batch,
+        model.running.batch,
     )
-    now, goal = before, budget.goal(len(before.embeddings), None, len(plan))
+    now = before
     while goal is not None:
         new = passes.run(len(now.embeddings), goal, budget.until, show, len(plan))
-        done = len(now.embeddings) + len(new)
+        done = len(now.embeddings) + sum(len(rows) for rows in new)
         now = dataclasses.replace(
             now,
             plan=plan if done == len(plan) else plan.first(done),
-            embeddings=np.concatenate([now.embeddings, new]),
+            embeddings=np.concatenate([now.embeddings, *new]),
+            running=model.running,
             late=done < goal,
         )
         enough = now.late or budget.tolerance is None

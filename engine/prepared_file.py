@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from engine.files import write_whole
 from engine.methods import METHODS, PLANS
 from engine.model import LoadedModel, Picture, Running
 from engine.prepared import Prepared
+from engine.preprocessing import BASELINES
+from engine.protocol import LARGEST_PLAN, require_whole
+from engine.session import PROVIDERS
 
 FORMAT = "sane-prepared"
 VERSION = 1
@@ -26,7 +30,7 @@ def save_prepared(prepared: Prepared, path: Path) -> None:
     fields = {
         "format": FORMAT,
         "version": VERSION,
-        "identity": prepared.model.bundle.identity,
+        "graph": prepared.model.graph_digest,
         "method": prepared.options.name,
         "options": dataclasses.asdict(prepared.options),
         "plan": {k: v for k, v in plan.items() if not isinstance(v, np.ndarray)},
@@ -50,7 +54,10 @@ def load_prepared(model: LoadedModel, path: Path) -> Prepared:
         if (fields["format"], fields["version"]) != (FORMAT, VERSION):
             raise OutputError(f"{path} is not a prepared query of version {VERSION}")
         _require_same_model(model, fields, path)
-        return _read(model, fields, arrays)
+        try:
+            return _read(model, fields, arrays)
+        except EngineError as error:
+            raise OutputError(f"{path} is not a prepared query of this model: {error}") from error
     except EngineError:
         raise
     except Exception as error:  # numpy and zlib raise almost anything on a broken archive
@@ -58,13 +65,13 @@ def load_prepared(model: LoadedModel, path: Path) -> Prepared:
 
 
 def _require_same_model(model: LoadedModel, fields: dict[str, Any], path: Path) -> None:
-    if fields["identity"] != model.bundle.identity:
-        raise OptionError(f"{path} was prepared with another model than {model.bundle.folder}")
-    running = Running(**fields["running"])
-    if running.precision != model.precision:
+    made, running = fields["graph"], fields["running"]
+    if made not in model.bundle.digests.values():
+        raise OptionError(f"{path} was prepared with another model than {model.bundle.folder}; prepare the query again")
+    if made != model.graph_digest:
         raise OptionError(
-            f"{path} was prepared with precision {running.precision}, this Explainer runs {model.precision}: "
-            f"make it with precision={running.precision!r}, or prepare the query again"
+            f"{path} was prepared with precision {running['precision']}, this Explainer runs {model.precision}: "
+            f"make it with precision={running['precision']!r}, or prepare the query again"
         )
 
 
@@ -80,6 +87,8 @@ def _read(model: LoadedModel, fields: dict[str, Any], arrays: dict[str, np.ndarr
     expected = ((preprocessing.height, preprocessing.width, 3), (len(plan), size), (size,))
     if (pixels.shape, embeddings.shape, whole.shape) != expected or pixels.dtype != np.uint8:
         raise OutputError("its arrays do not fit the model")
+    if not np.isfinite(embeddings).all() or not np.isfinite(whole).all():
+        raise OutputError("its embeddings are not finite")
     left, top, right, bottom = fields["box"]
     picture = Picture(pixels, (left, top, right, bottom))
     return Prepared(
@@ -90,6 +99,25 @@ def _read(model: LoadedModel, fields: dict[str, Any], arrays: dict[str, np.ndarr
         embeddings=embeddings.astype(np.float32),
         whole=whole.astype(np.float32),
         seen=model.see(picture),  # words may have changed since
-        running=Running(**fields["running"]),
-        **{k: fields[k] for k in ("drawn", "baseline", "seconds", "late")},
+        running=_running(model, fields["running"]),
+        drawn=bool(fields["drawn"]),
+        baseline=_known(fields["baseline"], BASELINES),
+        seconds=float(fields["seconds"]),
+        late=bool(fields["late"]),
     )
+
+
+def _running(model: LoadedModel, fields: dict[str, Any]) -> Running:
+    """What the file says of its runs, where that can be true."""
+    running = Running(**fields)
+    _known(running.provider, PROVIDERS)
+    _known(running.precision, (model.precision,))
+    for name in ("threads", "batch"):
+        require_whole(name, getattr(running, name), 1, LARGEST_PLAN)
+    return running
+
+
+def _known(name: str, names: Collection[str]) -> str:
+    if name not in names:
+        raise OutputError(f"it says {name!r} where one of {', '.join(names)} is expected")
+    return name

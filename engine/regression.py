@@ -6,6 +6,7 @@ algebra on the coefficients: in similarity units, independent of the number of m
 """
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -68,18 +69,17 @@ def _spread(coefficients: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> 
 class Operator:
     """The regression as a linear operator on scores: fitted once per prepared query, used for every reference.
 
-    design (P, T*T) float64: tile means of the first mask of each of P pairs, less 1/2 (its complement's are the negative)
-    coefficients (T*T, P): times half the difference of a pair's scores gives the ridge coefficients
-    left_out (T*T, P): times the residuals of a group of pairs gives what the coefficients lose without that group
+    design X (P, T*T) float64: tile means of the first mask of each of P pairs, less 1/2 (its complement's are the negative)
+    factor A (T*T, r): A A^T = (X^T X + L)^-1 with the penalty L, as far as the masks span the tiles
     """
 
     design: np.ndarray
-    coefficients: np.ndarray
-    left_out: np.ndarray
+    factor: np.ndarray
 
     @property
     def nbytes(self) -> int:
-        return self.design.nbytes + self.coefficients.nbytes + self.left_out.nbytes
+        """With `left_out`."""
+        return 2 * self.design.nbytes + self.factor.nbytes
 
     @classmethod
     def fitted(cls, design: np.ndarray, z: np.ndarray) -> "Operator":
@@ -88,41 +88,77 @@ class Operator:
         Ridge with prior variance s_t for tile t, shared by all features (automatic relevance determination, MacKay 1992);
         one penalty by generalised cross-validation (Golub, Heath and Wahba 1979) over all features.
         """
+        moments, energy = design.T @ z, float(np.square(z).sum())
+        gram = design.T @ design if len(design) > design.shape[1] else None
         variances = np.ones(design.shape[1])
         for _ in range(ROUNDS):
-            coefficients, penalty, noise = _ridge(design, variances, z)
-            posterior = variances * (1 - np.einsum("tp,pt->t", coefficients, design))
-            updated = np.square(coefficients @ z).sum(1) + noise / penalty * posterior
+            fit = _Ridge.fitted(design, gram, moments, energy, variances)
+            updated = np.square(fit.coefficients).sum(1) + fit.noise / fit.penalty * fit.posterior
             if not updated.mean() > 0:
                 break  # the scores do not vary
             variances = np.maximum(updated / updated.mean(), FLOOR)
-        coefficients, _, _ = _ridge(design, variances, z)
-        left_out = np.empty_like(coefficients)
-        for group in groups(len(design)):
-            own = design[group] @ coefficients[:, group]
-            left_out[:, group] = np.linalg.solve((np.eye(len(own)) - own).T, coefficients[:, group].T).T
-        return cls(design, coefficients, left_out)
+        return cls(design, _Ridge.fitted(design, gram, moments, energy, variances).factor)
+
+    def coefficients(self, z: np.ndarray) -> np.ndarray:
+        """(T*T, F) ridge coefficients of half the differences z (P, F) of the pairs' scores."""
+        return self.factor @ (self.factor.T @ (self.design.T @ z))
+
+    @functools.cached_property
+    def left_out(self) -> np.ndarray:
+        """(T*T, P): times the residuals of a group of pairs gives what the coefficients lose without that group."""
+        result = np.empty(self.design.T.shape)
+        for group in groups(len(self.design)):
+            spread = self.factor @ (self.factor.T @ self.design[group].T)  # (T*T, g)
+            own = self.design[group] @ spread
+            result[:, group] = np.linalg.solve((np.eye(len(own)) - own).T, spread.T).T
+        return result
 
 
-def _ridge(design: np.ndarray, variances: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """S X^T (X S X^T + l)^-1 (T*T, P), the penalty l with the least GCV score, and the noise variance, summed over features.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Ridge:
+    """Ridge with prior variances S and the penalty l of least GCV score, in the eigenbasis V of S^1/2 X^T X S^1/2.
 
-    In the basis of the smaller Gram matrix of X S^1/2 = U d V^T, directions that the masks do not span left out.
+    scaled: S^1/2 V (T*T, r); shrinking: 1 / (eigenvalue + l) (r,); coefficients (T*T, F); posterior: variances (T*T,) in
+    parts of l; noise: variance, summed over features
     """
-    pairs, scaled = len(design), design * np.sqrt(variances)
-    values, vectors = np.linalg.eigh(scaled @ scaled.T if pairs <= scaled.shape[1] else scaled.T @ scaled)
-    spanned = values > max(values[-1], np.finfo(float).tiny) * SPANNED
-    values, vectors = values[spanned], vectors[:, spanned]
-    other = (scaled.T if pairs <= scaled.shape[1] else scaled) @ vectors / np.sqrt(values)
-    left, right = (vectors, other) if pairs <= scaled.shape[1] else (other, vectors)  # U (P, r), V (T*T, r)
-    energy = np.square(left.T @ z).sum(1)  # (r,)
-    outside = max(np.square(z).sum() - energy.sum(), 0.0)
-    tried = PENALTIES * (values[-1] if len(values) else 1.0)
-    kept = tried[:, None] / (values + tried[:, None])  # (L, r): share of each direction that the fit leaves
-    lost, freedom = np.square(kept) @ energy + outside, kept.sum(1) + pairs - len(values)
-    best = np.argmin(lost / np.square(freedom))
-    coefficients = np.sqrt(variances)[:, None] * ((right * (np.sqrt(values) / (values + tried[best]))) @ left.T)
-    return coefficients, float(tried[best]), float(lost[best] / freedom[best])
+
+    scaled: np.ndarray
+    shrinking: np.ndarray
+    coefficients: np.ndarray
+    posterior: np.ndarray
+    penalty: float
+    noise: float
+
+    @classmethod
+    def fitted(
+        cls, design: np.ndarray, gram: np.ndarray | None, moments: np.ndarray, energy: float, variances: np.ndarray
+    ) -> "_Ridge":
+        """design X (P, T*T), gram X^T X or None where X X^T is smaller; moments X^T z (T*T, F), energy |z|^2; variances
+        (T*T,): the diagonal of S
+        """
+        pairs, root = len(design), np.sqrt(variances)
+        rows = design * root if gram is None else None
+        values, vectors = np.linalg.eigh(root[:, None] * gram * root if rows is None else rows @ rows.T)
+        spanned = values > max(values[-1], np.finfo(float).tiny) * SPANNED  # by the masks
+        values, vectors = values[spanned], vectors[:, spanned]
+        if rows is not None:
+            vectors = rows.T @ vectors / np.sqrt(values)
+        scaled = root[:, None] * vectors
+        projected = scaled.T @ moments  # (r, F)
+        energies = np.square(projected).sum(1) / values  # (r,)
+        outside = max(energy - energies.sum(), 0.0)
+        tried = PENALTIES * (values[-1] if len(values) else 1.0)
+        kept = tried[:, None] / (values + tried[:, None])  # (L, r): share of each direction that the fit leaves
+        lost, freedom = np.square(kept) @ energies + outside, kept.sum(1) + pairs - len(values)
+        best = np.argmin(lost / np.square(freedom))
+        penalty, shrinking = float(tried[best]), 1 / (values + tried[best])
+        coefficients = scaled @ (shrinking[:, None] * projected)
+        posterior = variances * (1 - np.square(vectors) @ (values * shrinking))
+        return cls(scaled, shrinking, coefficients, posterior, penalty, float(lost[best] / freedom[best]))
+
+    @property
+    def factor(self) -> np.ndarray:
+        return self.scaled * np.sqrt(self.shrinking)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,10 +180,10 @@ class Regression:
 
     def __init__(self, operator: Operator, geometry: Geometry, z: np.ndarray) -> None:
         self._operator, self._geometry = operator, geometry
-        self._weights = operator.coefficients @ z  # (T*T, F), shrunk
+        self._weights = operator.coefficients(z)  # (T*T, F), shrunk
         fitted = operator.design @ self._weights
         self._residuals = z - fitted  # (P, F)
-        tiles, again = geometry.tiles(self._weights.T), geometry.tiles((operator.coefficients @ fitted).T)
+        tiles, again = geometry.tiles(self._weights.T), geometry.tiles(operator.coefficients(fitted).T)
         size = np.square(tiles).sum()
         # fitting the fitted values once more shrinks them as the truth was shrunk
         self._amplitude = float((tiles * again).sum() / size) if size > 0 else 1.0
@@ -211,8 +247,3 @@ def differences(features: np.ndarray) -> np.ndarray:
     """
     pairs = len(features) // 2
     return (features[: 2 * pairs : 2] - features[1 : 2 * pairs : 2]) / 2
-
-
-def design(tiles: np.ndarray) -> np.ndarray:
-    """(N, T*T) tile means of masks and their complements in turn -> (P, T*T): the first of each pair, less 1/2."""
-    return tiles[: len(tiles) // 2 * 2 : 2] - 0.5

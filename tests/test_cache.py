@@ -1,11 +1,13 @@
 """Prepared queries, kept in memory and on disk; attributes as objects for the best alone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine import Explainer, Lime, OptionError, OutputError, Prepared, Rise, Window
+from engine.prepared import KEPT_CONDITIONS
 from engine.session import Session
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
@@ -67,8 +69,9 @@ def test_what_is_said_to_be_held_is_held() -> None:
     held = [
         prepared.embeddings,
         operator.design,
-        operator.coefficients,
+        operator.factor,
         operator.left_out,
+        *(half.factor for half in prepared._halves),
         regression._weights,
         regression._residuals,
     ]
@@ -99,6 +102,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, tiny_bundle: Path) ->
     prepared.save(file)
     with pytest.raises(OptionError, match="another model"):
         Explainer(tiny_bundle).load_prepared(file)
+    with pytest.raises(OptionError, match="precision fp32"):
+        Explainer(precision="int8").load_prepared(file)
+    with pytest.raises(OptionError, match="different precisions"):
+        prepared.explain(Explainer(precision="int8").prepare(QUERIES[1], Rise(masks=4)))
     with pytest.raises(OutputError, match="not a prepared query"):
         Explainer().load_prepared(tmp_path / "missing.npz")
     (tmp_path / "broken.npz").write_bytes(file.read_bytes()[:-400])
@@ -115,6 +122,61 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, tiny_bundle: Path) ->
     np.savez(tmp_path / "short.npz", **arrays)
     with pytest.raises(OutputError, match="do not fit"):
         Explainer(precision="fp32").load_prepared(tmp_path / "short.npz")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("running", "batch"), 0),
+        (("running", "batch"), "x"),
+        (("running", "threads"), 10**9),
+        (("running", "provider"), "moon"),
+        (("running", "precision"), "fp16"),
+        (("baseline",), "pink"),
+        (("seconds",), "a"),
+        (("options", "seed"), -1),
+        (("method",), "guess"),
+    ],
+)
+def test_fields_that_cannot_be_true_are_refused(place: tuple[str, ...], value: object, tmp_path: Path) -> None:
+    explainer = Explainer(precision="fp32")
+    explainer.prepare(QUERIES[0], Rise(masks=4)).save(tmp_path / "query.npz")
+    with np.load(tmp_path / "query.npz") as data:
+        arrays = {name: data[name] for name in data}
+    fields = json.loads(str(arrays["fields"]))
+    inner = fields
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    np.savez(tmp_path / "changed.npz", **{**arrays, "fields": np.array(json.dumps(fields))})
+    with pytest.raises(OutputError, match=r"changed\.npz is not a prepared query"):
+        explainer.load_prepared(tmp_path / "changed.npz")
+    arrays["embeddings"] = np.full_like(arrays["embeddings"], np.nan)
+    np.savez(tmp_path / "changed.npz", **arrays)
+    with pytest.raises(OutputError, match="not finite"):
+        explainer.load_prepared(tmp_path / "changed.npz")
+
+
+def test_a_refined_query_says_how_it_ran_now(tmp_path: Path) -> None:
+    Explainer(precision="fp32", threads=1).prepare(QUERIES[0], Rise(masks=4)).save(tmp_path / "query.npz")
+    loaded = Explainer(precision="fp32", threads=2).load_prepared(tmp_path / "query.npz")
+    assert loaded.running.threads == 1
+    refined = loaded.refine(4)
+    assert (refined.running.threads, refined.options) == (2, Rise(masks=8))
+
+
+def test_a_model_with_many_conditions_keeps_few_fits(tiny_bundle: Path) -> None:
+    prepared = Explainer(tiny_bundle).prepare(QUERIES[0], Rise(masks=64))
+    vector = prepared.whole
+    first = prepared.explain(vector, condition=0).saliency
+    for _ in range(2):
+        for condition in (0, 1, 2, None):
+            prepared.explain(vector, condition=condition)
+    assert len(prepared._regressions) == KEPT_CONDITIONS
+    monkey = dict(prepared._regressions)
+    prepared._regressions.clear()
+    np.testing.assert_array_equal(prepared.explain(vector, condition=0).saliency, first)
+    assert set(monkey) == {None, 0, 1, 2}
 
 
 def test_top_makes_objects_of_the_best_alone() -> None:

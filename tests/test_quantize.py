@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,9 +20,12 @@ from engine.attributes import AttributeTable
 from engine.manifest import Graph
 from engine.precision import Fidelity, Report, choose, fast_int8
 from engine.preprocessing import Preprocessing
+from engine.session import Session
 from export import TorchSource, export_attributes, export_quantized, export_similarity, masked
 from export.commands import main
-from export.quantize import FP16, INT8_CPU, INT8_GPU, REPORT_MASKS, REPORT_SEED
+from export.fidelity import Yardstick
+from export.low_precision import Quantizer
+from export.quantize import FP16, INT8_CPU, INT8_GPU, MASKS_PER_PICTURE, REPORT_MASKS, REPORT_SEED
 
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE, SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -119,18 +124,35 @@ def test_the_report_is_true_and_over_pictures_not_calibrated_on(quantized: Path,
     assert found.graphs[FP16].map_correlation_mean > 0.999
 
 
-def test_calibration_never_sees_a_held_out_picture(plain: Path, images: Path, tmp_path: Path) -> None:
-    """Held-out pictures outside the range of all others must not widen it."""
+def test_calibration_never_sees_what_the_report_is_over(
+    plain: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrated: list[bytes] = []
+    judged: list[np.ndarray] = []
+
+    class Spied(Quantizer):
+        def __init__(self, graph: Path, batches: Iterable[np.ndarray], gpu: bool) -> None:
+            rows = [batch.copy() for batch in batches]
+            calibrated.extend(row.tobytes() for batch in rows for row in batch)
+            super().__init__(graph, rows, gpu)
+
+    class Watched(Yardstick):
+        def __init__(self, base: Session, manifest: bundles.Manifest, pictures: Any, masks: int, seed: int) -> None:
+            if seed == REPORT_SEED:
+                judged.extend(pictures)
+            super().__init__(base, manifest, pictures, masks, seed)
+
+    monkeypatch.setattr("export.quantize.Quantizer", Spied)
+    monkeypatch.setattr("export.quantize.Yardstick", Watched)
+    export_quantized(Path(shutil.copytree(plain, tmp_path / "bundle")), images, ("cpu",))
     pictures = masked.read(images, PREPROCESSING)
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder, drop in ((one, None), (other, pictures.held_out[0])):
-        folder.mkdir()
-        for i, pixels in enumerate([*pictures.calibration, *pictures.held_out]):
-            if drop is None or pixels is not drop:
-                Image.fromarray(pixels).save(folder / f"{i:02}.png")
-    read = [masked.read(f, PREPROCESSING) for f in (one, other)]
-    assert {p.tobytes() for p in read[0].calibration} == {p.tobytes() for p in pictures.calibration}
-    assert len(read[1].held_out) == 2
+    whole, held_out = (
+        {PREPROCESSING.normalised(p).tobytes() for p in some} for some in (pictures.calibration, pictures.held_out)
+    )
+    assert whole < set(calibrated)
+    assert len(calibrated) == len(whole) * (1 + MASKS_PER_PICTURE)
+    assert not held_out & set(calibrated)
+    assert [p.tobytes() for p in judged] == [p.tobytes() for p in pictures.held_out]
 
 
 def manifest_of(bundle: Path) -> bundles.Manifest:

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,32 @@ def test_auto_runs_as_many_masks_as_its_pictures_need(explainer: Explainer) -> N
     np.testing.assert_array_equal(hard.saliency, same.saliency)
     np.testing.assert_array_equal(hard.saliency_error, same.saliency_error)
     assert explainer.explain(*CAT, Rise(estimator="sane", masks=300)).saliency_error is None
+
+
+def test_what_was_asked_about_decides_when_it_is_enough(explainer: Explainer, tiny_bundle: Path) -> None:
+    """`explain` looks at its reference, under its condition; `prepare` knows neither."""
+    found = explainer.explain(*CAT, tolerance=0.97)
+    fewer = explainer.prepare(CAT[0], Rise(masks=256)).explain(CAT[1])
+    assert fewer.saliency_reliability >= 0.97
+    assert found.passes == 258
+    assert len(explainer.prepare(CAT[0], tolerance=0.97).plan) > 256
+    conditioned = Explainer(tiny_bundle)
+    vector = conditioned.embed([CAT[1]])[0]
+    prepared = conditioned.prepare(CAT[0], Rise(masks=256))
+    for condition in (None, 0, 1, 2):
+        known = conditioned._model.features_by_condition(vector[None], [condition])
+        told = prepared.explain(vector, condition=condition).saliency_reliability
+        assert prepared.reliability(known) == pytest.approx(told)
+
+
+def test_pictures_that_are_both_masked_reach_the_tolerance_against_each_other(explainer: Explainer) -> None:
+    for pair in (CAT, COUPLE, (PICTURES / "gesture-noto.png", PICTURES / "gesture-twemoji.png")):
+        both = explainer.explain(*pair, mode="both", tolerance=0.93)
+        # less than the tolerance by as much as the other picture's further masks moved its mean
+        assert min(both.saliency_reliability, both.reference_saliency_reliability) >= 0.925
+        assert both.passes < 2 + 2 * 1024
+    several = explainer.explain_many(CAT[0], [CAT[1], COUPLE[1]], mode="both", tolerance=0.93)
+    assert np.mean([e.saliency_reliability for e in several]) >= 0.925
 
 
 def test_a_tolerance_never_runs_more_masks_than_were_asked_for(explainer: Explainer) -> None:
@@ -92,6 +119,9 @@ def test_a_deadline_gives_the_best_map_so_far_with_its_error(explainer: Explaine
     at_least = explainer.prepare(CAT[0], Rise(estimator="sane"), deadline=1e-6)
     assert len(at_least.plan) == at_least.running.batch
     assert len(explainer.prepare(CAT[0], Lime(samples=300), deadline=0.15).plan) == late.running.batch
+    looked = explainer.prepare(CAT[0], tolerance=1, deadline=0.1 * (256 / late.running.batch + 0.05))
+    assert len(looked.plan) == 256  # one batch more would be late
+    assert looked.late
     clock[0] = 0.0
     in_time = explainer.prepare(CAT[0], Rise(masks=64), deadline=60.0)
     assert not in_time.late
@@ -160,7 +190,11 @@ def test_a_plan_handed_in_has_no_tolerance(explainer: Explainer) -> None:
         explainer.prepare(CAT[0], plan=plan, tolerance=0.9)
 
 
-def test_threads_that_share_an_explainer_get_the_serial_maps(explainer: Explainer) -> None:
+@pytest.mark.parametrize(
+    "options", [{"precision": "fp32"}, {"precision": "int8"}, {"precision": "int8", "cache_bytes": 2**22}]
+)
+def test_threads_that_share_an_explainer_get_the_serial_maps(options: dict[str, Any]) -> None:
+    explainer = Explainer(**options)
     pairs = [CAT, COUPLE] * 3
 
     def maps(pair: tuple[Path, Path]) -> bytes:
@@ -175,24 +209,29 @@ def test_threads_that_share_an_explainer_get_the_serial_maps(explainer: Explaine
 
 
 def test_the_batch_is_measured_once_and_kept(explainer: Explainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session, preprocessing = explainer._model.similarity, explainer._model.preprocessing
+    model = explainer._model
+    preprocessing, picture = model.preprocessing, model.bundle.canonical["picture"]
+
+    def calibrated(number: int) -> int:
+        return calibrated_batch(model.similarity, preprocessing, ("model", number), picture)
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sizes: list[int] = []
     run = Session.run
     monkeypatch.setattr(Session, "run", lambda self, batch: sizes.append(len(batch)) or run(self, batch))
-    batch = calibrated_batch(session, preprocessing, ("model", 2))
+    batch = calibrated(2)
     assert batch in sizes
     assert set(sizes) == {16, 32, 64}
     (file,) = cache_folder().glob("batch-*.json")
     assert json.loads(file.read_text()) == {"batch": batch, "setting": ["model", 2]}
     file.write_text(json.dumps({"batch": 32}))
     sizes.clear()
-    assert calibrated_batch(session, preprocessing, ("model", 2)) == 32
+    assert calibrated(2) == 32
     assert not sizes
     for damaged in ("{", "[]", '{"batch": 5}'):
         file.write_text(damaged)
-        assert calibrated_batch(session, preprocessing, ("model", 2)) in (16, 32, 64)
-    assert calibrated_batch(session, preprocessing, ("model", 3)) in (16, 32, 64)
+        assert calibrated(2) in (16, 32, 64)
+    assert calibrated(3) in (16, 32, 64)
     assert len(list(cache_folder().glob("batch-*.json"))) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")  # cannot be written: measured each time
-    assert calibrated_batch(session, preprocessing, ("model", 2)) <= largest_batch(preprocessing)
+    assert calibrated(2) <= largest_batch(preprocessing)
