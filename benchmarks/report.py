@@ -180,6 +180,13 @@ def _cost(suites: dict[str, list[Row]], pictures: str) -> str:
         ("growth without the embeddings, MB", lambda r: f"{r['growth_mb']:.0f}"),
         ("allowed", lambda r: f"{r['limit_mb']}, {_met(r['limit_mb'], r['growth_mb'])}" if r["limit_mb"] else ""),
     ]
+    provided = [
+        ("network", _network),
+        ("provider", lambda r: r["name"].removeprefix("provider ")),
+        ("precision", lambda r: r["precision"]),
+        spent[-2],
+        spent[-1],
+    ]
     sized = next(r for r in rows if r["name"] == "picture size")
     outside = [
         f"{r['name'].split(': ')[1]} {100 * r['share']:.1f}% {_range([100 * s for s in r['share_range']])}, "
@@ -208,6 +215,11 @@ The paper's network with random weights at other picture sizes, {sized["masks"]}
 {_table(by_size, sorted((r for r in rows if r["name"] == "picture size"), key=lambda r: r["size"]))}
 ![Cost against image size]({pictures}/size.png)
 
+## Providers
+
+CPU time of one pass, masks and all, taking turns; `provider="auto"` is cpu (ONNX Runtime), openvino is an extra.
+
+{_table(provided, sorted((r for r in rows if r["name"].startswith("provider")), key=lambda r: r["network"]))}
 ## Memory
 
 Peak resident memory of a process that explains one pair at 224 x 224, the paper's network with random weights, fp32.

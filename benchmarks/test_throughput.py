@@ -1,9 +1,11 @@
 """Cost per pair over many pairs, over many references of one query, and per pass over picture sizes."""
 
+import functools
 import time
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 
 from benchmarks import networks, published
@@ -17,6 +19,7 @@ from engine.session import Session
 NAMES = ["resnet18", "vit", "mobilenet"]
 ROUNDS = 3
 LOOP_MASKS = 512
+PROVIDER_MASKS = 256
 SIZE_MASKS = 64
 SIZES = (64, 112, 160, 224)
 
@@ -84,6 +87,25 @@ def test_outside_the_network(
         }
         rows.add("throughput", f"outside the network: {what}", name, **row)
     benchmark.pedantic(call, rounds=1, iterations=1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit", "mobilenet"])
+def test_providers(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
+    """CPU time per pass of everything that runs on this processor, taking turns."""
+    if size.smoke:
+        pytest.skip("left out of the smoke size")
+    opened = subject(name)
+    picture, method = opened.queries(1)[0].picture, sane(PROVIDER_MASKS)
+    explainers = {
+        f"{provider} {precision}": Explainer(opened.network.bundle, provider, precision)
+        for provider, precisions in (("cpu", ("fp32", "int8")), ("openvino", ("fp32", "bf16", "int8")))
+        for precision in precisions
+        if precision != "bf16" or "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    }
+    calls = {what: functools.partial(lambda e, i: e.prepare(picture, method), e) for what, e in explainers.items()}
+    for what, times in take_turns(benchmark, calls, ROUNDS).items():
+        row = opened.row(method, explainers[what]) | seconds(times, PROVIDER_MASKS)
+        rows.add("throughput", f"provider {explainers[what].provider}", name, **row)
 
 
 @pytest.mark.parametrize("side", SIZES)

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from engine.errors import OutputError
 from engine.files import write_whole
 from engine.preprocessing import Preprocessing
-from engine.session import Session
+from engine.protocol import Runner
 
 LARGEST_BATCH = 64
 BATCH_PIXELS = 2**19
@@ -30,7 +30,7 @@ def largest_batch(preprocessing: Preprocessing) -> int:
     return int(min(2 ** (rows.bit_length() - 1), LARGEST_BATCH))
 
 
-def calibrated_batch(session: Session, preprocessing: Preprocessing, setting: Sequence[object], picture: np.ndarray) -> int:
+def calibrated_batch(session: Runner, preprocessing: Preprocessing, setting: Sequence[object], picture: np.ndarray) -> int:
     """The batch with the least time per row, from the cache or measured now and written there.
 
     setting: what the time depends on beside the machine: model, provider, precision, threads
@@ -64,7 +64,7 @@ def _candidates(largest: int) -> list[int]:
     return [b for b in (2, 4, 8, 16, 32, 64) if largest // 4 <= b <= largest]
 
 
-def _measured(session: Session, rows: np.ndarray) -> int:
+def _measured(session: Runner, rows: np.ndarray) -> int:
     """Sizes alternate, so that a busy moment hits all of them; the least time of each counts."""
     candidates, began = _candidates(len(rows)), time.perf_counter()
     best = dict.fromkeys(candidates, np.inf)

@@ -21,6 +21,7 @@ from engine.errors import BundleError
 from engine.manifest import Graph, Manifest, attributes_from_json, identity
 from engine.onnxfile import external_files
 from engine.precision import Report
+from engine.protocol import Runner
 from engine.session import Session
 
 MANIFEST = "manifest.json"
@@ -96,16 +97,27 @@ def _load(folder: Path) -> Bundle:
     return Bundle(folder, manifest, table, found, sums, _canonical(folder, manifest), report)
 
 
-def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> Session:
-    """A session for one of the bundle's graphs, checked against its canonical result; raises BundleError."""
+def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None, precision: str | None = None) -> Runner:
+    """A session for one of the bundle's graphs, checked against its canonical result; raises BundleError, ProviderError.
+
+    precision: to run in; None: the graph's own
+    """
+    precision = precision or graph.precision
     count = len(bundle.attributes.names) if bundle.attributes is not None else 0
     output = (bundle.manifest.embedding,) if graph.role == "similarity" else (count, None, None)
     path = bundle.folder / graph.file
     shape = bundle.manifest.preprocessing.input_shape
-    session = Session(path, provider, threads, graph.input, shape, graph.output, output)
+    names = (graph.input, shape, graph.output, output)
+    session: Runner
+    if provider == "openvino":
+        from engine.openvino_session import OpenVinoSession  # noqa: PLC0415 - an optional package
+
+        session = OpenVinoSession(path, precision, threads, *names)
+    else:
+        session = Session(path, provider, threads, *names)
     expected = bundle.canonical[graph.file]
     got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
-    limit = TOLERANCE[graph.precision] * float(np.abs(expected).max())
+    limit = TOLERANCE[precision] * float(np.abs(expected).max())
     if got.shape != expected.shape or not np.abs(got - expected).max() <= limit:
         raise BundleError(
             f"{path} does not give its canonical embedding on {provider}: it is off by more than {limit:.2g}; "
@@ -114,7 +126,7 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None)
     return session
 
 
-def canonical_result(session: Session, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
+def canonical_result(session: Runner, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
     """What a graph gives for the canonical picture (H, W, 3) uint8: its embedding (D,), or scores (A,) float32."""
     output = session.run(manifest.preprocessing.normalised(picture[None]))[0]
     return output if output.ndim == 1 else output.mean((1, 2))

@@ -32,9 +32,9 @@ class Explainer:
     """One model, loaded and verified. Threads may share it: equal settings give equal maps, bit for bit.
 
     bundle: folder made by `python -m export`; None: the embedded demo (emoji)
-    provider: auto, cpu, cuda, tensorrt; what is asked for is verified, auto is the CPU
-    precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it; auto is the fastest that suits this machine
-        and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
+    provider: auto, cpu, cuda, tensorrt, openvino; what is asked for is verified, auto is the CPU with ONNX Runtime
+    precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it (OpenVINO runs a fp32 graph in bf16); auto is the
+        fastest that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
     threads: CPU threads per network run; None: all cores
     cache_bytes: memory for prepared queries that `explain` and `explain_many` keep for the next reference; 0: none
 
@@ -58,7 +58,7 @@ class Explainer:
 
     @property
     def provider(self) -> str:
-        """What runs the networks: cpu, cuda, tensorrt."""
+        """What runs the networks: cpu, cuda, tensorrt, openvino."""
         return self._model.provider
 
     @property

@@ -17,7 +17,7 @@ from engine.manifest import PRECISIONS
 from engine.passes import whole_embeddings
 from engine.precision import choose, target_of
 from engine.preprocessing import Box
-from engine.session import Session
+from engine.protocol import Runner
 
 Condition = int | str | None
 
@@ -64,9 +64,10 @@ class LoadedModel:
         batch = calibrated_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
         self.running = Running(self.provider, self.precision, self.threads, batch)
 
-    def _open(self, role: str, precision: str) -> Session:
+    def _open(self, role: str, precision: str) -> Runner:
         target = target_of(self.provider)
-        graph = self.manifest.graph(role, precision, target)
+        stored = "fp32" if (self.provider, precision) == ("openvino", "bf16") else precision  # rounded while it runs
+        graph = self.manifest.graph(role, stored, target)
         if graph is None:
             present = ", ".join(p for p in PRECISIONS if self.manifest.graph(role, p, target) is not None)
             advice = "`python -m export quantize` adds int8 and, for GPUs, fp16"
@@ -75,7 +76,7 @@ class LoadedModel:
             raise OptionError(
                 f"precision {precision!r} was asked for, this bundle has {present} for provider {self.provider}; {advice}"
             )
-        return bundles.open_graph(self.bundle, graph, self.provider, self.threads)
+        return bundles.open_graph(self.bundle, graph, self.provider, self.threads, precision)
 
     def picture(self, image: ImageLike) -> Picture:
         return Picture(*self.preprocessing.fitted(load(image)))
@@ -93,7 +94,7 @@ class LoadedModel:
         (activations,) = self._whole(self.attributes, [picture])
         return see(self.bundle.attributes, activations)
 
-    def _whole(self, session: Session, pictures: Sequence[Picture]) -> np.ndarray:
+    def _whole(self, session: Runner, pictures: Sequence[Picture]) -> np.ndarray:
         pixels = [p.pixels for p in pictures]
         return whole_embeddings(session, self.preprocessing, pixels, largest_batch(self.preprocessing))
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.preprocessing import Preprocessing
-from engine.protocol import Plan
-from engine.session import Session
+from engine.protocol import Plan, Runner
 from kernels.blend import blend
 
 Progress = Callable[[int, int], None]
@@ -22,7 +21,7 @@ class MaskedPasses:
 
     def __init__(
         self,
-        session: Session,
+        session: Runner,
         plan: Plan,
         preprocessing: Preprocessing,
         image: np.ndarray,
@@ -57,7 +56,7 @@ class MaskedPasses:
         return embeddings
 
 
-def whole_embeddings(session: Session, preprocessing: Preprocessing, pictures: list[np.ndarray], batch: int) -> np.ndarray:
+def whole_embeddings(session: Runner, preprocessing: Preprocessing, pictures: list[np.ndarray], batch: int) -> np.ndarray:
     """Network output (n, ...) float32 for whole pictures, each (H, W, 3) uint8, in runs of at most `batch`."""
     outputs = [
         session.run(preprocessing.normalised(np.stack(pictures[start : start + batch])))

@@ -123,7 +123,7 @@ def choose(manifest: Manifest, report: Report | None, provider: str) -> tuple[st
 
 def target_of(provider: str) -> str:
     """cpu or gpu, as graphs are made for."""
-    return "cpu" if provider == "cpu" else "gpu"
+    return "cpu" if provider in ("cpu", "openvino") else "gpu"
 
 
 def fast_int8() -> bool:

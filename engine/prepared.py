@@ -157,7 +157,7 @@ class Prepared:
 
     def _both(self, other: "Prepared", condition: int | None, top: int | None) -> Explanation:
         """Against a reference that is masked too, in N + K passes: `mean_j s(a_i, b_j) = <a_i, mean_j b_j>` (SANE.md)."""
-        if other.model.graph_digest != self.model.graph_digest:
+        if (other.model.graph_digest, other.model.precision) != (self.model.graph_digest, self.model.precision):
             raise OptionError("the two pictures were prepared with different models, or different precisions of one")
         began, model = time.perf_counter(), self.model
         mine, theirs = (

@@ -68,7 +68,7 @@ def _require_same_model(model: LoadedModel, fields: dict[str, Any], path: Path) 
     made, running = fields["graph"], fields["running"]
     if made not in model.bundle.digests.values():
         raise OptionError(f"{path} was prepared with another model than {model.bundle.folder}; prepare the query again")
-    if made != model.graph_digest:
+    if (made, running["precision"]) != (model.graph_digest, model.precision):
         raise OptionError(
             f"{path} was prepared with precision {running['precision']}, this Explainer runs {model.precision}: "
             f"make it with precision={running['precision']!r}, or prepare the query again"

@@ -1,10 +1,20 @@
-"""What saliency methods share: what the hot loop needs of a plan, how plans are drawn, what options may be."""
+"""What the parts agree on: what the hot loop needs of a graph and of a plan, how plans are drawn, what options may be."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from engine.errors import OptionError
+
+
+class Runner(Protocol):
+    """An open graph with one input and one output, on some provider; threads may share it."""
+
+    path: Path
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where that is not finite."""
 
 
 class Renderer(Protocol):

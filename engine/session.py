@@ -1,4 +1,4 @@
-"""One ONNX Runtime session, on the provider that was asked for or not at all."""
+"""One graph in an ONNX Runtime session, on the provider that was asked for or not at all."""
 
 from pathlib import Path
 
@@ -8,11 +8,13 @@ import onnxruntime as ort
 from engine.errors import BundleError, OptionError, ProviderError, first_line
 from engine.precision import int8_overflows
 
-PROVIDERS = {
+RUNTIME_PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'sane-engine[cpu]'"),
     "cuda": ("CUDAExecutionProvider", "pip install 'sane-engine[cuda]' on a machine with an NVIDIA GPU"),
     "tensorrt": ("TensorrtExecutionProvider", "pip install 'sane-engine[tensorrt]' on a machine with an NVIDIA GPU"),
 }
+"""ONNX Runtime's own, and what to install for them."""
+PROVIDERS = (*RUNTIME_PROVIDERS, "openvino")
 
 
 def provider_named(name: str) -> str:
@@ -41,7 +43,7 @@ class Session:
         output_name: str,
         output_shape: tuple[int | None, ...],
     ) -> None:
-        wanted, _ = PROVIDERS[provider]
+        wanted, _ = RUNTIME_PROVIDERS[provider]
         _require(provider, ort.get_available_providers())
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors come as exceptions; warnings about fallback are checked below
@@ -71,7 +73,7 @@ class Session:
 
 
 def _require(provider: str, found: list[str]) -> None:
-    wanted, remedy = PROVIDERS[provider]
+    wanted, remedy = RUNTIME_PROVIDERS[provider]
     if wanted not in found:
         names = ", ".join(found) or "none"
         raise ProviderError(f"provider {provider!r} was asked for ({wanted}), ONNX Runtime has {names}; {remedy}")
