@@ -90,12 +90,15 @@ def rows(request: pytest.FixtureRequest, size: Size) -> Rows:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A network, open: explainer is the default one, plain is fp32."""
+    """A network, open: explainer is the default one, plain is fp32; openvino: at the precision that "auto" takes, None in a
+    smoke run
+    """
 
     network: Network
     kind: str
     explainer: Explainer
     plain: Explainer
+    openvino: Explainer | None
 
     def queries(self, count: int) -> list[pictures.Query]:
         return pictures.queries(self.kind, self.plain, count)
@@ -107,7 +110,13 @@ class Subject:
     def row(self, method: Rise, explainer: Explainer | None = None) -> dict[str, Any]:
         """What a result row says of how it was made."""
         precision = (explainer or self.explainer).precision
-        return {"precision": precision, "masks": method.masks, "seed": method.seed, "size": self.network.size}
+        return {
+            "provider": (explainer or self.explainer).provider,
+            "precision": precision,
+            "masks": method.masks,
+            "seed": method.seed,
+            "size": self.network.size,
+        }
 
     def rows(self, picture: Image.Image) -> torch.Tensor:
         """(3, S, S) float32 as the network takes it."""
@@ -137,5 +146,6 @@ class Subjects:
                 "demo" if self._smoke else kind,
                 Explainer(network.bundle),
                 Explainer(network.bundle, precision="fp32"),
+                None if self._smoke else Explainer(network.bundle, "openvino"),
             )
         return self._open[name]

@@ -52,7 +52,7 @@ def folder(smoke: bool, committed: bool) -> Path:
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells rows of a suite apart."""
-    return tuple(row.get(k) for k in ("suite", "name", "network", "precision", "masks", "size", "references"))
+    return tuple(row.get(k) for k in ("suite", "name", "network", "provider", "precision", "masks", "size", "references"))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """CPU time of the published procedure in PyTorch eager over ours, for the same work on the same network, taking turns."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from benchmarks.conftest import Size, Subject, Subjects
 from benchmarks.measure import Times, ratio, take_turns
 from benchmarks.record import Rows
 from benchmarks.settings import DEFAULT, MASKS, OTHERS, PUBLISHED_OTHER_SEED, sane
-from engine import Rise
+from engine import Explainer, Rise
 
 TARGETS = {
     ("one pair", "resnet18"): 20,
@@ -57,17 +59,17 @@ def procedure(subject: Subjects, size: Size, name: str) -> Published:
 def test_one_pair(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
     opened = subject(name)
     pairs = _pairs(opened, procedure, size.rounds)
-    passes = []
+    passes: dict[str, list[int]] = {}
 
-    def ours(i: int) -> None:
+    def ours(explainer: Explainer, i: int) -> None:
         query, reference, _, _ = pairs[i]
-        passes.append(opened.explainer.explain(query, reference, DEFAULT).passes)
+        passes.setdefault(explainer.provider, []).append(explainer.explain(query, reference, DEFAULT).passes)
 
     def theirs(i: int) -> None:
         procedure.fixed(*pairs[i][2:])
 
-    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
-    _add(rows, "one pair", opened, procedure, times, DEFAULT, passes=float(np.mean(passes)))
+    times = take_turns(benchmark, {**_ours(opened, ours), "theirs": theirs}, len(pairs), warm=size.smoke)
+    _add(rows, "one pair", opened, procedure, times, DEFAULT, passes=passes)
 
 
 @pytest.mark.parametrize("name", ["resnet18"])
@@ -77,19 +79,19 @@ def test_both(benchmark: Any, procedure: Published, subject: Subjects, rows: Row
     pairs = _pairs(opened, procedure, min(size.rounds, 3))
     plan = sane(TIMED_OTHERS, PUBLISHED_OTHER_SEED).plan(opened.pixels(pairs[0][0]))
     others = published.Masks.drawn(plan, opened.network.size).all
-    passes = []
+    passes: dict[str, list[int]] = {}
 
-    def ours(i: int) -> None:
-        found = opened.explainer.explain(pairs[i][0], pairs[i][1], DEFAULT, mode="both")
+    def ours(explainer: Explainer, i: int) -> None:
+        found = explainer.explain(pairs[i][0], pairs[i][1], DEFAULT, mode="both")
         assert found.reference_saliency is not None and found.correspondence is not None
-        passes.append(found.passes)
+        passes.setdefault(explainer.provider, []).append(found.passes)
 
     def theirs(i: int) -> None:
         procedure.both(pairs[i][2], opened.rows(pairs[i][1]), others)
 
-    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    times = take_turns(benchmark, {**_ours(opened, ours), "theirs": theirs}, len(pairs), warm=size.smoke)
     scale = OTHERS / TIMED_OTHERS
-    _add(rows, "both pictures masked", opened, procedure, times, DEFAULT, scale, passes=float(np.mean(passes)))
+    _add(rows, "both pictures masked", opened, procedure, times, DEFAULT, scale, passes=passes)
 
 
 @pytest.mark.parametrize("name", ["resnet18"])
@@ -100,14 +102,14 @@ def test_many_references(benchmark: Any, procedure: Published, subject: Subjects
     pool = [r for q in opened.queries(max(size.queries[name], 2)) for r in q.references]
     references = [pool[i % len(pool)] for i in range(count)]
 
-    def ours(i: int) -> None:
-        opened.explainer.explain_many(pairs[i][0], references, DEFAULT)
+    def ours(explainer: Explainer, i: int) -> None:
+        explainer.explain_many(pairs[i][0], references, DEFAULT)
 
     def theirs(i: int) -> None:
         procedure.fixed(*pairs[i][2:])
 
-    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
-    times["ours"] = _divided(times["ours"], count)
+    times = take_turns(benchmark, {**_ours(opened, ours), "theirs": theirs}, len(pairs), warm=size.smoke)
+    times = {who: t if who == "theirs" else _divided(t, count) for who, t in times.items()}
     _add(rows, "100 references, per pair", opened, procedure, times, DEFAULT)
 
 
@@ -126,9 +128,10 @@ def test_prepared(benchmark: Any, procedure: Published, subject: Subjects, rows:
     def theirs(i: int) -> None:
         procedure.fixed(*pairs[i][2:])
 
-    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
-    times["ours"] = _divided(times["ours"], REPEATS)
-    passes = float(np.mean([len(p.plan) for p in prepared]))
+    times = take_turns(benchmark, {opened.explainer.provider: ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    own = opened.explainer.provider
+    times[own] = _divided(times[own], REPEATS)
+    passes = {opened.explainer.provider: [len(p.plan) for p in prepared]}
     _add(rows, "prepared query, embedding", opened, procedure, times, DEFAULT, passes=passes)
 
 
@@ -146,7 +149,7 @@ def test_same_masks(benchmark: Any, procedure: Published, subject: Subjects, row
     def theirs(i: int) -> None:
         maps["theirs"] = procedure.fixed(*pairs[i][2:]).numpy()
 
-    times = take_turns(benchmark, {"ours": ours, "theirs": theirs}, len(pairs), warm=size.smoke)
+    times = take_turns(benchmark, {opened.explainer.provider: ours, "theirs": theirs}, len(pairs), warm=size.smoke)
     largest = float(np.abs(maps["ours"] - maps["theirs"]).max())
     difference = largest / float(np.abs(maps["theirs"]).max())
     spread = largest / float(np.ptp(maps["theirs"]))  # a cosine's raw map is nearly constant
@@ -168,6 +171,12 @@ def _divided(times: Times, by: int) -> Times:
     return Times(tuple(t / by for t in times.cpu), tuple(t / by for t in times.wall))
 
 
+def _ours(opened: Subject, call: Callable[[Explainer, int], None]) -> dict[str, Callable[[int], None]]:
+    """The call by provider: the default's first, and OpenVINO's where it is timed too."""
+    explainers = [e for e in (opened.explainer, opened.openvino) if e is not None]
+    return {e.provider: functools.partial(call, e) for e in explainers}
+
+
 def _add(
     rows: Rows,
     name: str,
@@ -176,11 +185,18 @@ def _add(
     times: dict[str, Times],
     method: Rise,
     scale: float = 1.0,
+    passes: dict[str, list[int]] | None = None,
     **fields: Any,
 ) -> None:
-    """scale: on top of the procedure's own."""
-    row = opened.row(method) | {"target": TARGETS.get((name, opened.network.name))}
-    row |= {"published_masks": MASKS, "published_timed": len(procedure.masks.all), "published_batch": procedure.batch}
-    row |= ratio(times["theirs"], times["ours"], procedure.scale * scale)
-    row |= {"published_drawing_cpu_s": procedure.masks.cpu * procedure.scale}
-    rows.add("ratios", name, opened.network.name, **row | fields)
+    """A row for each provider in `times`, against "theirs". scale: on top of the procedure's own."""
+    for provider, spent in times.items():
+        if provider == "theirs":
+            continue
+        row = opened.row(method, opened.openvino if provider == "openvino" else None)
+        row |= {"target": TARGETS.get((name, opened.network.name)), "published_masks": MASKS}
+        row |= {"published_timed": len(procedure.masks.all), "published_batch": procedure.batch}
+        row |= ratio(times["theirs"], spent, procedure.scale * scale)
+        row |= {"published_drawing_cpu_s": procedure.masks.cpu * procedure.scale}
+        if passes is not None:
+            row["passes"] = float(np.mean(passes[provider]))
+        rows.add("ratios", name, opened.network.name, **row | fields)

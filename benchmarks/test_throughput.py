@@ -105,7 +105,7 @@ def test_providers(benchmark: Any, subject: Subjects, rows: Rows, size: Size, na
     calls = {what: functools.partial(lambda e, i: e.prepare(picture, method), e) for what, e in explainers.items()}
     for what, times in take_turns(benchmark, calls, ROUNDS).items():
         row = opened.row(method, explainers[what]) | seconds(times, PROVIDER_MASKS)
-        rows.add("throughput", f"provider {explainers[what].provider}", name, **row)
+        rows.add("throughput", "pass", name, **row)
 
 
 @pytest.mark.parametrize("side", SIZES)

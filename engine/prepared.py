@@ -21,8 +21,8 @@ from engine.model import Condition, LoadedModel, Picture, Running
 from engine.passes import MaskedPasses, Progress
 from engine.protocol import LARGEST_PLAN, Plan, require_whole
 from engine.regression import TILES, Estimate, Geometry, Operator, Regression, differences
-from engine.rise import BLOCK, Rise, RisePlan
-from engine.stopping import DIRECTIONS, Budget
+from engine.rise import BLOCK, PUBLISHED, Rise, RisePlan
+from engine.stopping import DIRECTIONS, Budget, Fidelity
 
 LEAST_FOR_HALVES = 8
 """Masks below which two halves of them say nothing."""
@@ -144,16 +144,21 @@ class Prepared:
         seconds = (time.perf_counter() - began) / max(len(pictures), 1)
         return [self._explanation(*found[i], picture, conditions[i], top, seconds) for i, picture in enumerate(pictures)]
 
-    def reliability(self, known: Known | None) -> float:
-        """Estimated correlation of the maps with their limits, mean over references; estimator "regression".
+    def fidelity(self, known: Known | None) -> Fidelity:
+        """Mean over references; estimator "regression".
 
         None stands for references not known yet: the leading directions of the masked embeddings.
         """
         if known is None:
-            regression = self._regression(None)
-            return float(regression.reliability(regression.leading(DIRECTIONS)).mean())
-        found = [self._regression(condition).reliability(features) for condition, features in known.items()]
-        return float(np.concatenate(found).mean()) if found else 1.0
+            known = {None: self._regression(None).leading(DIRECTIONS)}
+        found = []
+        for condition, features in known.items():
+            variances = (self.model.query_features(self.embeddings, condition) @ features.T).var(0)
+            found.append(self._regression(condition).fidelity(features, variances, PUBLISHED))
+        if not found:
+            return Fidelity(1.0, 1.0)
+        reliability, published = np.concatenate(found, axis=1).mean(1).tolist()
+        return Fidelity(reliability, published)
 
     def _both(self, other: "Prepared", condition: int | None, top: int | None) -> Explanation:
         """Against a reference that is masked too, in N + K passes: `mean_j s(a_i, b_j) = <a_i, mean_j b_j>` (SANE.md)."""
@@ -334,7 +339,7 @@ def extended_together(
     conditions: one per reference
     """
     query, others = sides[0], sides[1:]
-    if budget.tolerance is None or not others:
+    if not budget.looks or not others:
         return list(sides)
     means = {c: [o.mean_features(c) for o, own in zip(others, conditions, strict=True) if own == c] for c in conditions}
     query = extended(query, budget, {c: np.concatenate(rows) for c, rows in means.items()}, progress)
@@ -345,10 +350,8 @@ def extended_together(
 def _run(before: Prepared, plan: Plan, budget: Budget, known: Known | None, progress: Progress | None) -> Prepared:
     """Masks of the plan after those that `before` ran, with which it begins."""
     began, model, show = time.perf_counter(), before.model, progress or _silent
-    done, told = len(before.embeddings), None
-    if done and budget.tolerance is not None:
-        told = before.reliability(known)
-    goal = budget.goal(done, told, len(plan))
+    done = len(before.embeddings)
+    goal = budget.goal(done, before.fidelity(known) if done and budget.looks else None, len(plan))
     if goal is None:
         return before
     preprocessing, pixels = model.preprocessing, before.picture.pixels
@@ -371,8 +374,8 @@ def _run(before: Prepared, plan: Plan, budget: Budget, known: Known | None, prog
             running=model.running,
             late=done < goal,
         )
-        enough = now.late or budget.tolerance is None
-        goal = None if enough else budget.goal(done, now.reliability(known), len(plan))
+        enough = now.late or not budget.looks
+        goal = None if enough else budget.goal(done, now.fidelity(known), len(plan))
     if len(now.embeddings) < len(plan):
         show(len(now.embeddings), len(now.embeddings))  # that was all
     object.__setattr__(now, "seconds", before.seconds + time.perf_counter() - began)  # a copy would lose the fitted operator

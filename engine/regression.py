@@ -22,6 +22,8 @@ ROUNDS = 2
 """Of fitting the tiles' prior variances; more change the maps' correlation with their limits by less than .001."""
 FLOOR = 0.02
 """Least prior variance of a tile, in parts of the mean."""
+SHOWN = 0.5
+"""E[m]: share of the masks that show a pixel."""
 SPANNED = 1e-12
 """Eigenvalues below this part of the largest are rounding."""
 PENALTIES = np.logspace(-5, 1, 40)
@@ -202,9 +204,18 @@ class Regression:
         errors = errors.reshape(-1, TILES, TILES).astype(np.float32)
         return [Estimate(*one) for one in zip(maps, errors, reliability.tolist(), strict=True)]
 
-    def reliability(self, references: np.ndarray) -> np.ndarray:
-        """(R, F) -> (R,): as in `estimates`."""
-        return self._errors(references, self._coefficients(references))[1]
+    def fidelity(self, references: np.ndarray, variances: np.ndarray, masks: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reliability (R,) as in `estimates`, and that of the published estimator with so many masks.
+
+        references (R, F); variances (R,): of the masked query's scores. The published map is the mean score of the masks
+        that show a pixel: noise of variance `variances / masks` goes through the masks' own variation over the picture.
+        """
+        coefficients = self._coefficients(references)
+        reliability = self._errors(references, coefficients)[1]
+        signal = self._geometry.tiles(coefficients).var(1) * reliability**2
+        noise = variances * self._operator.design.var(1).mean() / (masks * SHOWN**2)
+        total = signal + noise
+        return reliability, np.sqrt(np.divide(signal, total, out=np.zeros_like(signal), where=total > 0))
 
     def leading(self, count: int) -> np.ndarray:
         """(count or fewer, F): unit directions of the features along which the maps are largest."""

@@ -48,6 +48,8 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors come as exceptions; warnings about fallback are checked below
         options.intra_op_num_threads = threads or 0
+        # threads that wait for the next batch sleep: a sixth less CPU time at int8, for some 5% more wall time
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if provider == "cpu" and int8_overflows():
             options.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels that do not
         if provider != "cpu":

@@ -131,7 +131,6 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, tiny_bundle: Path) ->
         (("running", "batch"), "x"),
         (("running", "threads"), 10**9),
         (("running", "provider"), "moon"),
-        (("running", "precision"), "fp16"),
         (("baseline",), "pink"),
         (("seconds",), "a"),
         (("options", "seed"), -1),
