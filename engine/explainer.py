@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from engine.images import ImageLike
 from engine.methods import Method, method_named, method_of
 from engine.model import Condition, LoadedModel, Picture
 from engine.passes import Progress
-from engine.prepared import Known, Prepared, extended_together, prepared_picture, require_top
+from engine.prepared import Known, Prepared, require_top
 from engine.prepared_file import load_prepared
+from engine.preparing import extended_together, known_references, prepared_picture
 from engine.protocol import Plan, require_whole
 from engine.rise import AUTO, BLOCK, Rise
 from engine.session import provider_named
@@ -139,7 +140,7 @@ class Explainer:
         picture = self._model.picture(query)
         if mode == "fixed":
             shown, embeddings = self._model.references(references)
-            known = None if self._cache.limit else self._model.features_by_condition(embeddings, conditions)
+            known = None if self._cache.limit else known_references(self._model, embeddings, conditions)
             prepared = self._prepared(picture, options, baseline, budget, known, progress)
             return prepared.against(shown, embeddings, conditions, top)
         pictures = [picture, *(self._model.picture(reference) for reference in references)]
@@ -147,8 +148,8 @@ class Explainer:
         for i, each in enumerate(pictures):
             share = budget.share(len(pictures) - i)
             # what is kept for other references must be good for any; else the others that are masked decide below
-            first = share if self._cache.limit else share.first_look()
-            masked.append(self._prepared(each, options, baseline, first, None, progress))
+            until_then = share if self._cache.limit else share.first_look()
+            masked.append(self._prepared(each, options, baseline, until_then, None, progress))
         first, *others = extended_together(masked, conditions, budget, progress)
         return first.explain_many(others, conditions, top)
 
@@ -229,7 +230,7 @@ class Explainer:
         options: Method,
         baseline: str | None,
         budget: Budget,
-        known: Known | None,
+        known: Mapping[int | None, Known] | None,
         progress: Progress | None,
     ) -> Prepared:
         """From the cache, where there is one, or prepared now."""

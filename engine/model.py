@@ -159,13 +159,6 @@ class LoadedModel:
         """(R, D) -> (R, F) float64, the other factor."""
         return similarity.reference_features(embeddings, self.manifest.metric, self._weights(condition))
 
-    def features_by_condition(
-        self, embeddings: np.ndarray, conditions: Sequence[int | None]
-    ) -> dict[int | None, np.ndarray]:
-        """`reference_features` of references (R, D), each under its condition, by condition."""
-        which = {c: [i for i, own in enumerate(conditions) if own == c] for c in conditions}
-        return {c: self.reference_features(embeddings[rows], c) for c, rows in which.items()}
-
     def _weights(self, condition: int | None) -> np.ndarray | None:
         """(D,) float32, before relu."""
         known = self.manifest.conditions

@@ -18,10 +18,10 @@ from engine.explanation import Explanation, ModelName
 from engine.images import ImageLike
 from engine.methods import Method
 from engine.model import Condition, LoadedModel, Picture, Running
-from engine.passes import MaskedPasses, Progress
+from engine.passes import Progress
 from engine.protocol import LARGEST_PLAN, Plan, require_whole
 from engine.regression import TILES, Estimate, Geometry, Operator, Regression, differences
-from engine.rise import BLOCK, PUBLISHED, Rise, RisePlan
+from engine.rise import BLOCK, PUBLISHED, PUBLISHED_OTHERS, Rise, RisePlan
 from engine.stopping import DIRECTIONS, Budget, Fidelity
 
 LEAST_FOR_HALVES = 8
@@ -30,8 +30,15 @@ KEPT_CONDITIONS = 4
 """Conditions whose fits a prepared picture keeps, last used first: a model may have dozens."""
 
 
-Known = Mapping[int | None, np.ndarray]
-"""By condition, the factor of the similarity (R, F) of references that are known while the passes run."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
+    """References of one condition that are known while the passes run.
+
+    features: (R, F), their factor of the similarity; masked: where they are masked too, that of each of their masks
+    """
+
+    features: np.ndarray
+    masked: Sequence[np.ndarray] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,6 +124,8 @@ class Prepared:
         require_whole("masks", masks, 1, LARGEST_PLAN - len(self.plan))
         wanted = dataclasses.replace(self.options, masks=len(self.plan) + masks)
         budget = Budget.of(wanted, True, None, deadline)
+        from engine.preparing import extended  # noqa: PLC0415 - it knows this class
+
         return extended(dataclasses.replace(self, options=wanted), budget, None, progress)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -144,17 +153,20 @@ class Prepared:
         seconds = (time.perf_counter() - began) / max(len(pictures), 1)
         return [self._explanation(*found[i], picture, conditions[i], top, seconds) for i, picture in enumerate(pictures)]
 
-    def fidelity(self, known: Known | None) -> Fidelity:
+    def fidelity(self, known: Mapping[int | None, Known] | None) -> Fidelity:
         """Mean over references; estimator "regression".
 
         None stands for references not known yet: the leading directions of the masked embeddings.
         """
         if known is None:
-            known = {None: self._regression(None).leading(DIRECTIONS)}
+            known = {None: Known(self._regression(None).leading(DIRECTIONS))}
         found = []
-        for condition, features in known.items():
-            variances = (self.model.query_features(self.embeddings, condition) @ features.T).var(0)
-            found.append(self._regression(condition).fidelity(features, variances, PUBLISHED))
+        for condition, of in known.items():
+            regression = self._regression(condition)
+            variances = (self.model.query_features(self.embeddings, condition) @ of.features.T).var(0)
+            # the published mean over few masks of the reference is noise too
+            others = np.array([regression.spread(m) for m in of.masked]) / PUBLISHED_OTHERS if of.masked else 0.0
+            found.append(regression.fidelity(of.features, variances, PUBLISHED, others))
         if not found:
             return Fidelity(1.0, 1.0)
         reliability, published = np.concatenate(found, axis=1).mean(1).tolist()
@@ -191,6 +203,11 @@ class Prepared:
     def mean_features(self, condition: int | None) -> np.ndarray:
         """(1, F): the mean over the masks of what this picture, as a reference, gives to the similarity."""
         return self.model.reference_features(self.embeddings, condition).mean(0, keepdims=True)
+
+    def known(self, condition: int | None) -> Known:
+        """This picture as a reference that is masked too."""
+        features = self.model.reference_features(self.embeddings, condition)
+        return Known(features.mean(0, keepdims=True), [features])
 
     def _estimates(self, references: np.ndarray, condition: int | None) -> list[Estimate]:
         """Maps against references (R, F), factors of the similarity."""
@@ -296,92 +313,6 @@ class Prepared:
         )
 
 
-def prepared_picture(
-    model: LoadedModel,
-    picture: Picture,
-    options: Method,
-    plan: Plan | None,
-    baseline: str | None,
-    budget: Budget,
-    known: Known | None,
-    progress: Progress | None,
-) -> Prepared:
-    """plan, baseline: None: the method's own; known: references that decide what is enough, None: none yet"""
-    began = time.perf_counter()
-    nothing = Prepared(
-        model=model,
-        picture=picture,
-        options=options,
-        drawn=plan is None,
-        baseline=options.baseline if baseline is None else baseline,
-        plan=options.plan(picture.pixels) if plan is None else plan,
-        embeddings=np.empty((0, model.manifest.embedding), np.float32),
-        whole=model.embed([picture])[0],
-        seen=model.see(picture),
-        running=model.running,
-        seconds=0.0,
-        late=False,
-    )
-    prepared = dataclasses.replace(nothing, seconds=time.perf_counter() - began)
-    return _run(prepared, nothing.plan, budget, known, progress)
-
-
-def extended(before: Prepared, budget: Budget, known: Known | None, progress: Progress | None) -> Prepared:
-    """`before` with further masks of its method run, until the budget says enough: itself where that is so already."""
-    return _run(before, before.options.plan(before.picture.pixels), budget, known, progress)
-
-
-def extended_together(
-    sides: Sequence[Prepared], conditions: Sequence[int | None], budget: Budget, progress: Progress | None
-) -> list[Prepared]:
-    """A query and its references, all masked, with further masks of each run where its maps against the others need them.
-
-    conditions: one per reference
-    """
-    query, others = sides[0], sides[1:]
-    if not budget.looks or not others:
-        return list(sides)
-    means = {c: [o.mean_features(c) for o, own in zip(others, conditions, strict=True) if own == c] for c in conditions}
-    query = extended(query, budget, {c: np.concatenate(rows) for c, rows in means.items()}, progress)
-    pairs = zip(others, conditions, strict=True)
-    return [query, *(extended(o, budget, {c: query.mean_features(c)}, progress) for o, c in pairs)]
-
-
-def _run(before: Prepared, plan: Plan, budget: Budget, known: Known | None, progress: Progress | None) -> Prepared:
-    """Masks of the plan after those that `before` ran, with which it begins."""
-    began, model, show = time.perf_counter(), before.model, progress or _silent
-    done = len(before.embeddings)
-    goal = budget.goal(done, before.fidelity(known) if done and budget.looks else None, len(plan))
-    if goal is None:
-        return before
-    preprocessing, pixels = model.preprocessing, before.picture.pixels
-    passes = MaskedPasses(
-        model.similarity,
-        plan,
-        preprocessing,
-        preprocessing.normalised(pixels),
-        preprocessing.baseline(before.baseline, pixels),
-        model.running.batch,
-    )
-    now = before
-    while goal is not None:
-        new = passes.run(len(now.embeddings), goal, budget.until, show, len(plan))
-        done = len(now.embeddings) + sum(len(rows) for rows in new)
-        now = dataclasses.replace(
-            now,
-            plan=plan if done == len(plan) else plan.first(done),
-            embeddings=np.concatenate([now.embeddings, *new]),
-            running=model.running,
-            late=done < goal,
-        )
-        enough = now.late or not budget.looks
-        goal = None if enough else budget.goal(done, now.fidelity(known), len(plan))
-    if len(now.embeddings) < len(plan):
-        show(len(now.embeddings), len(now.embeddings))  # that was all
-    object.__setattr__(now, "seconds", before.seconds + time.perf_counter() - began)  # a copy would lose the fitted operator
-    return now
-
-
 def require_top(top: int | None) -> None:
     """Raises OptionError."""
     if top is not None:
@@ -397,7 +328,3 @@ def _notes(table: AttributeTable | None, attributes: tuple[Attribute, ...], late
     if table.prior is None:
         notes.append("this bundle has no attribute prior: phi_3 counts as 0")
     return tuple(notes)
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress is shown unless a caller asks for it."""

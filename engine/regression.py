@@ -204,18 +204,26 @@ class Regression:
         errors = errors.reshape(-1, TILES, TILES).astype(np.float32)
         return [Estimate(*one) for one in zip(maps, errors, reliability.tolist(), strict=True)]
 
-    def fidelity(self, references: np.ndarray, variances: np.ndarray, masks: int) -> tuple[np.ndarray, np.ndarray]:
+    def fidelity(
+        self, references: np.ndarray, variances: np.ndarray, masks: int, further: np.ndarray | float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reliability (R,) as in `estimates`, and that of the published estimator with so many masks.
 
         references (R, F); variances (R,): of the masked query's scores. The published map is the mean score of the masks
         that show a pixel: noise of variance `variances / masks` goes through the masks' own variation over the picture.
+        further: (R,) variance of other noise on it
         """
         coefficients = self._coefficients(references)
         reliability = self._errors(references, coefficients)[1]
         signal = self._geometry.tiles(coefficients).var(1) * reliability**2
-        noise = variances * self._operator.design.var(1).mean() / (masks * SHOWN**2)
+        noise = variances * self._operator.design.var(1).mean() / (masks * SHOWN**2) + further
         total = signal + noise
         return reliability, np.sqrt(np.divide(signal, total, out=np.zeros_like(signal), where=total > 0))
+
+    def spread(self, references: np.ndarray) -> float:
+        """Variance over the picture of the maps against references (R, F), about their mean, mean over the references."""
+        about = references - references.mean(0)
+        return float(self._geometry.tiles(self._coefficients(about)).var(1).mean())
 
     def leading(self, count: int) -> np.ndarray:
         """(count or fewer, F): unit directions of the features along which the maps are largest."""

@@ -17,8 +17,8 @@ AUTO = (256, 1024)
 BLOCK = 128
 """Masks of a balanced block; the stopping rule looks after each."""
 LEAST_MASKS = 2
-PUBLISHED = 2000
-"""Masks of the published procedure."""
+PUBLISHED, PUBLISHED_OTHERS = 2000, 30
+"""Masks of the published procedure: over the query, and over a reference that is masked too."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
