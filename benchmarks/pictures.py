@@ -109,9 +109,14 @@ def photo_folder(folder: Path) -> Path:
 
 
 def emoji_folder(data: emoji_data.EmojiPair, folder: Path, count: int = 32) -> Path:
-    """`folder` with training emoji of both vendors in it, on white."""
+    """`folder` with training emoji in it."""
+    return _filled(folder, emoji_pictures(data, count))
+
+
+def emoji_pictures(data: emoji_data.EmojiPair, count: int) -> list[Image.Image]:
+    """Training emoji of both vendors, on white."""
     chosen = data.base[np.random.RandomState(SEED).permutation(data.train)[: count // 2]]
-    return _filled(folder, [load(Image.fromarray(data.pictures[v][i])) for i in chosen for v in emoji_data.VENDORS])
+    return [load(Image.fromarray(data.pictures[v][i])) for i in chosen for v in emoji_data.VENDORS]
 
 
 def _emoji_queries(explainer: Explainer, count: int) -> list[Query]:

@@ -111,7 +111,7 @@ def _equal(suites: dict[str, list[Row]], pictures: str) -> str:
 
 Pearson correlation, over the pixels, with an independent map of the published estimator in fp32 from 8000 masks (both
 pictures masked: 8000 x 1000). "Published" is the published number of masks: 2000, and 30 on a masked reference. Queries and
-references were not in any network's training; ResNet-50 has random weights, and fewer queries.
+references were not in any network's training.
 
 {_table(columns, rows)}
 {_judged(rows)}
