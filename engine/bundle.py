@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.attributes import AttributeTable
 from engine.errors import BundleError
+from engine.gradient import GradientSession
 from engine.manifest import Graph, Manifest, attributes_from_json, identity
 from engine.onnxfile import external_files
 from engine.precision import Report
@@ -31,6 +32,8 @@ CANONICAL = "canonical.npz"
 SUMS = "SHA256SUMS"
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 """Largest difference from a canonical embedding, in parts of its largest entry: other processors round otherwise."""
+GRADIENT_TOLERANCE = 5e-2
+"""The same of a gradient, in which the kinks of ReLUs make more of that."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,9 +86,7 @@ def _load(folder: Path) -> Bundle:
         for external in weights[graph.file]:
             _inside(folder, external)
             _require_listed(folder, external, sums)
-    base = manifest.graph("similarity", "fp32", "cpu")
-    if base is None:
-        raise BundleError(f"{folder / MANIFEST} names no fp32 similarity graph; export the bundle again")
+    base = _base(manifest)
     table = attributes_from_json(_text(folder, ATTRIBUTES)) if ATTRIBUTES in sums else None
     if (table is None) != (manifest.graph("attributes", "fp32", "cpu") is None):
         raise BundleError(f"{folder} must have both an attribute graph and {ATTRIBUTES}, or neither")
@@ -97,10 +98,16 @@ def _load(folder: Path) -> Bundle:
     return Bundle(folder, manifest, table, found, sums, _canonical(folder, manifest), report)
 
 
+def verify_graph(bundle: Bundle, graph: Graph) -> None:
+    """Run one of the bundle's graphs on the CPU against its canonical result; raises BundleError."""
+    (open_gradient if graph.role == "gradient" else open_graph)(bundle, graph, "cpu", None)
+
+
 def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None, precision: str | None = None) -> Runner:
-    """A session for one of the bundle's graphs, checked against its canonical result; raises BundleError, ProviderError.
+    """A session for one of the bundle's graphs that give one thing, checked against its canonical result.
 
     precision: to run in; None: the graph's own
+    Raises BundleError, ProviderError.
     """
     precision = precision or graph.precision
     count = len(bundle.attributes.names) if bundle.attributes is not None else 0
@@ -115,14 +122,19 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
         session = OpenVinoSession(path, precision, threads, *names)
     else:
         session = Session(path, provider, threads, *names)
-    expected = bundle.canonical[graph.file]
     got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
-    limit = TOLERANCE[precision] * float(np.abs(expected).max())
-    if got.shape != expected.shape or not np.abs(got - expected).max() <= limit:
-        raise BundleError(
-            f"{path} does not give its canonical embedding on {provider}: it is off by more than {limit:.2g}; "
-            "export the bundle again on this machine, or report the versions of both"
-        )
+    _require_canonical(bundle, graph, provider, got, TOLERANCE[precision])
+    return session
+
+
+def open_gradient(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> GradientSession:
+    """A session for the bundle's gradient graph, checked against its canonical result; raises BundleError."""
+    manifest = bundle.manifest
+    names, shape = (graph.input, manifest.preprocessing.input_shape), manifest.embedding
+    session = GradientSession(bundle.folder / graph.file, provider, threads, *names, graph.output, shape)
+    picture, embedding = bundle.canonical["picture"], bundle.canonical[_base(manifest).file]
+    got = canonical_gradient(session, manifest, picture, embedding)
+    _require_canonical(bundle, graph, provider, got, GRADIENT_TOLERANCE)
     return session
 
 
@@ -130,6 +142,32 @@ def canonical_result(session: Runner, manifest: Manifest, picture: np.ndarray) -
     """What a graph gives for the canonical picture (H, W, 3) uint8: its embedding (D,), or scores (A,) float32."""
     output = session.run(manifest.preprocessing.normalised(picture[None]))[0]
     return output if output.ndim == 1 else output.mean((1, 2))
+
+
+def canonical_gradient(
+    session: GradientSession, manifest: Manifest, picture: np.ndarray, embedding: np.ndarray
+) -> np.ndarray:
+    """The same of a gradient graph, see `GradientSession.canonical`; embedding: (D,) of the picture."""
+    preprocessing = manifest.preprocessing
+    return session.canonical(preprocessing.normalised(picture), embedding, preprocessing.layout == "nhwc")
+
+
+def _require_canonical(bundle: Bundle, graph: Graph, provider: str, got: np.ndarray, tolerance: float) -> None:
+    expected = bundle.canonical[graph.file]
+    limit = tolerance * float(np.abs(expected).max())
+    if got.shape != expected.shape or not np.abs(got - expected).max() <= limit:
+        raise BundleError(
+            f"{bundle.folder / graph.file} does not give its canonical result on {provider}: it is off by more than "
+            f"{limit:.2g}; export the bundle again on this machine, or report the versions of both"
+        )
+
+
+def _base(manifest: Manifest) -> Graph:
+    """The fp32 similarity graph."""
+    base = manifest.graph("similarity", "fp32", "cpu")
+    if base is None:
+        raise BundleError(f"{MANIFEST} names no fp32 similarity graph; export the bundle again")
+    return base
 
 
 def checksums(folder: Path) -> str:

@@ -18,13 +18,15 @@ FORMAT = "sane-bundle"
 VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TARGETS = ("any", "cpu", "gpu")
-ROLES = ("similarity", "attributes")
+ROLES = ("similarity", "attributes", "gradient")
 LARGEST_EMBEDDING = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """One ONNX file. role: similarity gives embeddings (batch, D), attributes activation maps (batch, A, h, w)."""
+    """One ONNX file. role: similarity gives embeddings (batch, D), attributes activation maps (batch, A, h, w), gradient the
+    embeddings, and a similarity and its gradient beside them (`engine.gradient`).
+    """
 
     file: str
     role: str

@@ -43,35 +43,49 @@ class Session:
         output_name: str,
         output_shape: tuple[int | None, ...],
     ) -> None:
-        wanted, _ = RUNTIME_PROVIDERS[provider]
-        _require(provider, ort.get_available_providers())
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors come as exceptions; warnings about fallback are checked below
-        options.intra_op_num_threads = threads or 0
-        # threads that wait for the next batch sleep: a sixth less CPU time at int8, for some 5% more wall time
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if provider == "cpu" and int8_overflows():
-            options.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels that do not
-        if provider != "cpu":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=[wanted])
-        except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
-            raise BundleError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
-        _require(provider, self._session.get_providers())  # the list above names providers the machine cannot run
+        self._session = opened(path, provider, threads)
         self.path, self.input_name, self.output_name = path, input_name, output_name
-        _check(path, "input", self._session.get_inputs(), input_name, input_shape)
-        _check(path, "output", self._session.get_outputs(), output_name, output_shape)
+        check_nodes(path, "input", self._session.get_inputs(), {input_name: input_shape})
+        check_nodes(path, "output", self._session.get_outputs(), {output_name: output_shape})
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where that is not finite."""
-        try:
-            (output,) = self._session.run([self.output_name], {self.input_name: batch})
-        except Exception as error:  # as above
-            raise BundleError(f"ONNX Runtime cannot run {self.path}: {first_line(error)}") from error
-        if not np.isfinite(output).all():
-            raise BundleError(f"{self.path} gives numbers that are not finite for this picture")
-        return np.asarray(output)
+        (output,) = run_finite(self._session, self.path, [self.output_name], {self.input_name: batch})
+        return output
+
+
+def opened(path: Path, provider: str, threads: int | None) -> ort.InferenceSession:
+    """Raises BundleError where the graph does not load, ProviderError where the provider is missing."""
+    wanted, _ = RUNTIME_PROVIDERS[provider]
+    _require(provider, ort.get_available_providers())
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors come as exceptions; warnings about fallback are checked below
+    options.intra_op_num_threads = threads or 0
+    # threads that wait for the next batch sleep: a sixth less CPU time at int8, for some 5% more wall time
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if provider == "cpu" and int8_overflows():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels that do not
+    if provider != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
+        raise BundleError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
+    _require(provider, session.get_providers())  # the list above names providers the machine cannot run
+    return session
+
+
+def run_finite(
+    session: ort.InferenceSession, path: Path, outputs: list[str], feeds: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """These outputs; raises BundleError where one is not finite."""
+    try:
+        found: list[np.ndarray] = session.run(outputs, feeds)
+    except Exception as error:  # as in `opened`
+        raise BundleError(f"ONNX Runtime cannot run {path}: {first_line(error)}") from error
+    if not all(np.isfinite(output).all() for output in found):
+        raise BundleError(f"{path} gives numbers that are not finite for this picture")
+    return found
 
 
 def _require(provider: str, found: list[str]) -> None:
@@ -81,15 +95,22 @@ def _require(provider: str, found: list[str]) -> None:
         raise ProviderError(f"provider {provider!r} was asked for ({wanted}), ONNX Runtime has {names}; {remedy}")
 
 
-def _check(path: Path, kind: str, nodes: list[ort.NodeArg], name: str, shape: tuple[int | None, ...]) -> None:
-    """The graph has one such node: float32, this name, a dynamic batch and this shape after it (None: any size)."""
+def check_nodes(path: Path, kind: str, nodes: list[ort.NodeArg], wanted: dict[str, tuple[int | None, ...]]) -> None:
+    """The graph has these inputs or outputs and no others: float32, a dynamic batch, then this shape (None: any size).
+
+    Raises BundleError.
+    """
+    found = {n.name: n for n in nodes}
+    if found.keys() == wanted.keys() and all(_fits(found[name], shape) for name, shape in wanted.items()):
+        return
     got = ", ".join(f"{n.name} {n.type} {n.shape}" for n in nodes)
-    fits = len(nodes) == 1 and nodes[0].name == name and nodes[0].type == "tensor(float)"
-    if fits:
-        batch, *rest = nodes[0].shape or [0]  # ONNX Runtime gives an empty shape where it knows none
-        # a size the exporter left symbolic is checked by the canonical embedding instead
-        same = [w is None or not isinstance(g, int) or g == w for g, w in zip(rest, shape, strict=False)]
-        fits = not isinstance(batch, int) and len(rest) == len(shape) and all(same)
-    if not fits:
-        sizes = ", ".join("any" if s is None else str(s) for s in shape)
-        raise BundleError(f"{path}: the manifest promises {kind} {name} float32 [batch, {sizes}], the graph has {got}")
+    sizes = {name: ", ".join(["batch", *("any" if s is None else str(s) for s in shape)]) for name, shape in wanted.items()}
+    promised = ", ".join(f"{name} float32 [{size}]" for name, size in sizes.items())
+    raise BundleError(f"{path}: the manifest promises {kind} {promised}, the graph has {got}")
+
+
+def _fits(node: ort.NodeArg, shape: tuple[int | None, ...]) -> bool:
+    batch, *rest = node.shape or [0]  # ONNX Runtime gives an empty shape where it knows none
+    # a size the exporter left symbolic is checked by the canonical embedding instead
+    same = [w is None or not isinstance(g, int) or g == w for g, w in zip(rest, shape, strict=False)]
+    return node.type == "tensor(float)" and not isinstance(batch, int) and len(rest) == len(shape) and all(same)

@@ -6,23 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from engine import bundle as bundles
 from engine.attributes import AttributeTable
 from engine.bundle import Bundle
 from engine.errors import BundleError, OptionError
+from engine.gradient import GradientSession
 from engine.manifest import Conditions, Graph, Manifest
 from engine.onnxfile import external_files
 from engine.preprocessing import Preprocessing
 from engine.session import Session
 from engine.similarity import METRICS
-from export import graphs
+from export import graphs, onnx_files
+from export.gradient import verify, with_gradient
 from export.graphs import Made
 from export.sources import Source
 from export.write import check_free, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
 ATTRIBUTES_FILE = "attributes.fp32.onnx"
+GRADIENT_FILE = "gradient.fp32.onnx"
 RECORDS = (bundles.MANIFEST, bundles.ATTRIBUTES, bundles.PRECISION, bundles.CANONICAL, bundles.SUMS)
 
 
@@ -35,12 +39,13 @@ def export_similarity(
     conditions: Conditions | None = None,
     name: str | None = None,
     licence: str = "",
+    gradient: bool = False,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a bundle whose graph maps pictures to embeddings (N, D), and return its folder.
 
     metric: cosine, dot or euclidean; conditions: weights (C, D) float32 before relu; name: None takes that of `out`
-    extra_files: further files of the bundle by name, such as a model card
+    gradient: whether to add the graph that method "mask" needs; extra_files: further files by name, such as a model card
     Raises an EngineError, and leaves `out` as it was, where the graph does not agree with the source on real pictures.
     """
     out = Path(out)
@@ -55,14 +60,23 @@ def export_similarity(
         got = conditions.weights.shape
         raise OptionError(f"condition weights must be (C, {made.shape[0]}) like the embedding, got {got}")
     graph = _graph(made, SIMILARITY_FILE, "similarity")
+    added = _gradient(made, preprocessing, metric) if gradient else None
     name = out.resolve().name if name is None else name
-    manifest = Manifest(name, licence, preprocessing, made.shape[0], metric, (graph,), conditions)
+    all_graphs = (graph, *([added[0]] if added else []))
+    manifest = Manifest(name, licence, preprocessing, made.shape[0], metric, all_graphs, conditions)
     with replacing(out) as folder:
         for extra, content in (extra_files or {}).items():
             (folder / extra).write_bytes(content)
         (folder / graph.file).write_bytes(made.content)
         picture = graphs.demo_pictures(preprocessing)[0]
         canonical = {"picture": picture, graph.file: canonical_of(folder, graph, made.shape, manifest, picture)}
+        if added:
+            gradient_graph, content = added
+            (folder / gradient_graph.file).write_bytes(content)
+            names = (gradient_graph.input, preprocessing.input_shape, gradient_graph.output, made.shape[0])
+            session = GradientSession(folder / gradient_graph.file, "cpu", None, *names)
+            found = bundles.canonical_gradient(session, manifest, picture, canonical[graph.file])
+            canonical[gradient_graph.file] = found
         finish(folder, manifest, None, canonical)
     return out
 
@@ -87,6 +101,14 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
         canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])
         finish(folder, manifest, table, canonical)
     return bundle
+
+
+def _gradient(made: Made, preprocessing: Preprocessing, metric: str) -> tuple[Graph, bytes]:
+    """The gradient graph of a similarity graph, proven on the demo pictures, and what its file holds."""
+    model = with_gradient(onnx.load_from_string(made.content), metric)
+    verify(model, preprocessing.normalised(graphs.demo_pictures(preprocessing)))
+    graph = Graph(GRADIENT_FILE, "gradient", "fp32", "any", onnx_files.opset(model), made.input, made.output)
+    return graph, onnx_files.serialised(model)
 
 
 def _graph(made: Made, file: str, role: str) -> Graph:

@@ -37,7 +37,7 @@ def _graph_line(loaded: Bundle, graph: Graph) -> str:
     if graph.target == "gpu":
         result = "for GPUs, not run"
     else:
-        bundles.open_graph(loaded, graph, "cpu", None)
+        bundles.verify_graph(loaded, graph)
         result = "gives its canonical result on cpu"
     return f"graph       {graph.file}: {graph.role}, {graph.precision}, opset {graph.opset}; {result}"
 

@@ -14,7 +14,7 @@ from export.checks import check
 
 EXAMPLES = """examples:
   python -m export similarity --module mynet:build --weights best.pt --size 224 \\
-      --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out bundle
+      --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --gradient --out bundle
   python -m export similarity --onnx resnet.onnx --output embedding --metric dot --out bundle
   python -m export similarity --checkpoint polyvore_model.pth.tar --arch sane-polyvore \\
       --typespaces nondisjoint/typespaces.p --out bundle
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_preprocessing(similarity)
     similarity.add_argument("--metric", choices=METRICS, default="cosine", help="what compares embeddings (cosine)")
     similarity.add_argument("--conditions", type=Path, help=".npz with condition_weights (C, D) and condition_names (C,)")
+    similarity.add_argument("--gradient", action="store_true", help="add the graph that method mask needs")
     similarity.add_argument("--name", help="what the model is called (the name of --out)")
     similarity.add_argument("--licence", default="", help="what the weights may be used for")
     similarity.add_argument("--out", type=Path, required=True, help="the bundle's folder; a bundle there is replaced")

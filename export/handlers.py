@@ -41,6 +41,7 @@ def _similarity(options: argparse.Namespace) -> Path:
         conditions=conditions,
         name=options.name,
         licence=options.licence,
+        gradient=options.gradient,
     )
 
 

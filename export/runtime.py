@@ -14,20 +14,29 @@ from export.errors import ExportError, first_line
 
 
 class Runner:
-    """Runs one graph with one input, silently; raises ExportError in ONNX Runtime's own words where that fails."""
+    """Runs one graph, silently; raises ExportError in ONNX Runtime's own words where that fails.
 
-    def __init__(self, graph: bytes) -> None:
+    optimised: whether the runtime may rewrite the graph; without, it loads faster, and runs slower
+    """
+
+    def __init__(self, graph: bytes, optimised: bool = True) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
             raise ExportError(first_line(error)) from error
 
     def run(self, pictures: np.ndarray) -> list[Any]:
-        """All outputs for (n, ...) float32 as the graph takes it."""
+        """All outputs of a graph with one input for (n, ...) float32 as the graph takes it."""
+        return self.run_all({self._session.get_inputs()[0].name: pictures})
+
+    def run_all(self, feeds: dict[str, np.ndarray]) -> list[Any]:
+        """All outputs, for every input by its name."""
         try:
-            return self._session.run(None, {self._session.get_inputs()[0].name: pictures})
+            return self._session.run(None, feeds)
         except Exception as error:  # as above
             raise ExportError(first_line(error)) from error
 

@@ -66,7 +66,7 @@ def finish(folder: Path, manifest: Manifest, table: AttributeTable | None, canon
     loaded = bundle.load(folder)
     for graph in manifest.graphs:
         if graph.target != "gpu":  # made for a processor that this machine may lack
-            bundle.open_graph(loaded, graph, "cpu", None)
+            bundle.verify_graph(loaded, graph)
 
 
 def _is_bundle(folder: Path) -> bool:

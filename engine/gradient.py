@@ -1,0 +1,58 @@
+"""The graph that gives a similarity and its gradient by every pixel in one run; `export.gradient` makes it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.session import check_nodes, opened, run_finite
+from kernels.areas import areas
+
+TARGET, WEIGHTS = "sane_target", "sane_weights"
+"""Inputs beside the pictures, (B, D) float32: the embeddings to compare with, and what both sides are multiplied by first: a
+condition's weights after relu, or ones."""
+SIMILARITY, GRADIENT = "sane_similarity", "sane_gradient"
+"""Outputs beside the embedding: (B,) float32, and (B, ...) float32 shaped like the pictures."""
+CANONICAL_TILES = 4
+"""A side, into which a canonical gradient is summed: single pixels hang on how a processor rounds at the kinks of ReLUs."""
+
+
+class GradientSession:
+    """Raises BundleError where the graph is not one of `export.gradient` for these shapes, ProviderError as `Session`."""
+
+    def __init__(
+        self,
+        path: Path,
+        provider: str,
+        threads: int | None,
+        input_name: str,
+        input_shape: tuple[int, ...],
+        output_name: str,
+        embedding: int,
+    ) -> None:
+        self._session, self._path, self._input = opened(path, provider, threads), path, input_name
+        vectors = (embedding,)
+        inputs: dict[str, tuple[int | None, ...]] = {input_name: input_shape, TARGET: vectors, WEIGHTS: vectors}
+        outputs: dict[str, tuple[int | None, ...]] = {output_name: vectors, SIMILARITY: (), GRADIENT: input_shape}
+        check_nodes(path, "input", self._session.get_inputs(), inputs)
+        check_nodes(path, "output", self._session.get_outputs(), outputs)
+
+    def run(self, pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities (B,) and gradients (B, ...) float32.
+
+        pictures (B, ...) as the network takes them; targets, weights (B, D); float32. Raises BundleError where the result is
+        not finite.
+        """
+        feeds = {self._input: pictures, TARGET: targets, WEIGHTS: weights}
+        similarities, gradients = run_finite(self._session, self._path, [SIMILARITY, GRADIENT], feeds)
+        return similarities, gradients
+
+    def canonical(self, picture: np.ndarray, embedding: np.ndarray, channels_last: bool) -> np.ndarray:
+        """(1 + 16,) float32: what stands for the graph in a bundle: the similarity of one picture (...) float32 to another
+        embedding than its own, and the gradient summed over channels and tiles. embedding: (D,) of that picture
+        """
+        target = np.roll(embedding, 1)[None]  # to itself a cosine has no gradient
+        similarity, gradient = self.run(picture[None], target, np.ones_like(target))
+        by_pixel = gradient[0].sum(-1 if channels_last else 0)
+        rows, columns = (areas(size, CANONICAL_TILES) for size in by_pixel.shape)
+        tiles = (rows @ by_pixel @ columns.T) * (by_pixel.size / CANONICAL_TILES**2)
+        return np.concatenate([similarity, tiles.ravel()]).astype(np.float32)

@@ -1,0 +1,208 @@
+"""The gradient of a similarity as an ONNX graph: reverse mode over the graph itself, so that it serves any ONNX model.
+
+Behind the embedding the similarity to a `target` embedding is computed, and the graph is then walked backwards, each
+operator by its rule (`export.rules`): one run gives embedding, similarity and the similarity's gradient by every pixel.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from engine.gradient import GRADIENT, SIMILARITY, TARGET, WEIGHTS
+from engine.similarity import EPSILON
+from export import onnx_files
+from export.errors import ExportError, first_line
+from export.rules import RULES, Step
+from export.runtime import Runner, silence
+from export.tape import Tape, Value
+
+OPSET = 18
+"""The least in which every rule is written: reductions take their axes as inputs."""
+BATCHES = (2, 3)
+LARGEST_KNOWN = 64
+"""Entries of whole-number tensors that are looked at: shapes and indices."""
+BATCH_TOLERANCE = 5e-2
+"""Largest difference between gradients in a batch and alone, in parts of the largest: kinks of ReLUs round either way."""
+STEP = 2e-4
+"""Length of the step along the gradient that proves it, in parts of the pictures' own."""
+AGREEMENT = 0.2
+"""Largest difference of the change of the similarity on that step from what the gradient says, in parts of it."""
+
+
+def with_gradient(model: onnx.ModelProto, metric: str) -> onnx.ModelProto:
+    """`model`, a similarity graph (batch, ...) float32 -> (batch, D), with similarity and gradient.
+
+    Further inputs: `engine.gradient.TARGET` and `WEIGHTS`, (batch, D) float32: the embedding to compare with, and what both
+    embeddings are multiplied by first (a condition's weights after relu, or ones). Further outputs: SIMILARITY (batch,) by
+    `metric`, and GRADIENT, shaped like the input.
+
+    Raises ExportError, which names it, for an operator without a rule.
+    """
+    simple = _simplified(model)
+    graph = simple.graph
+    image, embedding = graph.input[0], graph.output[0]
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    if taken & {TARGET, WEIGHTS, SIMILARITY, GRADIENT}:
+        raise ExportError(f"the graph already uses one of the names {TARGET}, {WEIGHTS}, {SIMILARITY}, {GRADIENT}")
+    size = [d.dim_value for d in image.type.tensor_type.shape.dim[1:]]
+    width = embedding.type.tensor_type.shape.dim[1].dim_value
+    shapes, known = _probed(simple)
+    for name in (TARGET, WEIGHTS):
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
+        shapes[name] = (None, width)
+    forward = Tape(graph, "similarity", shapes, known)
+    similarity = _similarity(forward.value(embedding.name), forward.value(TARGET), forward.value(WEIGHTS), metric)
+    shapes, known = _probed(simple)
+    backward = Tape(graph, "gradient", shapes, known)
+    gradient = _back(backward, graph, similarity.name, image.name)
+    graph.node.append(helper.make_node("Squeeze", [similarity.name, backward.constant([1]).name], [SIMILARITY]))
+    graph.node.append(helper.make_node("Identity", [gradient.name], [GRADIENT]))
+    graph.output.append(helper.make_tensor_value_info(SIMILARITY, TensorProto.FLOAT, ["batch"]))
+    graph.output.append(helper.make_tensor_value_info(GRADIENT, TensorProto.FLOAT, ["batch", *size]))
+    del graph.value_info[:]
+    onnx_files.strip(simple)
+    return simple
+
+
+def verify(model: onnx.ModelProto, pictures: np.ndarray) -> None:
+    """Raise ExportError unless a graph of `with_gradient` agrees with itself on pictures (n, ...) float32, n > 1.
+
+    Each picture, compared with the next one, is moved a step along its gradient and back from it: the similarity must change
+    as the gradient says. And a batch must give what its pictures give alone.
+    """
+    runner = Runner(onnx_files.serialised(model))
+    image = model.graph.input[0].name
+
+    def run(x: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+        return runner.run_all({image: x, TARGET: targets, WEIGHTS: np.ones_like(targets)})
+
+    width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    embeddings = run(pictures, np.ones((len(pictures), width), np.float32))[0]
+    targets = np.roll(embeddings, 1, axis=0)
+    gradients = run(pictures, targets)[2]
+    alone = [run(p[None], t[None])[2][0] for p, t in zip(pictures, targets, strict=True)]
+    largest = float(np.abs(gradients).max())
+    if not np.isfinite(gradients).all() or np.abs(gradients - alone).max() > BATCH_TOLERANCE * largest:
+        raise ExportError("the gradient of a batch is not that of its pictures; export the model without --gradient")
+    axes = tuple(range(1, pictures.ndim))
+    lengths = np.sqrt(np.square(gradients).sum(axes, keepdims=True))
+    sizes = np.sqrt(np.square(pictures).sum(axes, keepdims=True))
+    steps = STEP * sizes * gradients / np.maximum(lengths, np.finfo(np.float32).tiny)
+    change = run(pictures + steps, targets)[1] - run(pictures - steps, targets)[1]
+    said = 2 * STEP * (sizes * lengths).ravel()
+    off = np.abs(change - said).sum() / max(float(said.sum()), np.finfo(np.float32).tiny)
+    if not off <= AGREEMENT:
+        raise ExportError(
+            f"the similarity does not change as its gradient says: off by {100 * off:.0f}% on the demo pictures; "
+            "export the model without --gradient"
+        )
+
+
+def _similarity(embedding: Value, target: Value, weights: Value, metric: str) -> Value:
+    """(batch, 1): as `engine.similarity` has it."""
+    a, b = embedding * weights, target * weights
+    if metric == "euclidean":
+        return -((a - b) * (a - b)).sum([1])
+    product = (a * b).sum([1])
+    return product if metric == "dot" else product / (_norm(a) * _norm(b))
+
+
+def _norm(vectors: Value) -> Value:
+    return vectors.op("ReduceL2", [1], keepdims=1).op("Max", EPSILON)
+
+
+def _back(tape: Tape, graph: onnx.GraphProto, output: str, image: str) -> Value:
+    """dL/d image, for L the sum of `output` over the batch."""
+    nodes = list(graph.node)
+    active = {image}  # what depends on the picture
+    for node in nodes:
+        if active & set(node.input):
+            active |= set(node.output)
+    gradients: dict[str, list[Value]] = {output: [tape.constant(1.0).expanded(tape.value(output))]}
+    for node in reversed(nodes):
+        gs = [_total(gradients.get(name, [])) for name in node.output]
+        wanted = [name in active for name in node.input]
+        if not any(wanted) or all(g is None for g in gs):
+            continue
+        for name, g in zip(node.input, _derivative(Step(tape, node, gs, wanted)), strict=False):
+            if g is not None and name in active:
+                gradients.setdefault(name, []).append(g)
+    found = _total(gradients.get(image, []))
+    if found is None:
+        raise ExportError("the similarity does not depend on the picture in a way that has a gradient")
+    return found
+
+
+def _derivative(step: Step) -> Sequence[Value | None]:
+    node = step.node
+    if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
+        raise ExportError(
+            f"node {node.name!r} is a {node.op_type}, whose derivative is not known; known are {', '.join(sorted(RULES))}. "
+            "Export the model without --gradient, or write this part of it with those"
+        )
+    return RULES[node.op_type](step)
+
+
+def _total(parts: Sequence[Value]) -> Value | None:
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return parts[0].tape.op("Sum", *parts)
+
+
+def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of opset 18 or more with constants folded: the backward pass reads shapes and indices from them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    try:
+        if onnx_files.opset(copy) < OPSET:
+            copy = onnx.version_converter.convert_version(copy, OPSET)
+        with tempfile.TemporaryDirectory() as folder, silence():
+            path = Path(folder) / "simple.onnx"
+            options = ort.SessionOptions()
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # standard operators alone
+            options.optimized_model_filepath = str(path)
+            options.log_severity_level = 4
+            ort.InferenceSession(onnx_files.serialised(copy), options, providers=["CPUExecutionProvider"])
+            simple = onnx.load(path)
+    except Exception as error:  # neither library has an error of its own
+        raise ExportError(f"the graph cannot be prepared for its gradient: {first_line(error)}") from error
+    for node in [n for n in simple.graph.node if n.op_type == "Constant"]:
+        (attribute,) = node.attribute
+        value = helper.get_attribute_value(attribute)
+        array = numpy_helper.to_array(value) if attribute.name == "value" else np.asarray(value)
+        simple.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+        simple.graph.node.remove(node)
+    return simple
+
+
+def _probed(model: onnx.ModelProto) -> tuple[dict[str, tuple[int | None, ...]], dict[str, np.ndarray]]:
+    """Shapes of all tensors, None where a size follows the batch, and the values of those that no picture changes.
+
+    By running the graph on batches of two sizes: what an exporter recorded may be symbolic, or wrong.
+    """
+    graph = model.graph
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    names = list(dict.fromkeys(name for node in graph.node for name in node.output if name))
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    runner = Runner(onnx_files.serialised(probe), optimised=False)
+    found = []
+    for batch in BATCHES:
+        random = np.random.default_rng(0)
+        sizes = {i.name: [d.dim_value or batch for d in i.type.tensor_type.shape.dim] for i in graph.input}
+        feeds = {name: random.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+        found.append([*feeds.values(), *runner.run_all(feeds)])
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    shapes: dict[str, tuple[int | None, ...]] = {name: array.shape for name, array in known.items()}
+    for name, few, many in zip([*(i.name for i in graph.input), *names], *found, strict=True):
+        shapes[name] = tuple(a if a == b else None for a, b in zip(few.shape, many.shape, strict=True))
+        if few.dtype == np.int64 and few.size <= LARGEST_KNOWN and np.array_equal(few, many):
+            known[name] = few
+    return shapes, known

@@ -1,0 +1,102 @@
+"""Derivatives of operators that move entries: the same numbers in other places."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from export.rules.step import Gradients, Step, rule
+from export.tape import Value
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _reshape(n: Step) -> Gradients:
+    """The same numbers in another shape: g in the shape of x"""
+    return [n.g.like(n.x)]
+
+
+@rule("Expand")
+def _expand(n: Step) -> Gradients:
+    """x repeated: g summed over the repetitions"""
+    return [n.g.summed_to(n.x, n.y)]
+
+
+@rule("Transpose")
+def _transpose(n: Step) -> Gradients:
+    """Axes permuted: g permuted back"""
+    order = n.attribute("perm") or range(len(n.x.shape))[::-1]
+    return [n.g.op("Transpose", perm=np.argsort(order).tolist())]
+
+
+@rule("Concat")
+def _concat(n: Step) -> Gradients:
+    """Side by side along an axis: g cut into the parts"""
+    axis = n.attribute("axis") % len(n.y.shape)
+    sizes = [n.sizes(x, [axis])[0] for x in n.xs]
+    parts: list[Value | None] = list(n.tape.ops("Split", len(sizes), n.g, sizes, axis=axis))
+    return [part if wanted else None for part, wanted in zip(parts, n.wanted, strict=True)]
+
+
+@rule("Split")
+def _split(n: Step) -> Gradients:
+    """Cut along an axis: the parts of g joined, 0 for parts that nothing uses"""
+    outputs = [n.tape.value(name) for name in n.node.output]
+    gs = [n.tape.constant(0.0).expanded(y) if g is None else g for g, y in zip(n.gs, outputs, strict=True)]
+    return [n.tape.op("Concat", *gs, axis=n.attribute("axis", 0))]
+
+
+@rule("Slice")
+def _slice(n: Step) -> Gradients:
+    """A box cut out of x: g with 0 around it (between its rows, where the box has steps above 1)"""
+    rank = len(n.x.shape)
+    starts, ends = n.needed(1).tolist(), n.needed(2).tolist()
+    given, steps = n.constant(3), n.constant(4)
+    axes = [int(a) % rank for a in (range(len(starts)) if given is None else given)]
+    g, before, after = n.g, [0] * rank, [0] * rank
+    for axis, start, end, step in zip(axes, starts, ends, [1] * len(axes) if steps is None else steps.tolist(), strict=True):
+        (size,) = n.sizes(n.x, [axis])
+        taken = range(size)[slice(start, max(min(end, 2**31), -(2**31)), step)]
+        if step == 1:
+            before[axis], after[axis] = taken.start, size - taken.stop
+        else:
+            g = _put_back(g, axis, list(taken), size, rank)
+    return [g.padded(before, after)]
+
+
+@rule("Gather")
+def _gather(n: Step) -> Gradients:
+    """Rows of x by constant numbers: g put back at those rows"""
+    indices, rank = n.needed(1), len(n.x.shape)
+    axis = n.attribute("axis", 0) % rank
+    (size,) = n.sizes(n.x, [axis])
+    if indices.ndim > 1:
+        raise n.fault("its indices have more than one dimension")
+    g = n.g if indices.ndim else n.g.op("Unsqueeze", [axis])
+    return [_put_back(g, axis, np.atleast_1d(indices % size).tolist(), size, rank)]
+
+
+def _put_back(g: Value, axis: int, rows: Sequence[int], size: int, rank: int) -> Value:
+    """g, whose rows along an axis came from these of `size` rows, summed back there: a product with a matrix of 0 and 1."""
+    chosen = np.zeros((len(rows), size))
+    chosen[np.arange(len(rows)), rows] = 1
+    order = [*(i for i in range(rank) if i != axis), axis]
+    moved = g.op("Transpose", perm=order).op("MatMul", chosen)
+    return moved.op("Transpose", perm=np.argsort(order).tolist())
+
+
+@rule("Pad")
+def _pad(n: Step) -> Gradients:
+    """Values put around x: g without them; where x is mirrored or its edge repeated, g summed back to where it came from"""
+    rank, mode = len(n.x.shape), n.attribute("mode", "constant")
+    pads, given = n.needed(1).tolist(), n.constant(3)
+    axes = [int(a) % rank for a in (range(rank) if given is None else given)]
+    before, after = [0] * rank, [0] * rank
+    for i, axis in enumerate(axes):
+        before[axis], after[axis] = pads[i], pads[len(axes) + i]
+    if mode == "constant":
+        return [n.g.padded([-b for b in before], [-a for a in after])]
+    g = n.g
+    for axis in (i for i in range(rank) if before[i] or after[i]):
+        (size,) = n.sizes(n.x, [axis])
+        came_from = np.pad(np.arange(size), (before[axis], after[axis]), mode=mode).tolist()
+        g = _put_back(g, axis, came_from, size, rank)
+    return [g]

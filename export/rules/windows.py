@@ -1,0 +1,123 @@
+"""Derivatives of convolutions and pooling."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from export.rules.step import Gradients, Step, rule
+from export.tape import Value
+
+
+@rule("Conv")
+def _conv(n: Step) -> Gradients:
+    """y = W * x: the transposed convolution of g with W"""
+    weights = n.needed(1)
+    return [_spread(n, n.g, n.xs[1], weights.shape[2:], n.attribute("group", 1))]
+
+
+@rule("ConvTranspose")
+def _conv_transpose(n: Step) -> Gradients:
+    """y = W^T * x: the convolution of g with W"""
+    kernel = n.needed(1).shape[2:]
+    windows = _Windows.of(n, kernel, n.y, n.x)
+    options = {"strides": windows.strides, "dilations": windows.dilations, "group": n.attribute("group", 1)}
+    left = windows.unseen  # rows of y after the last that x reaches
+    g = n.g.padded([0] * (2 + len(kernel)), [0, 0, *(min(-u, 0) for u in left)])
+    return [g.op("Conv", n.xs[1], pads=[*windows.before, *(max(-u, 0) for u in left)], **options)]
+
+
+@rule("AveragePool")
+def _average_pool(n: Step) -> Gradients:
+    """y = mean of a window: g / count to every pixel of it"""
+    kernel = n.attribute("kernel_shape")
+    windows = _Windows.of(n, kernel, n.x, n.y)
+    counts = np.ones(())
+    for axis in range(len(kernel)):
+        counts = counts[..., None] * windows.counts(axis, bool(n.attribute("count_include_pad", 0)))
+    channels = n.sizes(n.x, [1])[0]
+    ones = n.tape.constant(np.ones((channels, 1, *kernel)))
+    return [_spread(n, n.g / n.tape.constant(counts), ones, kernel, channels)]
+
+
+@rule("MaxPool")
+def _max_pool(n: Step) -> Gradients:
+    """y = x at the first largest pixel of a window: g summed there (the node's second output says where)"""
+    while len(n.node.output) < 2:
+        n.node.output.append(f"{n.node.output[0]}/places")
+    places = n.tape.value(n.node.output[1])
+    nowhere = n.tape.constant(0.0).op("Expand", n.x.op("Size").op("Reshape", [1]))
+    spread = nowhere.op("ScatterElements", places.op("Reshape", [-1]), n.g.op("Reshape", [-1]), axis=0, reduction="add")
+    return [spread.like(n.x)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Windows:
+    """How windows over `size` pixels give `count` places, per spatial axis. before, after: padding"""
+
+    kernel: Sequence[int]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    before: Sequence[int]
+    after: Sequence[int]
+    size: Sequence[int]
+    count: Sequence[int]
+
+    @classmethod
+    def of(cls, n: Step, kernel: Sequence[int], pixels: Value, places: Value) -> "_Windows":
+        axes = range(2, 2 + len(kernel))
+        size, count = n.sizes(pixels, axes), n.sizes(places, axes)
+        strides = n.attribute("strides", [1] * len(kernel))
+        dilations = n.attribute("dilations", [1] * len(kernel))
+        pads, auto = n.attribute("pads", [0] * 2 * len(kernel)), n.attribute("auto_pad", "NOTSET")
+        before, after = pads[: len(kernel)], pads[len(kernel) :]
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            spans = zip(count, strides, dilations, kernel, size, strict=True)
+            total = [max((c - 1) * s + d * (k - 1) + 1 - p, 0) for c, s, d, k, p in spans]
+            half = [t // 2 for t in total]
+            rest = [t - h for t, h in zip(total, half, strict=True)]
+            before, after = (half, rest) if auto == "SAME_UPPER" else (rest, half)
+        return cls(kernel, strides, dilations, before, after, size, count)
+
+    @property
+    def unseen(self) -> list[int]:
+        """Pixels after the end of the last window; negative where it reaches outside."""
+        spans = zip(self.size, self.before, self.count, self.strides, self.dilations, self.kernel, strict=True)
+        return [p + b - ((c - 1) * s + d * (k - 1) + 1) for p, b, c, s, d, k in spans]
+
+    def counts(self, axis: int, padding: bool) -> np.ndarray:
+        """Entries of each window along an axis, those of the padding counted or not: (count,)."""
+        first = np.arange(self.count[axis]) * self.strides[axis] - self.before[axis]
+        pixels = first[:, None] + self.dilations[axis] * np.arange(self.kernel[axis])
+        low, high = (-self.before[axis], self.size[axis] + self.after[axis]) if padding else (0, self.size[axis])
+        return ((pixels >= low) & (pixels < high)).sum(1)
+
+
+def _spread(n: Step, g: Value, weights: Value, kernel: Sequence[int], group: int) -> Value:
+    """g at the places of windows, spread over their pixels with these weights: a transposed convolution."""
+    windows = _Windows.of(n, kernel, n.x, n.y)
+    reach = [d * (k - 1) for d, k in zip(windows.dilations, kernel, strict=True)]
+    around = (
+        [r - b for r, b in zip(reach, windows.before, strict=True)],
+        [r + u for r, u in zip(reach, windows.unseen, strict=True)],
+    )
+    options = {"dilations": windows.dilations, "group": group}
+    if max(windows.strides) == 1 and min(*around[0], *around[1]) >= 0:
+        # the same sums as a convolution with the kernel turned round, which is a third faster in ONNX Runtime
+        return g.op("Conv", _turned(weights, group, len(kernel)), pads=[*around[0], *around[1]], **options)
+    pads = [*windows.before, *(max(-u, 0) for u in windows.unseen)]
+    spread = g.op("ConvTranspose", weights, pads=pads, strides=windows.strides, **options)
+    return spread.padded([0] * (2 + len(kernel)), [0, 0, *(max(u, 0) for u in windows.unseen)])
+
+
+def _turned(weights: Value, group: int, space: int) -> Value:
+    """Weights (M, C / group, ...) of a convolution -> (C, M / group, ...), each kernel turned round.
+
+    As nodes, which the runtime folds when it loads: as numbers they would double the file.
+    """
+    outputs, inputs, *kernel = (int(size or 0) for size in weights.shape)
+    grouped = weights.op("Reshape", [group, outputs // group, inputs, *kernel])
+    exchanged = grouped.op("Transpose", perm=[0, 2, 1, *range(3, 3 + space)])
+    whole = exchanged.op("Reshape", [group * inputs, outputs // group, *kernel])
+    axes = list(range(2, 2 + space))
+    return whole.op("Slice", [-1] * space, [-(2**31)] * space, axes, [-1] * space)
