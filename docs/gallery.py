@@ -24,6 +24,7 @@ METHOD_WORDS = {
     "rise": "random masks; a pixel matters as far as pictures that show it are similar",
     "window": "one window hidden at a time; what lowers the similarity when hidden matters",
     "lime": "a linear model over superpixels shown or hidden; each superpixel is painted with its coefficient",
+    "mask": "a coarse mask learned so that blurring what it hides lowers the similarity",
 }
 
 Explained = dict[tuple[str, str], Explanation]

@@ -19,6 +19,7 @@ from engine.cache import CacheInfo
 from engine.errors import BundleError, EngineError, ImageError, OptionError, OutputError, ProviderError
 from engine.explainer import Explainer
 from engine.explanation import Explanation
+from engine.learned import LearnedMask
 from engine.lime import Lime, LimePlan
 from engine.prepared import Prepared
 from engine.rise import Rise, RisePlan
@@ -31,6 +32,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "ImageError",
+    "LearnedMask",
     "Lime",
     "LimePlan",
     "OptionError",

@@ -9,15 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
+from engine.bars import Bar
 from engine.errors import EngineError, OptionError, OutputError, failed
 from engine.explainer import MODES, Explainer
 from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
-from engine.lime import Lime
-from engine.methods import METHODS, Method, method_named
+from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.rise import ESTIMATORS, Rise
 from engine.session import PROVIDERS
-from engine.window import Window
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
@@ -53,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
     add("--method", default="rise", metavar="M", help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     add("--mode", default="fixed", metavar="MODE", help=f"one of {', '.join(MODES)} (default: %(default)s)")
-    add("--masks", type=_whole, metavar="N", help="passes over a picture (default: rise 256 to 1024 as it needs, lime 1000)")
+    add(
+        "--masks",
+        type=_whole,
+        metavar="N",
+        help="passes over a picture (default: rise 256 to 1024 as it needs, lime 1000, mask 500 steps)",
+    )
     add("--estimator", metavar="E", help=f"of rise: {' or '.join(ESTIMATORS)}, the paper's own (default: {ESTIMATORS[0]})")
     add("--seed", type=_whole, metavar="S", help="of the masks (default: 0)")
     add("--condition", metavar="C", help="name or index, for models with conditions")
@@ -74,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
         check_writable(file)
     method = _method(options)
     explainer = Explainer(options.bundle, options.provider, options.precision)
-    with _Bar(options.quiet) as bar:
+    with Bar(options.quiet, "passes", "pass") as bar:
         explanations = explainer.explain_many(query, references, method, options.mode, options.condition, progress=bar.show)
     if out:
         _save(explanations, out, files)
@@ -89,10 +93,10 @@ def _method(options: argparse.Namespace) -> Method:
     given = {k: getattr(options, k) for k in ("masks", "estimator", "seed") if getattr(options, k) is not None}
     if "estimator" in given and not isinstance(chosen, Rise):
         raise OptionError(f"--estimator goes with method rise, not {chosen.name}")
-    if isinstance(chosen, Lime) and "masks" in given:
-        given["samples"] = given.pop("masks")
-    if isinstance(chosen, Window) and given:
+    if given and type(chosen) not in COUNTED_BY:
         raise OptionError(f"--{next(iter(given))} does not apply to method window, whose windows are fixed by the size")
+    if "masks" in given:
+        given[COUNTED_BY[type(chosen)]] = given.pop("masks")
     return dataclasses.replace(chosen, **given)
 
 
@@ -146,25 +150,6 @@ def _say(text: str) -> None:
     except OSError as error:
         sys.stdout = None  # or the interpreter fails at its end, flushing it once more
         raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
-
-
-class _Bar:
-    """A progress bar on standard error; none where that is not a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        from tqdm import tqdm  # noqa: PLC0415 - `import engine` stays without it
-
-        self._bar = tqdm(disable=True if quiet else None, unit="pass", desc="passes", leave=False)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def show(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
 
 
 def _whole(text: str) -> int:

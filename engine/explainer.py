@@ -13,7 +13,9 @@ from engine.cache import CacheInfo, PreparedCache
 from engine.errors import ImageError, OptionError
 from engine.explanation import Explanation
 from engine.images import ImageLike
-from engine.methods import Method, method_named, method_of
+from engine.learned import LearnedMask
+from engine.learned_pairs import explain_learned
+from engine.methods import Method, Planned, method_named, method_of, planned
 from engine.model import Condition, LoadedModel, Picture
 from engine.passes import Progress
 from engine.prepared import Known, Prepared, require_top
@@ -122,7 +124,7 @@ class Explainer:
         mode: "fixed": the references shown whole; "both": each masked like the query, with the same options and seed, in as
             many passes again; references must be images then
         condition: index or name, one for all or one per reference; None compares the embeddings as they are
-        baseline: what hidden pixels become: mean, black, white, blur; None: the method's own (mean)
+        baseline: what hidden pixels become: mean, black, white, blur; None: the method's own
         tolerance, deadline: when the passes may end early, see `prepare`; in mode "fixed", without a cache, the tolerance is
             judged on the references given (mean); in mode "both" each picture is judged against the others as they are
             masked, and the time is divided among the pictures
@@ -138,6 +140,9 @@ class Explainer:
         budget = Budget.of(options, True, tolerance, deadline)
         conditions = self._model.conditions(condition, len(references))
         picture = self._model.picture(query)
+        if isinstance(options, LearnedMask):
+            others = self._learned_references(references, mode)
+            return explain_learned(self._model, picture, *others, conditions, options, mode, baseline, budget, top, progress)
         if mode == "fixed":
             shown, embeddings = self._model.references(references)
             known = None if self._cache.limit else known_references(self._model, embeddings, conditions)
@@ -150,8 +155,15 @@ class Explainer:
             # what is kept for other references must be good for any; else the others that are masked decide below
             until_then = share if self._cache.limit else share.first_look()
             masked.append(self._prepared(each, options, baseline, until_then, None, progress))
-        first, *others = extended_together(masked, conditions, budget, progress)
-        return first.explain_many(others, conditions, top)
+        first, *rest = extended_together(masked, conditions, budget, progress)
+        return first.explain_many(rest, conditions, top)
+
+    def _learned_references(self, references: Sequence[ImageLike], mode: str) -> tuple[Sequence[Picture | None], np.ndarray]:
+        """As `LoadedModel.references`, where masks are learned; in mode "both" all must be pictures."""
+        if mode == "fixed":
+            return self._model.references(references)
+        empty = np.empty((len(references), self._model.manifest.embedding), np.float32)
+        return [self._model.picture(reference) for reference in references], empty
 
     def refining(
         self,
@@ -217,7 +229,7 @@ class Explainer:
 
         Raises ImageError, OptionError.
         """
-        options = method_named(method) if plan is None else method_of(plan, method)
+        options = planned(method_named(method)) if plan is None else method_of(plan, method)
         budget = Budget.of(options, plan is None, tolerance, deadline)
         picture = self._model.picture(image)
         if plan is not None:
@@ -227,7 +239,7 @@ class Explainer:
     def _prepared(
         self,
         picture: Picture,
-        options: Method,
+        options: Planned,
         baseline: str | None,
         budget: Budget,
         known: Mapping[int | None, Known] | None,

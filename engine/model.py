@@ -1,6 +1,7 @@
 """A loaded model: verified bundle, open sessions, and everything about pictures and conditions that depends on it."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from engine import similarity
 from engine.attributes import Seen, see
 from engine.batching import calibrated_batch, largest_batch
 from engine.errors import ImageError, OptionError
+from engine.gradient import GradientSession
 from engine.images import ImageLike, load
 from engine.manifest import PRECISIONS
 from engine.passes import whole_embeddings
@@ -38,6 +40,15 @@ class Running:
     precision: str
     threads: int
     batch: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gradient:
+    """What learned masks run, both in fp32. network: the similarity graph"""
+
+    session: GradientSession
+    network: Runner
+    provider: str
 
 
 class LoadedModel:
@@ -77,6 +88,22 @@ class LoadedModel:
                 f"precision {precision!r} was asked for, this bundle has {present} for provider {self.provider}; {advice}"
             )
         return bundles.open_graph(self.bundle, graph, self.provider, self.threads, precision)
+
+    @functools.cached_property
+    def gradient(self) -> "Gradient":
+        """Opened when it is first asked for. Raises OptionError where the bundle has no gradient graph."""
+        graph = self.manifest.graph("gradient", "fp32", target_of(self.provider))
+        if graph is None:
+            raise OptionError(
+                "method mask needs the gradient of the model, which this bundle does not have; "
+                "`python -m export similarity ... --gradient` adds it"
+            )
+        provider = "cpu" if self.provider == "openvino" else self.provider  # which explanations then say
+        base = self.manifest.graph("similarity", "fp32", target_of(provider))
+        network = self.similarity
+        if base is not None and (provider, "fp32") != (self.provider, self.precision):
+            network = bundles.open_graph(self.bundle, base, provider, self.threads)
+        return Gradient(bundles.open_gradient(self.bundle, graph, provider, self.threads), network, provider)
 
     def picture(self, image: ImageLike) -> Picture:
         return Picture(*self.preprocessing.fitted(load(image)))
@@ -158,6 +185,11 @@ class LoadedModel:
     def reference_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
         """(R, D) -> (R, F) float64, the other factor."""
         return similarity.reference_features(embeddings, self.manifest.metric, self._weights(condition))
+
+    def weights(self, condition: int | None) -> np.ndarray:
+        """(D,) float32: what embeddings are multiplied by under a condition."""
+        weights = self._weights(condition)
+        return np.ones(self.manifest.embedding, np.float32) if weights is None else np.maximum(weights, 0)
 
     def _weights(self, condition: int | None) -> np.ndarray | None:
         """(D,) float32, before relu."""

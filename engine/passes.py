@@ -6,30 +6,34 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.preprocessing import Preprocessing
-from engine.protocol import Plan, Runner
+from engine.protocol import Renderer, Runner
 from kernels.blend import blend
 
 Progress = Callable[[int, int], None]
 """Called with (network rows done, network rows in all)."""
 
 
-class MaskedPasses:
-    """The passes over one picture behind a plan's masks; its buffers are reused for every batch.
+def silent(done: int, total: int) -> None:
+    """No progress is shown unless a caller asks for it."""
 
+
+class MaskedPasses:
+    """The passes over one picture behind masks; the buffers are reused for every batch.
+
+    renderer: draws the masks of a plan at the network's size
     image, baseline: float32, one picture as the network takes it; batch: rows of every network run, the last one padded
     """
 
     def __init__(
         self,
         session: Runner,
-        plan: Plan,
+        renderer: Renderer,
         preprocessing: Preprocessing,
         image: np.ndarray,
         baseline: np.ndarray,
         batch: int,
     ) -> None:
-        self._session, self._image, self._baseline = session, image, baseline
-        self._renderer = plan.renderer(preprocessing.height, preprocessing.width)
+        self._session, self._renderer, self._image, self._baseline = session, renderer, image, baseline
         self._masks = np.empty((batch, preprocessing.height, preprocessing.width), np.float32)
         self._rows = np.zeros((batch, *image.shape), np.float32)
         self._channels_last = preprocessing.layout == "nhwc"
@@ -38,7 +42,7 @@ class MaskedPasses:
     def run(self, start: int, stop: int, until: float | None, progress: Progress, total: int) -> list[np.ndarray]:
         """Embeddings (n, D) float32 of masks start..stop by batches: all, or as many batches as end before `until`.
 
-        until: time.perf_counter() at which the caller wants them; the plan's first batch is run in any case
+        until: time.perf_counter() at which the caller wants them; the batch from mask 0 is run in any case
         total: passes in all, as told to `progress`
         """
         batch, embeddings = len(self._rows), []

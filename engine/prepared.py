@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from engine.attributes import Attribute, AttributeTable, Seen, rank
+from engine.answer import assembled
+from engine.attributes import Seen
 from engine.correspondence import correspondence, reliability, tile_features
 from engine.errors import OptionError
-from engine.explanation import Explanation, ModelName
+from engine.explanation import Explanation
 from engine.images import ImageLike
-from engine.methods import Method
+from engine.methods import Planned
 from engine.model import Condition, LoadedModel, Picture, Running
 from engine.passes import Progress
 from engine.protocol import LARGEST_PLAN, Plan, require_whole
@@ -53,7 +54,7 @@ class Prepared:
 
     model: LoadedModel = dataclasses.field(repr=False)
     picture: Picture = dataclasses.field(repr=False)
-    options: Method
+    options: Planned
     drawn: bool
     baseline: str
     plan: Plan = dataclasses.field(repr=False)
@@ -285,31 +286,24 @@ class Prepared:
         top: int | None,
         seconds: float,
     ) -> Explanation:
-        model, table = self.model, self.model.bundle.attributes
-        attributes = rank(table, self.seen, estimate.saliency, top) if table and self.seen else ()
-        return Explanation(
-            similarity=similarity,
-            saliency=estimate.saliency,
-            saliency_error=estimate.error,
-            saliency_reliability=estimate.reliability,
-            attributes=attributes,
-            query_image=self.picture.pixels,
-            query_box=self.picture.box,
-            reference_image=None if reference is None else reference.pixels,
-            reference_box=None if reference is None else reference.box,
-            condition=model.condition_name(condition),
+        return assembled(
+            self.model,
+            self.picture,
+            self.seen,
+            reference,
+            similarity,
+            estimate,
+            condition,
+            top,
+            late=self.late,
             method=self.options.name,
             mode="fixed",
             estimator=self.estimator,
             baseline=self.baseline,
             seed=self.options.seed if self.drawn else None,
             passes=len(self.plan) + 1 + (reference is not None),
-            **vars(self.running),
-            model=ModelName(model.manifest.name, model.bundle.identity),
-            phi=table.weights if table else None,
-            attribute_threshold=table.threshold if table else None,
-            notes=_notes(table, attributes, self.late),
             timings={"prepare": self.seconds, "explain": seconds},
+            **vars(self.running),
         )
 
 
@@ -317,14 +311,3 @@ def require_top(top: int | None) -> None:
     """Raises OptionError."""
     if top is not None:
         require_whole("top", top, 0, LARGEST_PLAN)
-
-
-def _notes(table: AttributeTable | None, attributes: tuple[Attribute, ...], late: bool) -> tuple[str, ...]:
-    notes = ["the deadline ended the passes early: see the map's error"] if late else []
-    if table is None:
-        return (*notes, "this bundle has no attribute network: no words")
-    if not attributes:
-        notes.append(f"no attribute is named: none reaches confidence {table.threshold:g}")
-    if table.prior is None:
-        notes.append("this bundle has no attribute prior: phi_3 counts as 0")
-    return tuple(notes)

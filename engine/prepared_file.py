@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.errors import EngineError, OptionError, OutputError
 from engine.files import write_whole
-from engine.methods import METHODS, PLANS
+from engine.methods import PLANS
 from engine.model import LoadedModel, Picture, Running
 from engine.prepared import Prepared
 from engine.preprocessing import BASELINES
@@ -76,7 +76,7 @@ def _require_same_model(model: LoadedModel, fields: dict[str, Any], path: Path) 
 
 
 def _read(model: LoadedModel, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Prepared:
-    method = METHODS[fields["method"]]
+    method = {m.name: m for m in PLANS.values()}[fields["method"]]
     plan_type = next(plan for plan, owner in PLANS.items() if owner is method)
     plan = plan_type(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in fields["plan"].items()},

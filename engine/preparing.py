@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from engine.methods import Method
+from engine.methods import Planned
 from engine.model import LoadedModel, Picture
-from engine.passes import MaskedPasses, Progress
+from engine.passes import MaskedPasses, Progress, silent
 from engine.prepared import Known, Prepared
 from engine.protocol import Plan
 from engine.stopping import Budget
@@ -25,7 +25,7 @@ def known_references(
 def prepared_picture(
     model: LoadedModel,
     picture: Picture,
-    options: Method,
+    options: Planned,
     plan: Plan | None,
     baseline: str | None,
     budget: Budget,
@@ -82,7 +82,7 @@ def _run(
     before: Prepared, plan: Plan, budget: Budget, known: Mapping[int | None, Known] | None, progress: Progress | None
 ) -> Prepared:
     """Masks of the plan after those that `before` ran, with which it begins."""
-    began, model, show = time.perf_counter(), before.model, progress or _silent
+    began, model, show = time.perf_counter(), before.model, progress or silent
     done = len(before.embeddings)
     goal = budget.goal(done, before.fidelity(known) if done and budget.looks else None, len(plan))
     if goal is None:
@@ -90,7 +90,7 @@ def _run(
     preprocessing, pixels = model.preprocessing, before.picture.pixels
     passes = MaskedPasses(
         model.similarity,
-        plan,
+        plan.renderer(preprocessing.height, preprocessing.width),
         preprocessing,
         preprocessing.normalised(pixels),
         preprocessing.baseline(before.baseline, pixels),
@@ -113,7 +113,3 @@ def _run(
         show(len(now.embeddings), len(now.embeddings))  # that was all
     object.__setattr__(now, "seconds", before.seconds + time.perf_counter() - began)  # a copy would lose the fitted operator
     return now
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress is shown unless a caller asks for it."""

@@ -43,7 +43,7 @@ class WindowPlan:
 
     def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
         """The lattice upsampled bilinearly, corners aligned: (N, R) -> (R, H, W) float32."""
-        down, across = _corners_aligned(height, self.lattice[0]), _corners_aligned(width, self.lattice[1])
+        down, across = corners_aligned(height, self.lattice[0]), corners_aligned(width, self.lattice[1])
         return (down @ self.lattice_maps(scores) @ across.T).astype(np.float32)
 
 
@@ -84,7 +84,7 @@ class Window:
         return height, width
 
 
-def _corners_aligned(length: int, count: int) -> np.ndarray:
+def corners_aligned(length: int, count: int) -> np.ndarray:
     """(length, count) float64: weights of `count` samples at each of `length` pixels, first and last on the corners."""
     position = np.linspace(0, count - 1, length)
     return np.maximum(1 - np.abs(position[:, None] - np.arange(count)), 0)

@@ -166,7 +166,8 @@ def write_bundle(data: EmojiPair, similarity: SimilarityNet, attributes: Attribu
     """Export both networks, the attribute network with the words worth showing alone; int8 for CPUs beside fp32."""
     preprocessing = Preprocessing(emoji_data.SIZE, emoji_data.SIZE, mean=MEAN, std=STD)
     files = {"MODEL_CARD.md": card.encode()}
-    export_similarity(TorchSource(similarity), preprocessing, folder, name="emoji demo", licence="MIT", extra_files=files)
+    options = {"name": "emoji demo", "licence": "MIT", "gradient": True, "extra_files": files}
+    export_similarity(TorchSource(similarity), preprocessing, folder, **options)
     kept = [i for i, name in enumerate(data.attributes) if name not in NOT_SHOWN]
     shown = AttributeNet(len(kept), WIDTH)
     weights = dict(attributes.state_dict())

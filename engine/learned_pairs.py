@@ -1,0 +1,139 @@
+"""Explanations by learned masks: pictures to pairs, pairs side by side to masks, masks to explanations."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.answer import assembled
+from engine.batching import largest_batch
+from engine.explanation import Explanation
+from engine.learned import LearnedMask, Pair, learn, rows_per_step
+from engine.model import LoadedModel, Picture
+from engine.passes import Progress, silent, whole_embeddings
+from engine.regression import Estimate
+from engine.stopping import Budget
+
+ROOM = 4
+"""Activations kept for the way back take about so many times the memory of a forward pass."""
+
+
+def explain_learned(
+    model: LoadedModel,
+    query: Picture,
+    references: Sequence[Picture | None],
+    embeddings: np.ndarray,
+    conditions: Sequence[int | None],
+    options: LearnedMask,
+    mode: str,
+    baseline: str | None,
+    budget: Budget,
+    top: int | None,
+    progress: Progress | None,
+) -> list[Explanation]:
+    """One explanation per reference, in order; references are learned from side by side, as many at once as memory allows.
+
+    references: None for those of which `embeddings` (R, D) float32 has the embedding; in mode "both" all are pictures
+    Raises OptionError where the model has no gradient graph.
+    """
+    sides, hidden = 1 + (mode == "both"), options.baseline if baseline is None else baseline
+    at_once = max(largest_batch(model.preprocessing) // ROOM // sides, 1)
+    rows, show = options.iterations * rows_per_step(sides), progress or silent
+    found: list[Explanation] = []
+    for start in range(0, len(references), at_once):
+        part = slice(start, start + at_once)
+
+        def shown(done: int, _: int, before: int = start * rows) -> None:
+            show(before + done, len(references) * rows)
+
+        share = budget.share(-(-(len(references) - start) // at_once))
+        learners = _Learners(model, query, references[part], embeddings[part], conditions[part], hidden, sides)
+        found += learners.explanations(options, share, top, shown)
+    return found
+
+
+class _Learners:
+    """A query and references that are learned from side by side, in fp32; arguments as above."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        query: Picture,
+        references: Sequence[Picture | None],
+        embeddings: np.ndarray,
+        conditions: Sequence[int | None],
+        hidden: str,
+        sides: int,
+    ) -> None:
+        self._model, self._query, self._references, self._conditions = model, query, references, conditions
+        self._hidden, self._sides = hidden, sides
+        pictures = [query.pixels, *(r.pixels for r in references if r is not None)]
+        whole = whole_embeddings(model.gradient.network, model.preprocessing, pictures, largest_batch(model.preprocessing))
+        self._own, self._targets = whole[:1], embeddings.copy()
+        self._targets[[r is not None for r in references]] = whole[1:]
+
+    def explanations(self, options: LearnedMask, budget: Budget, top: int | None, progress: Progress) -> list[Explanation]:
+        began, model, gradient = time.perf_counter(), self._model, self._model.gradient
+        channels_last = model.preprocessing.layout == "nhwc"
+        pairs = self._pairs(options.seed)
+        learned = learn(gradient.session, gradient.network, pairs, options, channels_last, budget.until, progress)
+        maps = learned.maps(model.preprocessing.height, model.preprocessing.width)  # (n, s, H, W)
+        seen, seconds = model.see(self._query), (time.perf_counter() - began) / len(pairs)
+        return [
+            assembled(
+                model,
+                self._query,
+                seen,
+                reference,
+                self._similarity(self._own, i),
+                Estimate(maps[i, 0]),
+                self._conditions[i],
+                top,
+                late=learned.iterations < options.iterations,
+                reference_saliency=maps[i, 1] if self._sides == 2 else None,
+                method=options.name,
+                mode="both" if self._sides == 2 else "fixed",
+                estimator=options.estimator,
+                baseline=self._hidden,
+                seed=options.seed,
+                passes=learned.iterations * rows_per_step(self._sides) + 1 + (reference is not None) + self._measured,
+                timings={"prepare": 0.0, "explain": seconds},
+                provider=gradient.provider,
+                precision="fp32",
+                threads=model.threads,
+                batch=self._sides * len(pairs),
+            )
+            for i, reference in enumerate(self._references)
+        ]
+
+    def _pairs(self, seed: int) -> list[Pair]:
+        preprocessing = self._model.preprocessing
+        pairs, blank = [], self._blank()
+        for i, reference in enumerate(self._references):
+            pictures = [self._query, reference][: self._sides]
+            pixels = [p.pixels for p in pictures if p is not None]
+            images = preprocessing.normalised(np.stack(pixels))
+            baselines = np.stack([preprocessing.baseline(self._hidden, p) for p in pixels])
+            scale = 1.0
+            if blank is not None:
+                scale = abs(self._similarity(self._own, i) - self._similarity(blank, i)) or 1.0
+            weights = self._model.weights(self._conditions[i])
+            pairs.append(Pair(images, baselines, self._targets[i], weights, scale, seed))
+        return pairs
+
+    @property
+    def _measured(self) -> bool:
+        """A dot product or a distance has no unit to weigh a mask's size against: its own scale is measured first."""
+        return self._model.manifest.metric != "cosine"
+
+    def _blank(self) -> np.ndarray | None:
+        """(1, D) embedding of the query hidden altogether; None where nothing needs it."""
+        if not self._measured:
+            return None
+        return self._model.gradient.network.run(self._model.preprocessing.baseline(self._hidden, self._query.pixels)[None])
+
+    def _similarity(self, embedding: np.ndarray, index: int) -> float:
+        """Of (1, D) to one reference."""
+        condition, model = self._conditions[index], self._model
+        other = model.reference_features(self._targets[index : index + 1], condition)
+        return float((model.query_features(embedding, condition) @ other.T).item())
