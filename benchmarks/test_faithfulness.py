@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from benchmarks import faithfulness, peers, pictures
+from benchmarks import peers, pictures
 from benchmarks.conftest import Size, Subject, Subjects
 from benchmarks.record import Rows
 from benchmarks.settings import DEFAULT, MASKS, regression, sane
 from engine import Lime, Window
+from engine.evaluate import insertion_deletion
 
 GRAPH = "similarity.fp32.onnx"
 NAMES = ["resnet18", "mobilenet"]
@@ -28,7 +28,7 @@ def test_faithfulness(benchmark: Any, subject: Subjects, rows: Rows, size: Size,
 
     def measured() -> None:
         for who, (explain, passes) in ways.items():
-            found = np.array([_one(objects[i], pairs[i], explain(i)) for i in range(len(objects))])  # (n, 3)
+            found = np.array([_one(opened, objects[i], explain(i)) for i in range(len(objects))])  # (n, 3)
             means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
             row = {"precision": "fp32", "masks": passes, "seed": 0, "size": opened.network.size, "pairs": len(found)}
             for what, mean, error in zip(("insertion", "deletion", "pointing"), means, errors, strict=True):
@@ -68,9 +68,7 @@ def _theirs(objects: list[Any], pairs: list[peers.Pair], size: Size) -> dict[str
     return {who: (way(peer), peers.places(who, pairs[0], size.equal_passes)) for who, peer in peers.PEERS.items()}
 
 
-def _one(thing: pictures.Pasted, pair: peers.Pair, saliency: np.ndarray) -> tuple[float, float, float]:
-    def similarity(rows: np.ndarray) -> np.ndarray:
-        return pair.similarity(torch.from_numpy(pair.preprocessing.normalised(rows))).numpy()
-
-    insertion, deletion = faithfulness.curves(thing.picture, saliency, similarity)
-    return insertion, deletion, float(faithfulness.pointed(saliency, thing.truth))
+def _one(opened: Subject, thing: pictures.Pasted, saliency: np.ndarray) -> tuple[float, float, float]:
+    """Insertion, deletion, and whether the most salient pixel lies on the object."""
+    found = insertion_deletion(opened.plain, thing.picture, thing.reference, saliency)
+    return found.insertion_auc, found.deletion_auc, float(thing.truth.ravel()[np.argmax(saliency)])

@@ -1,0 +1,49 @@
+"""Evaluates every method on held-out emoji; table and curves go to docs/evaluation.md: python -m docs.evaluation."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from benchmarks.emoji_pairs import OUT, write_pairs
+from benchmarks.record import circumstances
+from engine.evaluate.command import main as evaluate
+from engine.evaluate.report import METRICS, interval
+from engine.files import write_whole
+
+PAIRS, MASKS = 60, 500
+PAGE = Path(__file__).parent / "evaluation.md"
+REPORT = OUT / "report.json"
+BEGIN, END = "<!-- table: python -m docs.evaluation -->", "<!-- end of table -->"
+
+
+def main() -> int:
+    pairs = write_pairs(PAIRS, OUT)
+    status = evaluate([str(pairs), "--masks", str(MASKS), "--modes", "fixed,both", "--out", str(REPORT)])
+    if status == 0:
+        before, rest = PAGE.read_text().split(BEGIN)
+        table = _table(json.loads(REPORT.read_text()))
+        write_whole(PAGE, f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}".encode())
+        shutil.copy(REPORT.with_suffix(".png"), PAGE.with_suffix(".png"))
+    return status
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = ["| method | mode | passes | insertion | less random's | deletion | less random's |", "| --- |" + " --- |" * 6]
+    for row in found["results"]:
+        cells = [row["method"], row["mode"], f"{row['passes']:.0f}"]
+        for metric in METRICS:
+            over = row.get(f"{metric}_over_random")
+            cells += [interval(row[metric]), interval(over) if over else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings, where = found["settings"], circumstances()
+    versions = ", ".join(f"{name} {where[name]}" for name in ("onnxruntime", "numpy"))
+    told = (
+        f"{settings['pairs']} pairs, {settings['model']} ({settings['precision']}, {settings['provider']}), seed "
+        f"{settings['seed']}, background {settings['background']}; {where['machine']}, {versions}, commit {where['commit']}."
+    )
+    return "\n".join([*lines, "", told])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,5 @@
+import sys
+
+from engine.evaluate.command import main
+
+sys.exit(main())

@@ -1,0 +1,184 @@
+"""python -m engine.evaluate: insertion and deletion of several methods over a file of pairs."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.bars import Bar
+from engine.errors import EngineError, OptionError, OutputError, failed
+from engine.evaluate import report
+from engine.evaluate.curves import WHITE, InsertionDeletion, insertion_deletion
+from engine.evaluate.pairs import Pair, read_pairs
+from engine.evaluate.report import METRICS, RANDOM, Result
+from engine.evaluate.rows import Row, Rows
+from engine.explainer import MODES, Explainer
+from engine.files import check_writable, write_whole
+from engine.methods import COUNTED_BY, METHODS, Method, method_named
+from engine.protocol import random_words
+from engine.session import PROVIDERS
+
+BACKGROUNDS = {"white": WHITE, "grey": (127, 127, 127), "black": (0, 0, 0)}
+EXAMPLES = """examples:
+  python -m engine.evaluate pairs.csv --out report.json                  every method, on the embedded emoji model
+  python -m engine.evaluate pairs.csv --bundle models/shoes --methods rise,window,random --modes fixed,both --out report.json
+  python -m engine.evaluate awa_pairs.txt --images JPEGImages --bundle models/awa --background grey --out report.json
+
+PAIRS is a CSV with columns query,reference and, where wanted, condition and label, or a file of the paper's authors, with
+lines of `query_id reference_id label`. Pairs with another label than 1 are left out.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except EngineError as error:
+        return failed(str(error))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.evaluate",
+        description="Judge saliency methods by insertion and deletion over pairs of pictures. A run that was stopped goes "
+        "on where it was: rows are kept beside the report, in a file ending in .rows.jsonl.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("pairs", type=Path, metavar="PAIRS", help="a .csv, or the authors' file of pairs")
+    add("--out", type=Path, required=True, metavar="FILE", help="the report, .json; a .png and a .html appear beside it")
+    add("--images", type=Path, metavar="DIR", help="where the pictures are (default: paths are relative to a CSV)")
+    add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
+    add("--metric", type=_names(METRICS), default=METRICS, metavar="M,M", help=f"of {','.join(METRICS)} (default: both)")
+    known = (*METHODS, RANDOM)
+    add("--methods", type=_names(known), default=known, metavar="M,M", help=f"of {','.join(known)} (default: all)")
+    add("--modes", type=_names(MODES), default=("fixed",), metavar="M,M", help=f"of {','.join(MODES)} (default: fixed)")
+    add("--masks", type=int, metavar="N", help="passes of rise and lime, steps of mask (default: each method's own)")
+    add("--seed", type=int, default=0, metavar="S", help="of everything that is drawn (default: %(default)s)")
+    add("--background", choices=BACKGROUNDS, default="white", help="of pixels that are not shown (default: %(default)s)")
+    add("--limit", type=int, metavar="N", help="the first N pairs alone")
+    add("--provider", default="auto", metavar="P", help=f"auto, {', '.join(PROVIDERS)} (default: %(default)s)")
+    add("--precision", default="auto", metavar="P", help="auto, fp32, fp16, bf16, int8 (default: %(default)s)")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    files = report.files(options.out)
+    if options.out != files[".json"]:
+        raise OutputError(f"cannot write {options.out}: the report's name must end in .json")
+    for file in files.values():
+        check_writable(file)
+    report.require_matplotlib()
+    read = read_pairs(options.pairs, options.images)
+    pairs = read.pairs if options.limit is None else read.pairs[: max(options.limit, 0)]
+    if not pairs:
+        raise OptionError(f"--limit {options.limit} leaves no pairs")
+    methods = {name: _method(name, options) for name in options.methods if name != RANDOM}
+    explainer = Explainer(options.bundle, options.provider, options.precision)
+    settings = _settings(options, explainer, methods, pairs, read.left_out)
+    rows = Rows(options.out.with_suffix(".rows.jsonl"), settings)
+    ways = [(name, mode) for name in options.methods for mode in options.modes if name != RANDOM or mode == "fixed"]
+    if not ways:
+        raise OptionError(f"{RANDOM} has mode fixed alone; --modes leaves nothing to evaluate")
+    with Bar(options.quiet, "rows", "row") as bar:
+        for number, pair in enumerate(pairs):
+            for name, mode in ways:
+                if (number, name, mode) not in rows:
+                    rows.add(_row(explainer, number, pair, name, mode, methods, options))
+                bar.show(number * len(ways) + ways.index((name, mode)) + 1, len(pairs) * len(ways))
+    results = [Result.of([rows[i, n, m] for i in range(len(pairs))], options.metric) for n, m in ways]
+    found = report.summary(settings, results)
+    drawn = report.figure(results)
+    write_whole(files[".json"], (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(files[".png"], drawn)
+    write_whole(files[".html"], report.page(found, drawn).encode())
+    print(_told(found, options.metric, files))
+
+
+def _row(
+    explainer: Explainer,
+    number: int,
+    pair: Pair,
+    name: str,
+    mode: str,
+    methods: dict[str, Method],
+    options: argparse.Namespace,
+) -> Row:
+    if name == RANDOM:
+        preprocessing = explainer._model.preprocessing
+        size = preprocessing.height, preprocessing.width
+        saliency, passes = _random(options.seed, number, *size), 0
+    else:
+        explanation = explainer.explain(pair.query, pair.reference, methods[name], mode, pair.condition, top=0)
+        saliency, passes = explanation.saliency, explanation.passes
+    colour = BACKGROUNDS[options.background]
+    found = insertion_deletion(explainer, pair.query, pair.reference, saliency, colour, condition=pair.condition)
+    return {"pair": number, "method": name, "mode": mode, "passes": passes, **_plain(found)}
+
+
+def _plain(found: InsertionDeletion) -> dict[str, Any]:
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(found).items()}
+
+
+def _random(seed: int, number: int, height: int, width: int) -> np.ndarray:
+    """(H, W) of the pair of this number: what a map must beat."""
+    return random_words(seed, number + 1, height * width)[-1].reshape(height, width).astype(np.float64)
+
+
+def _method(name: str, options: argparse.Namespace) -> Method:
+    chosen = method_named(name)
+    if type(chosen) not in COUNTED_BY:
+        return chosen
+    count = {} if options.masks is None else {COUNTED_BY[type(chosen)]: options.masks}
+    return dataclasses.replace(chosen, seed=options.seed, **count)
+
+
+def _settings(
+    options: argparse.Namespace, explainer: Explainer, methods: dict[str, Method], pairs: Sequence[Pair], left_out: int
+) -> dict[str, Any]:
+    """What decides the rows: another run of equal settings goes on with them."""
+    model = explainer._model
+    listed = json.dumps([[str(p.query), str(p.reference), p.condition] for p in pairs])
+    return {
+        "pairs": len(pairs),
+        "pairs_file": str(options.pairs),
+        "pairs_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "left_out": left_out,
+        "model": model.manifest.name,
+        "identity": model.bundle.identity,
+        **vars(model.running),
+        "seed": options.seed,
+        "background": options.background,
+        "options": {name: dataclasses.asdict(method) for name, method in methods.items()},
+    }
+
+
+def _told(found: dict[str, Any], metrics: Sequence[str], files: dict[str, Path]) -> str:
+    lines = []
+    for row in found["results"]:
+        values = "  ".join(f"{m} {report.interval(row[m])}" for m in metrics)
+        lines.append(f"{row['method']:<8} {row['mode']:<6} {row['passes']:>6.0f} passes  {values}")
+    return "\n".join([*lines, *(f"wrote {file}" for file in files.values())])
+
+
+def _names(known: Sequence[str]) -> Any:
+    """A reader of names with commas between them."""
+
+    def read(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return names
+
+    return read

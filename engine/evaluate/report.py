@@ -1,0 +1,145 @@
+"""What rows say together: means with bootstrap intervals over pairs, as JSON, a page and a figure."""
+
+import base64
+import dataclasses
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import OptionError
+from engine.evaluate.curves import scaled
+from engine.evaluate.rows import Row
+from engine.page import STYLE
+
+RESAMPLES, SEED, CONFIDENCE = 2000, 0, 0.95
+METRICS = ("insertion", "deletion")
+BETTER = {"insertion": "higher", "deletion": "lower"}
+RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """One method in one mode over all pairs.
+
+    passes: network rows behind a map, mean; areas: by metric (P,); curves: by metric (steps,), the mean of the scaled curves
+    """
+
+    method: str
+    mode: str
+    passes: float
+    areas: dict[str, np.ndarray]
+    curves: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], metrics: Sequence[str]) -> "Result":
+        """rows: of one method and mode, one per pair, in their order"""
+        return cls(
+            rows[0]["method"],
+            rows[0]["mode"],
+            float(np.mean([row["passes"] for row in rows])),
+            {m: np.array([row[f"{m}_auc"] for row in rows]) for m in metrics},
+            {m: np.mean([scaled(np.array(row[f"{m}_scores"])) for row in rows], axis=0) for m in metrics},
+        )
+
+    @property
+    def name(self) -> str:
+        return self.method if self.mode == "fixed" else f"{self.method}, both"
+
+
+def summary(settings: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    """Ready for JSON. Intervals are percentiles of means over resampled pairs, the same resamples for every method."""
+    base = next((r for r in results if r.method == RANDOM), None)
+    table = []
+    for result in results:
+        row: dict[str, Any] = {"method": result.method, "mode": result.mode, "passes": result.passes}
+        for metric, areas in result.areas.items():
+            row[metric] = _mean(areas)
+            if base is not None and result is not base:
+                row[f"{metric}_over_random"] = _mean(areas - base.areas[metric])
+            row[f"{metric}_curve"] = result.curves[metric].tolist()
+        table.append(row)
+    return {"settings": settings, "confidence": CONFIDENCE, "resamples": RESAMPLES, "results": table}
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    """Of one value per pair, with its interval."""
+    random = np.random.Generator(np.random.Philox(key=SEED))
+    means = values[random.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def page(found: dict[str, Any], figure: bytes) -> str:
+    """One self-contained HTML page: a table, the figure (PNG), the settings."""
+    results = found["results"]
+    metrics = [m for m in METRICS if m in results[0]]
+    heads = "".join(f"<th>{m} ({BETTER[m]} is better)</th><th>less random's</th>" for m in metrics)
+    rows = "".join(_table_row(row, metrics) for row in results)
+    numbers = "".join(f"<dt>{_safe(k)}</dt><dd>{_safe(v)}</dd>" for k, v in found["settings"].items())
+    image = base64.b64encode(figure).decode()
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>How faithful are the maps?</title><style>{STYLE}</style></head>\n<body>"
+        "<h1>How faithful are the maps?</h1>\n"
+        f"<p class=by>Area under the curve, mean over {found['settings']['pairs']} pairs, with {100 * CONFIDENCE:.0f}% "
+        "bootstrap intervals over the pairs.</p>\n"
+        f"<table><tr><th>method</th><th>mode</th><th>passes</th>{heads}</tr>{rows}</table>\n"
+        f'<p><img alt="mean curves of insertion and deletion" src="data:image/png;base64,{image}"></p>\n'
+        f"<details><summary>Settings</summary><dl>{numbers}</dl></details></body></html>\n"
+    )
+
+
+def _table_row(row: dict[str, Any], metrics: Sequence[str]) -> str:
+    cells = [_safe(row["method"]), _safe(row["mode"]), f"{row['passes']:.0f}"]
+    for metric in metrics:
+        cells += [interval(row[metric]), interval(row[f"{metric}_over_random"]) if f"{metric}_over_random" in row else ""]
+    return "<tr>" + "".join(f"<td class=number>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def interval(value: dict[str, float]) -> str:
+    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+
+def _safe(value: object) -> str:
+    return html.escape(str(value))
+
+
+def require_matplotlib() -> None:
+    """Raises OptionError where the figure could not be drawn in the end."""
+    try:
+        import matplotlib  # noqa: F401, PLC0415 - an optional dependency
+    except ImportError as error:
+        raise OptionError("the figure needs matplotlib: pip install 'sane-engine[evaluate]'") from error
+
+
+def figure(results: Sequence[Result]) -> bytes:
+    """Mean curves, a panel per metric, as a PNG file."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+
+    metrics = list(results[0].areas)
+    drawn = Figure(figsize=(5.2 * len(metrics), 4), layout="constrained")
+    panels = drawn.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(r.method for r in results if r.method != RANDOM))}
+    for panel, metric in zip(panels, metrics, strict=True):
+        for result in results:
+            curve = result.curves[metric]
+            style = "-" if result.mode == "fixed" else "--"
+            colour = colours.get(result.method, "0.5")
+            panel.plot(np.linspace(0, 100, len(curve)), curve, style, color=colour, label=result.name)
+        panel.set(xlabel="most salient pixels, %", title=f"{metric} ({BETTER[metric]} is better)")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("similarity, each curve from 0 to 1")
+    panels[-1].legend()
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def files(out: Path) -> dict[str, Path]:
+    """What a run writes beside `out`, by suffix."""
+    return {suffix: out.with_suffix(suffix) for suffix in (".json", ".png", ".html")}

@@ -1,0 +1,17 @@
+"""Pixels by rank: the most salient ones shown alone, or hidden alone."""
+
+import numpy as np
+
+
+class RankRenderer:
+    """ranks: (H, W) int, 0 for the most salient pixel; counts: (N,) int, how many pixels a mask shows or hides; inserted:
+    (N,) bool, True where it shows them
+    """
+
+    def __init__(self, ranks: np.ndarray, counts: np.ndarray, inserted: np.ndarray) -> None:
+        self._ranks, self._counts, self._inserted = ranks, counts, inserted
+
+    def masks(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Write masks start..stop into `out` (stop - start, H, W) float32: 1 where the picture shows, 0 where not."""
+        top = self._ranks < self._counts[start:stop, None, None]
+        np.equal(top, self._inserted[start:stop, None, None], out=out, casting="unsafe")
