@@ -76,7 +76,7 @@ def test_many_references_run_the_masked_rows_once(
 def test_a_bad_reference_is_found_before_the_passes(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.prepared.MaskedPasses", None)  # calling it would be a TypeError
+    monkeypatch.setattr("engine.preparing.MaskedPasses", None)  # calling it would be a TypeError
     for mode in ("fixed", "both"):
         with pytest.raises(ImageError, match="nowhere"):
             explainer.explain_many(golden["query"], [golden["reference"], "nowhere.png"], mode=mode)
