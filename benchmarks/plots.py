@@ -61,9 +61,10 @@ def _fidelity(rows: list[Row], path: Path) -> None:
 
 def _speedup(rows: list[Row], ratios: list[Row], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6, 3.8))
-    for ratio in (r for r in ratios if r["name"] == "one pair"):
+    measured = {r["network"] for r in rows}
+    for ratio in (r for r in ratios if r["name"] == "one pair" and r["network"] in measured):
         levels, gains = speedup(rows, ratio)
-        axis.plot(levels, gains, label=f"{ratio['network']}, {ratio['precision']}")
+        axis.plot(levels, gains, label=f"{ratio['network']}, {ratio['precision']}, {ratio['provider']}")
     axis.set(xlabel="mean correlation with 8000 masks", ylabel="CPU time, published over ours")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
