@@ -141,7 +141,9 @@ class Explainer:
         conditions = self._model.conditions(condition, len(references))
         picture = self._model.picture(query)
         if isinstance(options, LearnedMask):
-            others = self._learned_references(references, mode)
+            others = self._model.told_apart(references)
+            if mode == "both" and None in others[0]:
+                raise ImageError("mode both masks the references too: they must be pictures, not embeddings")
             return explain_learned(self._model, picture, *others, conditions, options, mode, baseline, budget, top, progress)
         if mode == "fixed":
             shown, embeddings = self._model.references(references)
@@ -157,13 +159,6 @@ class Explainer:
             masked.append(self._prepared(each, options, baseline, until_then, None, progress))
         first, *rest = extended_together(masked, conditions, budget, progress)
         return first.explain_many(rest, conditions, top)
-
-    def _learned_references(self, references: Sequence[ImageLike], mode: str) -> tuple[Sequence[Picture | None], np.ndarray]:
-        """As `LoadedModel.references`, where masks are learned; in mode "both" all must be pictures."""
-        if mode == "fixed":
-            return self._model.references(references)
-        empty = np.empty((len(references), self._model.manifest.embedding), np.float32)
-        return [self._model.picture(reference) for reference in references], empty
 
     def refining(
         self,

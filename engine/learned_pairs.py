@@ -33,11 +33,18 @@ def explain_learned(
 ) -> list[Explanation]:
     """One explanation per reference, in order; references are learned from side by side, as many at once as memory allows.
 
-    references: None for those of which `embeddings` (R, D) float32 has the embedding; in mode "both" all are pictures
+    references: None for those of which `embeddings` (R, D) float32 has the embedding; in mode "both" all are pictures. The
+    others' rows of it are made here, in fp32
     Raises OptionError where the model has no gradient graph.
     """
     sides, hidden = 1 + (mode == "both"), options.baseline if baseline is None else baseline
-    at_once = max(largest_batch(model.preprocessing) // ROOM // sides, 1)
+    network, preprocessing = model.gradient().network, model.preprocessing
+    preprocessing.baseline(hidden, query.pixels)  # an unknown name costs no passes
+    whole = [query.pixels, *(r.pixels for r in references if r is not None)]
+    embedded = whole_embeddings(network, preprocessing, whole, largest_batch(preprocessing))
+    targets = embeddings.copy()
+    targets[[r is not None for r in references]] = embedded[1:]
+    at_once = max(largest_batch(preprocessing) // ROOM // sides, 1)
     rows, show = options.iterations * rows_per_step(sides), progress or silent
     found: list[Explanation] = []
     for start in range(0, len(references), at_once):
@@ -47,33 +54,34 @@ def explain_learned(
             show(before + done, len(references) * rows)
 
         share = budget.share(-(-(len(references) - start) // at_once))
-        learners = _Learners(model, query, references[part], embeddings[part], conditions[part], hidden, sides)
+        learners = _Learners(model, query, embedded[:1], references[part], targets[part], conditions[part], hidden, sides)
         found += learners.explanations(options, share, top, shown)
     return found
 
 
 class _Learners:
-    """A query and references that are learned from side by side, in fp32; arguments as above."""
+    """A query and references that are learned from side by side, in fp32.
+
+    own (1, D), targets (R, D) float32: embeddings of query and references, whole; sides: 1, or 2 where references are
+    masked too; the rest as above
+    """
 
     def __init__(
         self,
         model: LoadedModel,
         query: Picture,
+        own: np.ndarray,
         references: Sequence[Picture | None],
-        embeddings: np.ndarray,
+        targets: np.ndarray,
         conditions: Sequence[int | None],
         hidden: str,
         sides: int,
     ) -> None:
         self._model, self._query, self._references, self._conditions = model, query, references, conditions
-        self._hidden, self._sides = hidden, sides
-        pictures = [query.pixels, *(r.pixels for r in references if r is not None)]
-        whole = whole_embeddings(model.gradient.network, model.preprocessing, pictures, largest_batch(model.preprocessing))
-        self._own, self._targets = whole[:1], embeddings.copy()
-        self._targets[[r is not None for r in references]] = whole[1:]
+        self._own, self._targets, self._hidden, self._sides = own, targets, hidden, sides
 
     def explanations(self, options: LearnedMask, budget: Budget, top: int | None, progress: Progress) -> list[Explanation]:
-        began, model, gradient = time.perf_counter(), self._model, self._model.gradient
+        began, model, gradient = time.perf_counter(), self._model, self._model.gradient()
         channels_last = model.preprocessing.layout == "nhwc"
         pairs = self._pairs(options.seed)
         learned = learn(gradient.session, gradient.network, pairs, options, channels_last, budget.until, progress)
@@ -130,7 +138,7 @@ class _Learners:
         """(1, D) embedding of the query hidden altogether; None where nothing needs it."""
         if not self._measured:
             return None
-        return self._model.gradient.network.run(self._model.preprocessing.baseline(self._hidden, self._query.pixels)[None])
+        return self._model.gradient().network.run(self._model.preprocessing.baseline(self._hidden, self._query.pixels)[None])
 
     def _similarity(self, embedding: np.ndarray, index: int) -> float:
         """Of (1, D) to one reference."""

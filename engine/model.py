@@ -1,8 +1,8 @@
 """A loaded model: verified bundle, open sessions, and everything about pictures and conditions that depends on it."""
 
 import dataclasses
-import functools
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +73,8 @@ class LoadedModel:
         setting = (self.graph_digest, self.provider, self.precision, self.threads)
         # measured now where it never was, and not behind the first caller's deadline
         batch = calibrated_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
+        self._gradient: Gradient | None = None
+        self._opening = threading.Lock()
         self.running = Running(self.provider, self.precision, self.threads, batch)
 
     def _open(self, role: str, precision: str) -> Runner:
@@ -89,14 +91,19 @@ class LoadedModel:
             )
         return bundles.open_graph(self.bundle, graph, self.provider, self.threads, precision)
 
-    @functools.cached_property
     def gradient(self) -> "Gradient":
         """Opened when it is first asked for. Raises OptionError where the bundle has no gradient graph."""
+        with self._opening:
+            if self._gradient is None:
+                self._gradient = self._open_gradient()
+            return self._gradient
+
+    def _open_gradient(self) -> "Gradient":
         graph = self.manifest.graph("gradient", "fp32", target_of(self.provider))
         if graph is None:
             raise OptionError(
-                "method mask needs the gradient of the model, which this bundle does not have; "
-                "`python -m export similarity ... --gradient` adds it"
+                "method mask needs the gradient of the model, which this bundle does not have: export it anew by "
+                "`python -m export similarity ... --gradient`, then what it had of attributes and int8"
             )
         provider = "cpu" if self.provider == "openvino" else self.provider  # which explanations then say
         base = self.manifest.graph("similarity", "fp32", target_of(provider))
@@ -127,7 +134,13 @@ class LoadedModel:
 
     def references(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
         """Pictures (None for those given as embeddings) and embeddings (R, D) float32."""
-        embeddings = np.empty((len(others), self.manifest.embedding), np.float32)
+        pictures, embeddings = self.told_apart(others)
+        embeddings[[p is not None for p in pictures]] = self.embed([p for p in pictures if p is not None])
+        return pictures, embeddings
+
+    def told_apart(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
+        """The same without running the network: embeddings of pictures are 0."""
+        embeddings = np.zeros((len(others), self.manifest.embedding), np.float32)
         pictures: list[Picture | None] = []
         for i, other in enumerate(others):
             if isinstance(other, np.ndarray) and other.dtype != np.uint8:
@@ -135,7 +148,6 @@ class LoadedModel:
                 pictures.append(None)
             else:
                 pictures.append(self.picture(other))
-        embeddings[[p is not None for p in pictures]] = self.embed([p for p in pictures if p is not None])
         return pictures, embeddings
 
     def _embedding(self, vector: np.ndarray) -> np.ndarray:

@@ -4,9 +4,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from onnx import TensorProto
 
 from export.rules.step import RULES, Gradients, Rule, Step, rule
 from export.tape import Value
+
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def _gelu(n: Step) -> Value:
@@ -76,6 +79,12 @@ def _alone(derivative: Callable[[Step], Value]) -> Rule:
 
 
 RULES.update({name: _alone(derivative) for name, derivative in ELEMENTWISE.items()})
+
+
+@rule("Cast")
+def _cast(n: Step) -> Gradients:
+    """The same number in another type: g in the type of x; what is rounded to whole numbers has no gradient"""
+    return [n.g.op("CastLike", n.x) if n.attribute("to") in FLOATS else None]
 
 
 def _broadcast(*gradients: Callable[[Step], Value]) -> Rule:

@@ -7,6 +7,9 @@ import numpy as np
 from export.rules.step import Gradients, Step, rule
 from export.tape import Value
 
+EVERYTHING = 2**31 - 1
+"""An end that exporters write for "to the end of the axis"."""
+
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(n: Step) -> Gradients:
@@ -53,6 +56,8 @@ def _slice(n: Step) -> Gradients:
     axes = [int(a) % rank for a in (range(len(starts)) if given is None else given)]
     g, before, after = n.g, [0] * rank, [0] * rank
     for axis, start, end, step in zip(axes, starts, ends, [1] * len(axes) if steps is None else steps.tolist(), strict=True):
+        if (start, step) == (0, 1) and end >= EVERYTHING:
+            continue  # the whole axis, be it that of the batch
         (size,) = n.sizes(n.x, [axis])
         taken = range(size)[slice(start, max(min(end, 2**31), -(2**31)), step)]
         if step == 1:

@@ -29,6 +29,12 @@ def _reduce_l2(n: Step) -> Gradients:
     return [n.x * (n.kept(n.g) / n.kept(n.y).op("Max", TINY))]
 
 
+@rule("ReduceSumSquare")
+def _reduce_sum_square(n: Step) -> Gradients:
+    """y = sum x^2: 2 g x"""
+    return [2.0 * n.x * n.kept(n.g)]
+
+
 @rule("ReduceMax")
 def _reduce_max(n: Step) -> Gradients:
     """y = max x: g, shared by the entries that equal y, as PyTorch's amax does"""

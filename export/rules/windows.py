@@ -43,6 +43,8 @@ def _average_pool(n: Step) -> Gradients:
 @rule("MaxPool")
 def _max_pool(n: Step) -> Gradients:
     """y = x at the first largest pixel of a window: g summed there (the node's second output says where)"""
+    if n.attribute("storage_order", 0):
+        raise n.fault("it numbers its pixels by columns")
     while len(n.node.output) < 2:
         n.node.output.append(f"{n.node.output[0]}/places")
     places = n.tape.value(n.node.output[1])
