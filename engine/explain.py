@@ -9,14 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
-from engine.bars import Bar
-from engine.errors import EngineError, OptionError, OutputError, failed
+from engine.errors import EngineError, OptionError, failed
 from engine.explainer import MODES, Explainer
 from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.rise import ESTIMATORS, Rise
 from engine.session import PROVIDERS
+from engine.terminal import Bar, say
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
@@ -83,9 +83,9 @@ def _run(options: argparse.Namespace) -> None:
     if out:
         _save(explanations, out, files)
     if options.json:
-        _say(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
+        say(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
     else:
-        _say(_summary(explanations, references, options.top, files))
+        say(_summary(explanations, references, options.top, files))
 
 
 def _method(options: argparse.Namespace) -> Method:
@@ -140,16 +140,6 @@ def _summary(explanations: list[Explanation], references: list[Path], top: int, 
             lines.append(f"  {attribute.name:<24} confidence {attribute.confidence:.2f}  match {attribute.match:+.2f}")
     lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
     return "\n".join([*lines, *(f"wrote {file}" for file in files)])
-
-
-def _say(text: str) -> None:
-    """Print, whatever the terminal can show; raises OutputError where standard output is full or closed."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except OSError as error:
-        sys.stdout = None  # or the interpreter fails at its end, flushing it once more
-        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def _whole(text: str) -> int:

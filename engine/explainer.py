@@ -74,6 +74,11 @@ class Explainer:
         """Why that precision, in one line."""
         return self._model.precision_reason
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the bundle has the graph that method "mask" needs."""
+        return self._model.gradient_graph is not None
+
     def explain(
         self,
         query: ImageLike,

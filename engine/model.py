@@ -15,7 +15,7 @@ from engine.batching import calibrated_batch, largest_batch
 from engine.errors import ImageError, OptionError
 from engine.gradient import GradientSession
 from engine.images import ImageLike, load
-from engine.manifest import PRECISIONS
+from engine.manifest import PRECISIONS, Graph
 from engine.passes import whole_embeddings
 from engine.precision import choose, target_of
 from engine.preprocessing import Box
@@ -98,8 +98,13 @@ class LoadedModel:
                 self._gradient = self._open_gradient()
             return self._gradient
 
+    @property
+    def gradient_graph(self) -> Graph | None:
+        """None where the bundle has none."""
+        return self.manifest.graph("gradient", "fp32", target_of(self.provider))
+
     def _open_gradient(self) -> "Gradient":
-        graph = self.manifest.graph("gradient", "fp32", target_of(self.provider))
+        graph = self.gradient_graph
         if graph is None:
             raise OptionError(
                 "method mask needs the gradient of the model, which this bundle does not have: export it anew by "

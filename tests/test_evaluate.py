@@ -150,7 +150,11 @@ def test_pairs_of_the_authors(tmp_path: Path) -> None:
         ("a.csv", "query,reference,colour\nx,y,z\n", "column names"),
         ("a.csv", "query,reference\nx,\n", "line 2"),
         ("a.csv", "query,reference,label\nx,y,0\n", "no pairs that match"),
+        ("a.csv", "query,reference\n" + "x" * 200_000 + ",y\n", "is not CSV"),
+        ("a.csv", "x" * 200_000, "not a CSV"),
         ("a.txt", "x y\n", "line 1"),
+        ("a.txt", "x w 1\n", "which one"),
+        ("a.txt", "x note 1\n", "no picture note"),
         ("a.txt", "x z 1\n", "no picture z"),
         ("a.txt", "", "no pairs that match"),
     ],
@@ -158,7 +162,8 @@ def test_pairs_of_the_authors(tmp_path: Path) -> None:
 def test_bad_pair_files_are_refused(name: str, text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "x.png").write_bytes(b"")
-    (tmp_path / "images" / "y.png").write_bytes(b"")
+    for other in ("y.png", "w.png", "w.jpg", "note.txt"):
+        (tmp_path / "images" / other).write_bytes(b"")
     (tmp_path / name).write_text(text)
     with pytest.raises(OptionError, match=said):
         read_pairs(tmp_path / name, tmp_path / "images")
@@ -210,8 +215,8 @@ def test_a_report_killed_half_way_is_that_of_an_uninterrupted_run(
 
     monkeypatch.setattr(command, "insertion_deletion", killed)
     out = tmp_path / "again.json"
-    with pytest.raises(KeyboardInterrupt):
-        main([str(pairs), "--out", str(out), *ARGUMENTS])
+    assert main([str(pairs), "--out", str(out), *ARGUMENTS]) == 130
+    assert "goes on where it was" in capsys.readouterr().err
     assert not out.exists()
     rows = tmp_path / "again.rows.jsonl"
     assert len(rows.read_text().splitlines()) == 9  # the settings and eight rows
@@ -241,9 +246,17 @@ def test_rows_of_other_settings_are_not_mixed(pairs: Path, tmp_path: Path, capsy
     assert main(arguments) == 0
     assert main([*arguments, "--seed", "1"]) == 2
     assert "other settings" in capsys.readouterr().err
-    (tmp_path / "report.rows.jsonl").write_text("[]\nnot json\n")
-    assert main(arguments) == 2
-    assert "line 2" in capsys.readouterr().err
+    assert main([*arguments, "--methods", "random,window", "--limit", "2"]) == 0  # more of the same goes on
+    rows = tmp_path / "report.rows.jsonl"
+    assert len(rows.read_text().splitlines()) == 5
+    shutil.copy(PICTURES / "bandage-noto.png", tmp_path / "cat-noto.png")
+    assert main(arguments) == 0  # another picture of the same name: its rows are made anew
+    assert len(rows.read_text().splitlines()) == 6
+    first = rows.read_text().splitlines()[0]
+    for damage in ("not json", "[]", '{"pair": 0, "method": "random", "mode": "fixed"}', '{"pair": [0]}'):
+        rows.write_text(f"{first}\n{damage}\n")
+        assert main(arguments) == 2
+        assert "line 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -255,6 +268,10 @@ def test_rows_of_other_settings_are_not_mixed(pairs: Path, tmp_path: Path, capsy
         (["--out", "report.json", "--methods", "random", "--modes", "both"], "leaves nothing"),
         (["--out", "report.json", "--masks", "0"], "masks"),
         (["--out", "report.json", "--bundle", "nowhere"], "no bundle"),
+        (["--out", "", "--methods", "random"], "must end in .json"),
+        (["--out", "/", "--methods", "random"], "must end in .json"),
+        (["--out", "report.json", "--methods", "random", "--seed", "-1"], "seed"),
+        (["--out", "report.json", "--methods", "window,random", "--seed", str(2**128)], "seed"),
     ],
 )
 def test_bad_usage_is_one_line(
@@ -265,6 +282,17 @@ def test_bad_usage_is_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_bundle_without_a_gradient_is_told_before_the_passes(
+    pairs: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.json"
+    arguments = [str(pairs), "--out", str(out), "--bundle", str(tiny_bundle), "--limit", "1", "--masks", "4", "--quiet"]
+    assert main(arguments) == 2
+    assert "--methods rise,window,lime,random" in capsys.readouterr().err
+    assert not out.with_suffix(".rows.jsonl").exists()
+    assert main([*arguments, "--methods", "rise,random"]) == 0
 
 
 def test_unknown_names_are_refused(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,14 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.bars import Bar
-from engine.errors import EngineError, OptionError, OutputError, failed
+from engine.errors import EngineError, ImageError, OptionError, OutputError, failed
 from engine.evaluate import report
 from engine.evaluate.curves import WHITE, InsertionDeletion, insertion_deletion
 from engine.evaluate.pairs import Pair, read_pairs
@@ -20,9 +20,12 @@ from engine.evaluate.rows import Row, Rows
 from engine.explainer import MODES, Explainer
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
-from engine.protocol import random_words
+from engine.protocol import random_words, require_seed
 from engine.session import PROVIDERS
+from engine.terminal import Bar, say
 
+INTERRUPTED = 130
+"""Exit status of a command that was stopped from the keyboard."""
 BACKGROUNDS = {"white": WHITE, "grey": (127, 127, 127), "black": (0, 0, 0)}
 EXAMPLES = """examples:
   python -m engine.evaluate pairs.csv --out report.json                  every method, on the embedded emoji model
@@ -41,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options)
     except EngineError as error:
         return failed(str(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -73,9 +79,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    files = report.files(options.out)
-    if options.out != files[".json"]:
+    if options.out.suffix != ".json":
         raise OutputError(f"cannot write {options.out}: the report's name must end in .json")
+    require_seed(options.seed)
+    files = report.files(options.out)
     for file in files.values():
         check_writable(file)
     report.require_matplotlib()
@@ -83,26 +90,34 @@ def _run(options: argparse.Namespace) -> None:
     pairs = read.pairs if options.limit is None else read.pairs[: max(options.limit, 0)]
     if not pairs:
         raise OptionError(f"--limit {options.limit} leaves no pairs")
-    methods = {name: _method(name, options) for name in options.methods if name != RANDOM}
+    methods = {name: _method(name, options) for name in METHODS}
     explainer = Explainer(options.bundle, options.provider, options.precision)
-    settings = _settings(options, explainer, methods, pairs, read.left_out)
+    if "mask" in options.methods and not explainer.has_gradient:
+        raise OptionError(
+            "method mask needs a bundle exported with --gradient, which this one was not; name the other methods: "
+            f"--methods {','.join(n for n in options.methods if n != 'mask') or 'rise'}"
+        )
+    settings = _settings(options, explainer, methods)
     rows = Rows(options.out.with_suffix(".rows.jsonl"), settings)
     ways = [(name, mode) for name in options.methods for mode in options.modes if name != RANDOM or mode == "fixed"]
     if not ways:
         raise OptionError(f"{RANDOM} has mode fixed alone; --modes leaves nothing to evaluate")
     with Bar(options.quiet, "rows", "row") as bar:
         for number, pair in enumerate(pairs):
-            for name, mode in ways:
-                if (number, name, mode) not in rows:
-                    rows.add(_row(explainer, number, pair, name, mode, methods, options))
-                bar.show(number * len(ways) + ways.index((name, mode)) + 1, len(pairs) * len(ways))
+            digest = _digest(pair)
+            for i, (name, mode) in enumerate(ways, 1):
+                if not rows.has((number, name, mode), digest):
+                    row = _row(explainer, number, pair, name, mode, methods, options)
+                    rows.add({"pair": number, "method": name, "mode": mode, "pictures": digest, **row})
+                bar.show(number * len(ways) + i, len(pairs) * len(ways))
     results = [Result.of([rows[i, n, m] for i in range(len(pairs))], options.metric) for n, m in ways]
-    found = report.summary(settings, results)
+    told = {"pairs": len(pairs), "pairs_file": str(options.pairs), "left_out": read.left_out, **settings}
+    found = report.summary(told, results)
     drawn = report.figure(results)
-    write_whole(files[".json"], (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(files[".json"], (json.dumps(found, indent=1) + "\n").encode())
     write_whole(files[".png"], drawn)
-    write_whole(files[".html"], report.page(found, drawn).encode())
-    print(_told(found, options.metric, files))
+    write_whole(files[".html"], report.page(found, drawn).encode(errors="backslashreplace"))
+    say(_told(found, options.metric, files))
 
 
 def _row(
@@ -123,7 +138,7 @@ def _row(
         saliency, passes = explanation.saliency, explanation.passes
     colour = BACKGROUNDS[options.background]
     found = insertion_deletion(explainer, pair.query, pair.reference, saliency, colour, condition=pair.condition)
-    return {"pair": number, "method": name, "mode": mode, "passes": passes, **_plain(found)}
+    return {"passes": passes, **_plain(found)}
 
 
 def _plain(found: InsertionDeletion) -> dict[str, Any]:
@@ -143,24 +158,30 @@ def _method(name: str, options: argparse.Namespace) -> Method:
     return dataclasses.replace(chosen, seed=options.seed, **count)
 
 
-def _settings(
-    options: argparse.Namespace, explainer: Explainer, methods: dict[str, Method], pairs: Sequence[Pair], left_out: int
-) -> dict[str, Any]:
-    """What decides the rows: another run of equal settings goes on with them."""
+def _settings(options: argparse.Namespace, explainer: Explainer, methods: dict[str, Method]) -> dict[str, Any]:
+    """What decides a row, but for the pair: another run of equal settings goes on with the rows there are."""
     model = explainer._model
-    listed = json.dumps([[str(p.query), str(p.reference), p.condition] for p in pairs])
     return {
-        "pairs": len(pairs),
-        "pairs_file": str(options.pairs),
-        "pairs_sha256": hashlib.sha256(listed.encode()).hexdigest(),
-        "left_out": left_out,
         "model": model.manifest.name,
+        "graph": model.graph_digest,
         "identity": model.bundle.identity,
-        **vars(model.running),
+        "provider": explainer.provider,
+        "precision": explainer.precision,
         "seed": options.seed,
         "background": options.background,
         "options": {name: dataclasses.asdict(method) for name, method in methods.items()},
     }
+
+
+def _digest(pair: Pair) -> str:
+    """Of both pictures as they are in their files, and the condition: a row of other pictures is not used again."""
+    digest = hashlib.sha256(repr(pair.condition).encode())
+    for path in (pair.query, pair.reference):
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except (OSError, ValueError) as error:
+            raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    return digest.hexdigest()
 
 
 def _told(found: dict[str, Any], metrics: Sequence[str], files: dict[str, Path]) -> str:

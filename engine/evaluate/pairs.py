@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+
+from PIL import Image
 
 from engine.errors import OptionError
 
@@ -47,18 +50,28 @@ def read_pairs(file: Path, images: Path | None) -> Pairs:
 
 
 def _csv(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str | None]]:
-    reader = csv.DictReader(text.splitlines())
-    names = set(reader.fieldnames or ())
+    try:
+        reader = csv.DictReader(text.splitlines())
+        names = set(reader.fieldnames or ())
+    except csv.Error as error:
+        raise OptionError(f"{file} is not a CSV file ({error})") from error
     if not {"query", "reference"} <= names or not names <= set(COLUMNS):
         raise OptionError(f"{file} must begin with a line of column names, query and reference among {', '.join(COLUMNS)}")
     folder = file.parent if images is None else images
     found = []
-    for number, row in enumerate(reader, 2):
+    for number, row in enumerate(_lines(file, reader), 2):
         if not row["query"] or not row["reference"]:
             raise OptionError(f"{file}, line {number}: a query and a reference are needed")
         pair = Pair(folder / row["query"], folder / row["reference"], row.get("condition") or None)
         found.append((pair, row.get("label")))
     return found
+
+
+def _lines(file: Path, reader: "csv.DictReader[str]") -> Iterator[dict[str, str | None]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise OptionError(f"{file}, line {reader.line_num}, is not CSV ({error})") from error
 
 
 def _authors(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str | None]]:
@@ -67,7 +80,10 @@ def _authors(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str
     if not images.is_dir():
         raise OptionError(f"there is no folder {images}")
     found: list[tuple[Pair, str | None]] = []
-    known = {p.stem: p for p in sorted(images.rglob("*")) if p.is_file()}
+    known: dict[str, list[Path]] = {}
+    for path in sorted(images.rglob("*")):
+        if path.suffix.lower() in Image.registered_extensions():
+            known.setdefault(path.stem, []).append(path)
     for number, line in enumerate(text.splitlines(), 1):
         parts = line.split()
         if not parts:
@@ -77,5 +93,8 @@ def _authors(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str
         missing = [name for name in parts[:2] if name not in known]
         if missing:
             raise OptionError(f"{file}, line {number}: no picture {missing[0]} below {images}")
-        found.append((Pair(known[parts[0]], known[parts[1]]), parts[2]))
+        several = next((name for name in parts[:2] if len(known[name]) > 1), None)
+        if several:
+            raise OptionError(f"{file}, line {number}: {several} is {' and '.join(map(str, known[several]))}: which one?")
+        found.append((Pair(known[parts[0]][0], known[parts[1]][0]), parts[2]))
     return found

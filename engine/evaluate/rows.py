@@ -9,6 +9,8 @@ from typing import Any
 from engine.errors import OptionError, OutputError
 
 Row = dict[str, Any]
+FIELDS = {"pictures", "passes", "insertion_scores", "deletion_scores", "insertion_auc", "deletion_auc"}
+"""Of every row, beside those of its key."""
 Key = tuple[int, str, str]
 """Number of the pair, method, mode."""
 
@@ -25,8 +27,9 @@ class Rows:
         try:
             lines = self._whole_lines()
             if lines and lines[0] != settings:
+                other = [name for name in settings if lines[0].get(name) != settings[name]]
                 raise OptionError(
-                    f"{path} holds rows of other settings (pairs, model, options): choose another --out, or delete it"
+                    f"{path} holds rows of other settings ({', '.join(other)} differ): choose another --out, or delete it"
                 )
             self._rows = {_key(row): row for row in lines[1:]}
             if not lines:
@@ -34,8 +37,9 @@ class Rows:
         except OSError as error:
             raise OutputError(f"cannot use {path}: {error.strerror or error}") from error
 
-    def __contains__(self, key: Key) -> bool:
-        return key in self._rows
+    def has(self, key: Key, pictures: str) -> bool:
+        """Whether there is a row of this key and these pictures."""
+        return key in self._rows and self._rows[key]["pictures"] == pictures
 
     def __getitem__(self, key: Key) -> Row:
         return self._rows[key]
@@ -67,9 +71,10 @@ class Rows:
         for number, line in enumerate(content.splitlines(), 1):
             try:
                 row = json.loads(line)
-                if number > 1:
-                    _key(row)
-            except (ValueError, KeyError, TypeError) as error:
+                if number > 1 and (hash(_key(row)) is None or not row.keys() >= FIELDS):
+                    raise KeyError
+                row.keys()
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise OutputError(f"{self._path}, line {number}, is not a row; delete the file") from error
             yield row
 

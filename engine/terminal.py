@@ -1,0 +1,34 @@
+"""What commands show: progress on standard error, where that is a terminal, and text on standard output."""
+
+import sys
+
+from engine.errors import OutputError
+
+
+class Bar:
+    """A progress bar that shows (done, total)."""
+
+    def __init__(self, quiet: bool, what: str, unit: str) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 - `import engine` stays without it
+
+        self._bar = tqdm(disable=True if quiet else None, unit=unit, desc=what, leave=False)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def say(text: str) -> None:
+    """Print, whatever the terminal can show; raises OutputError where standard output is full or closed."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        sys.stdout = None  # or the interpreter fails at its end, flushing it once more
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
