@@ -31,8 +31,8 @@ BATCH_TOLERANCE = 5e-2
 STEP = 2e-4
 """Length of the step along the gradient that proves it, in parts of the pictures' own."""
 AGREEMENT = 0.2
-"""Largest difference of the change of the similarity on that step from what the gradient says, in parts of it: the step crosses
-kinks of ReLUs, of which a random network has many."""
+"""Largest difference of the change of the similarity on that step from what the gradient says, in parts of it: the step
+crosses kinks of ReLUs, of which a random network has many."""
 
 
 def with_gradient(model: onnx.ModelProto, metric: str) -> onnx.ModelProto:
