@@ -72,13 +72,15 @@ def correlations(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _kept(compute: Callable[[], Maps], explainer: Explainer, query: Query, mode: str, *methods: Rise) -> Maps:
-    """Computed once for the same model, pictures and options; other than for "sane", also for the same engine."""
+    """Computed once for the same model, pictures and options; other than for "sane", also for the same engine, graph and
+    provider.
+    """
     model = explainer._model  # its identity is public in explanations alone
     digest = hashlib.sha256(f"{model.bundle.identity} {explainer.precision} {mode} {methods}".encode())
     for picture in (query.picture, *query.references):
         digest.update(np.ascontiguousarray(picture).tobytes())
     if any(m.estimator != "sane" for m in methods):
-        digest.update(_engine().encode())
+        digest.update(f"{_engine()} {model.graph_digest} {explainer.provider}".encode())
     path = CACHE / "maps" / f"{digest.hexdigest()}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

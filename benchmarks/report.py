@@ -99,6 +99,7 @@ def _equal(suites: dict[str, list[Row]], pictures: str) -> str:
     columns = [
         ("network", _network),
         ("map", lambda r: r["name"]),
+        ("provider", lambda r: r["provider"]),
         ("precision", lambda r: r["precision"]),
         ("passes", lambda r: _short(r["passes"])),
         ("mean", lambda r: f"{r['mean']:.4f}"),
@@ -128,7 +129,7 @@ def _judged(rows: list[Row]) -> str:
             continue
         below = [name for name, k in (("mean", "mean"), ("10th percentile", "p10")) if row[k] < other[k]]
         if below:
-            short.append(f"{row['network']}, {row['name']} ({' and '.join(below)})")
+            short.append(f"{row['network']}, {row['name']}, {row['provider']} ({' and '.join(below)})")
     if short:
         return f"The default is below the published number of masks at: {'; '.join(short)}."
     return "The default is at least as close as the published number of masks in every row, mean and 10th percentile."

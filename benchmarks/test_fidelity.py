@@ -1,6 +1,7 @@
 """Correlation of maps with an independent one of 8000 masks (mode "both": 8000 x 1000), fp32, published estimator."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,9 @@ def test_default_both(benchmark: Any, subject: Subjects, rows: Rows, size: Size,
     """Both pictures masked: the default against the published N = 2000 and K = 30."""
     opened = subject(name)
     truth = _both(opened.plain, sane(size.truth, TRUTH_SEED), sane(size.truth_other, TRUTH_OTHER_SEED))
-    ways = {
-        "default, both": (opened.explainer, DEFAULT, _both(opened.explainer, DEFAULT, DEFAULT)),
-        "published, both": (
-            opened.plain,
-            sane(MASKS),
-            _both(opened.plain, sane(MASKS), sane(OTHERS, PUBLISHED_OTHER_SEED)),
-        ),
-    }
+    published = _both(opened.plain, sane(MASKS), sane(OTHERS, PUBLISHED_OTHER_SEED))
+    ways = [("default, both", e, DEFAULT, _both(e, DEFAULT, DEFAULT)) for e in _defaults(opened)]
+    ways.append(("published, both", opened.plain, sane(MASKS), published))
     _compare(benchmark, opened, rows, size, ways, truth, truth_other_masks=size.truth_other)
 
 
@@ -48,13 +44,11 @@ def test_default_both(benchmark: Any, subject: Subjects, rows: Rows, size: Size,
 def test_default(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
     """References shown whole: the default, whatever passes it takes, against the published number of masks."""
     opened = subject(name)
-    ours = opened.explainer
-    ways = {
-        "default, one pair": (ours, DEFAULT, lambda q: maps.alone(ours, q, DEFAULT)),
-        "default, references together": (ours, DEFAULT, lambda q: maps.together(ours, q, DEFAULT)),
-        "default, prepared": (ours, DEFAULT, lambda q: maps.prepared(ours, q, DEFAULT)),
-        "published": (opened.plain, sane(MASKS), lambda q: maps.prepared(opened.plain, q, sane(MASKS))),
-    }
+    ways: list[tuple[str, Explainer, Rise, Way]] = []
+    for ours in _defaults(opened):
+        for name_, kind in (("one pair", maps.alone), ("references together", maps.together), ("prepared", maps.prepared)):
+            ways.append((f"default, {name_}", ours, DEFAULT, functools.partial(kind, ours, method=DEFAULT)))
+    ways.append(("published", opened.plain, sane(MASKS), lambda q: maps.prepared(opened.plain, q, sane(MASKS))))
     _compare(benchmark, opened, rows, size, ways, _truth(opened, size))
 
 
@@ -91,7 +85,7 @@ def _compare(
     opened: Subject,
     rows: Rows,
     size: Size,
-    ways: dict[str, tuple[Explainer, Rise, Way]],
+    ways: Sequence[tuple[str, Explainer, Rise, Way]],
     truth: Way,
     **fields: Any,
 ) -> None:
@@ -100,7 +94,7 @@ def _compare(
 
     def measured() -> None:
         wanted = [truth(q).maps for q in asked]
-        for who, (explainer, method, way) in ways.items():
+        for who, explainer, method, way in ways:
             answers = [way(q) for q in asked]
             found = [maps.correlations(a.maps, w) for a, w in zip(answers, wanted, strict=True)]
             row = opened.row(method, explainer) | {"truth_masks": size.truth} | fields
@@ -108,6 +102,11 @@ def _compare(
             rows.add("equal-fidelity", who, opened.network.name, **row | _summary(found))
 
     benchmark.pedantic(measured, rounds=1, iterations=1)
+
+
+def _defaults(opened: Subject) -> list[Explainer]:
+    """The default, and OpenVINO where it is timed too."""
+    return [e for e in (opened.explainer, opened.openvino) if e is not None]
 
 
 def _both(explainer: Explainer, method: Rise, other: Rise) -> Way:
