@@ -135,11 +135,22 @@ def _summary(explanations: list[Explanation], references: list[Path], top: int, 
     for explanation, reference in zip(explanations, references, strict=True):
         told = explanation.saliency_reliability
         map_ = "" if told is None else f", map reliability {told:.2f} after {explanation.passes} passes"
-        lines.append(f"{reference.name}: similarity {explanation.similarity:.3f}{map_}")
-        for attribute in explanation.attributes[:top]:
-            lines.append(f"  {attribute.name:<24} confidence {attribute.confidence:.2f}  match {attribute.match:+.2f}")
+        lines += [f"{reference.name}: similarity {explanation.similarity:.3f}{map_}", *_words(explanation, top)]
     lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
     return "\n".join([*lines, *(f"wrote {file}" for file in files)])
+
+
+def _words(explanation: Explanation, top: int) -> list[str]:
+    """A line for each attribute, and one of those that lower the similarity, where there are any."""
+    attributes, opposing = explanation.attributes[:top], explanation.opposing_attributes[:top]
+    has_prior = any(a.prior for a in explanation.attributes) or (explanation.phi is not None and explanation.phi[2] != 0)
+    lines = []
+    for a in attributes:
+        prior = f"  prior {a.prior:.2f}" if has_prior else ""
+        lines.append(f"  {a.name:<24} confidence {a.confidence:.2f}  match {a.match:+.2f}{prior}")
+    if opposing:
+        lines.append(f"  lowered by: {', '.join(a.name for a in opposing)}")
+    return lines
 
 
 def _whole(text: str) -> int:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.attributes import Attribute
+from engine.attributes import Attribute, opposing
 from engine.errors import OutputError
 from engine.files import write_whole
 from engine.preprocessing import Box
 
+WORDS = ("attributes", "opposing_attributes")
 SUFFIXES = (".png", ".html", ".json", ".npz")
 ARRAYS = (
     *("saliency", "saliency_error", "reference_saliency", "reference_saliency_error"),
@@ -45,6 +46,8 @@ class Explanation:
         on the grid of the masks
     correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
     attributes: best first, those of at least `attribute_threshold` confidence (the `top` of them, where that was asked for)
+    opposing_attributes: best first, words for the regions that lower the similarity: ranked by the same formula with the
+        same phi and threshold, where `match` is with `opposing`; only those that match it, and the saliency negatively
     phi: the weights they were ranked with
     query_image, reference_image: (H, W, 3) uint8 as the network saw them (None: given as an embedding)
     query_box, reference_box: that part of the upright original, (left, top, right, bottom) in its pixels
@@ -78,6 +81,7 @@ class Explanation:
     attribute_threshold: float | None
     timings: dict[str, float]
     notes: tuple[str, ...] = ()
+    opposing_attributes: tuple[Attribute, ...] = ()
     saliency_error: np.ndarray | None = None
     saliency_reliability: float | None = None
     reference_saliency: np.ndarray | None = None
@@ -86,11 +90,21 @@ class Explanation:
     correspondence: np.ndarray | None = None
     correspondence_reliability: float | None = None
 
+    @property
+    def opposing(self) -> np.ndarray:
+        """(H, W) float32, 0 or more: by how much showing a pixel does less for the similarity than the mean pixel does.
+
+        max(0, mean(saliency) - saliency), the negative part of the centred map, in the map's units: regions that lower the
+        similarity below what the picture gives on average. 0 everywhere for a constant map.
+        """
+        return opposing(self.saliency)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, ready for JSON."""
         fields = {k: v for k, v in vars(self).items() if k not in ARRAYS}
         fields["model"] = dataclasses.asdict(self.model)
-        fields["attributes"] = [{k: v for k, v in vars(a).items() if k != "map"} for a in self.attributes]
+        for words in WORDS:
+            fields[words] = [{k: v for k, v in vars(a).items() if k != "map"} for a in getattr(self, words)]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -116,7 +130,7 @@ class Explanation:
 
     def _npz(self) -> bytes:
         arrays: dict[str, Any] = {k: getattr(self, k) for k in ARRAYS if getattr(self, k) is not None}
-        maps = {f"attribute_map_{i}": a.map for i, a in enumerate(self.attributes)}
+        maps = {_map_name(words, i): a.map for words in WORDS for i, a in enumerate(getattr(self, words))}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, fields=np.array(json.dumps(self.to_dict())), **arrays, **maps)
         return buffer.getvalue()
@@ -128,11 +142,13 @@ class Explanation:
             with np.load(path, allow_pickle=False) as data:
                 fields = json.loads(str(data["fields"]))
                 arrays: dict[str, Any] = {k: data.get(k) for k in ARRAYS}
-                attributes = [Attribute(**a, map=data[f"attribute_map_{i}"]) for i, a in enumerate(fields.pop("attributes"))]
+                for words in WORDS:
+                    found = fields.pop(words, ())  # older files have no opposing ones
+                    arrays[words] = tuple(Attribute(**a, map=data[_map_name(words, i)]) for i, a in enumerate(found))
             for name in ("query_box", "reference_box", "phi", "notes"):
                 fields[name] = fields[name] if fields[name] is None else tuple(fields[name])
             fields["model"] = ModelName(**fields["model"])
-            return cls(**fields, **arrays, attributes=tuple(attributes))
+            return cls(**fields, **arrays)
         except Exception as error:  # numpy and zlib raise almost anything on a broken archive
             raise OutputError(f"{path} is not a saved explanation ({error})") from error
 
@@ -141,6 +157,11 @@ class Explanation:
         from engine.page import figure  # noqa: PLC0415 - as in `save`
 
         return figure(self)
+
+
+def _map_name(words: str, index: int) -> str:
+    """Of an attribute's map in .npz."""
+    return f"{words.removesuffix('s')}_map_{index}"
 
 
 def checked_suffix(path: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.answer import assembled
+from engine.answer import assembled, said
 from engine.batching import largest_batch
 from engine.explanation import Explanation
 from engine.learned import LearnedMask, Pair, learn, rows_per_step
@@ -86,17 +86,17 @@ class _Learners:
         pairs = self._pairs(options.seed)
         learned = learn(gradient.session, gradient.network, pairs, options, channels_last, budget.until, progress)
         maps = learned.maps(model.preprocessing.height, model.preprocessing.width)  # (n, s, H, W)
-        seen, seconds = model.see(self._query), (time.perf_counter() - began) / len(pairs)
+        about = said(model, model.see(self._query), list(maps[:, 0]), top)
+        seconds = (time.perf_counter() - began) / len(pairs)
         return [
             assembled(
                 model,
                 self._query,
-                seen,
                 reference,
                 self._similarity(self._own, i),
                 Estimate(maps[i, 0]),
                 self._conditions[i],
-                top,
+                about[i],
                 late=learned.iterations < options.iterations,
                 reference_saliency=maps[i, 1] if self._sides == 2 else None,
                 method=options.name,

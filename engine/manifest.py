@@ -142,7 +142,7 @@ def preprocessing_from(fields: dict[str, Any]) -> Preprocessing:
 
 def attributes_to_json(table: AttributeTable) -> str:
     fields: dict[str, Any] = {**vars(table), "names": list(table.names), "phi": list(table.phi)}
-    fields["bias"] = _shortest(table.bias)
+    fields |= {"bias": _shortest(table.bias), "scale": _shortest(table.scale)}
     fields["prior"] = None if table.prior is None else _shortest(table.prior)
     return json.dumps({"version": VERSION, **fields}, indent=1, ensure_ascii=False) + "\n"
 
@@ -155,6 +155,8 @@ def attributes_from_json(text: str) -> AttributeTable:
             raise BundleError(f"attributes.json has another version than {VERSION}; export the attributes again")
         fields |= {"names": tuple(fields["names"]), "phi": tuple(fields["phi"]), "bias": _floats(fields["bias"])}
         fields["prior"] = None if fields["prior"] is None else _floats(fields["prior"])
+        if "scale" in fields:  # older bundles have none
+            fields["scale"] = _floats(fields["scale"])
         return AttributeTable(**fields)
     except BundleError:
         raise

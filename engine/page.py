@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from engine.explanation import Explanation
+from engine.attributes import Attribute
+from engine.explanation import WORDS, Explanation
 from engine.links import grid_side, links_text, reliability_text
 from engine.picture import PANEL, byline, headline, linked_panels, panels
 
@@ -19,7 +20,7 @@ LARGEST_TILED = 256
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1e; max-width: 1020px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.15rem; margin: 0; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.15rem; margin: 0; } h3 { font-size: 1rem; margin: 1rem 0 0; }
 section { border-top: 1px solid #ddd; padding: 1.5rem 0; }
 .panels { margin: 1rem 0; }
 figure { margin: 0; } figcaption, .by, th { color: #6e6e73; font-size: .9rem; font-weight: normal; }
@@ -97,12 +98,12 @@ def page(explanations: Sequence[Explanation]) -> str:
 def section(explanation: Explanation, number: int, count: int) -> str:
     """Pictures, attributes and numbers of one explanation."""
     which = f"Reference {number} of {count}: " if count > 1 else ""
-    numbers = {k: v for k, v in explanation.to_dict().items() if k not in ("attributes", "notes") and v is not None}
+    numbers = {k: v for k, v in explanation.to_dict().items() if k not in (*WORDS, "notes") and v is not None}
     rows = "".join(f"<dt>{_safe(k)}</dt><dd>{_safe(v)}</dd>" for k, v in numbers.items())
     notes = "".join(f"<p class=by>{_safe(note)}</p>" for note in explanation.notes)
     return (
         f"<section><h2>{which}{_safe(headline(explanation))}</h2><p class=by>{_safe(byline(explanation))}</p>"
-        f"{figure(explanation, tiled(explanation))}{_attributes(explanation)}{notes}"
+        f"{figure(explanation, tiled(explanation))}{_words(explanation)}{notes}"
         f"<details><summary>All numbers</summary><dl>{rows}</dl></details></section>"
     )
 
@@ -174,14 +175,21 @@ def matrix_json(matrix: np.ndarray) -> str:
     return json.dumps([[float(f"{value:.4g}") for value in row] for row in matrix], separators=(",", ":"))
 
 
-def _attributes(explanation: Explanation) -> str:
-    if not explanation.attributes:
+def _words(explanation: Explanation) -> str:
+    """One table of what the map shows, one of what the regions show that it is lowest in."""
+    against = _table(explanation.opposing_attributes)
+    title = "<h3>Regions that lower the similarity agree with</h3>" if against else ""
+    return _table(explanation.attributes) + title + against
+
+
+def _table(attributes: Sequence[Attribute]) -> str:
+    if not attributes:
         return ""
     rows = "".join(
         f"<tr><td>{_safe(a.name)}</td><td><div class=bar><i style='width:{100 * a.confidence:.0f}%'></i></div></td>"
         f"<td class=number>{a.confidence:.3f}</td><td class=number>{a.match:+.3f}</td>"
         f"<td class=number>{a.prior:.3f}</td><td class=number>{a.score:.3f}</td></tr>"
-        for a in explanation.attributes
+        for a in attributes
     )
     heads = "".join(f"<th>{name}</th>" for name in ("attribute", "", "confidence", "match", "prior", "score"))
     return f"<table><tr>{heads}</tr>{rows}</table>"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.answer import assembled
-from engine.attributes import Seen
+from engine.answer import assembled, said
+from engine.attributes import Seen, Words
 from engine.correspondence import correspondence, reliability, tile_features
 from engine.errors import OptionError
 from engine.explanation import Explanation
@@ -151,8 +151,11 @@ class Prepared:
             similarities = features @ self.model.query_features(self.whole[None], chosen)[0]
             estimates = self._estimates(features, chosen)
             found |= dict(zip(which, zip(similarities.tolist(), estimates, strict=True), strict=True))
+        about = said(self.model, self.seen, [found[i][1].saliency for i in range(len(pictures))], top)
         seconds = (time.perf_counter() - began) / max(len(pictures), 1)
-        return [self._explanation(*found[i], picture, conditions[i], top, seconds) for i, picture in enumerate(pictures)]
+        return [
+            self._explanation(*found[i], picture, conditions[i], about[i], seconds) for i, picture in enumerate(pictures)
+        ]
 
     def fidelity(self, known: Mapping[int | None, Known] | None) -> Fidelity:
         """Mean over references; estimator "regression".
@@ -188,8 +191,9 @@ class Prepared:
             sides = self._tile_features(True, condition), other._tile_features(False, condition)
             matched["correspondence"] = correspondence(sides[0][0], sides[1][0])
             matched["correspondence_reliability"] = reliability(sides[0][1:], sides[1][1:])
+        (about,) = said(model, self.seen, [mine.saliency], top)
         seconds = time.perf_counter() - began
-        explanation = self._explanation(similarity, mine, other.picture, condition, top, seconds)
+        explanation = self._explanation(similarity, mine, other.picture, condition, about, seconds)
         return dataclasses.replace(
             explanation,
             mode="both",
@@ -283,18 +287,17 @@ class Prepared:
         estimate: Estimate,
         reference: Picture | None,
         condition: int | None,
-        top: int | None,
+        about: Words,
         seconds: float,
     ) -> Explanation:
         return assembled(
             self.model,
             self.picture,
-            self.seen,
             reference,
             similarity,
             estimate,
             condition,
-            top,
+            about,
             late=self.late,
             method=self.options.name,
             mode="fixed",

@@ -1,5 +1,6 @@
 """`python -m engine.explain` as a user meets it: what it prints, what it writes, how it fails."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from PIL import Image
 from test_images import broken_files
 
 from engine import Explanation
+from engine.bundle import ATTRIBUTES, SUMS, checksums, demo_bundle
 from engine.explain import DEFAULT_OUT, main
+from engine.manifest import attributes_from_json, attributes_to_json
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 CAT, OTHER = (str(PICTURES / name) for name in ("cat-noto.png", "bandage-twemoji.png"))
@@ -41,6 +44,53 @@ def test_json_prints_one_array_and_nothing_else(capsys: pytest.CaptureFixture[st
     assert [f["similarity"] for f in fields][1] == pytest.approx(1)
     assert fields[0]["passes"] == 18
     assert list(Path().iterdir()) == []
+
+
+COUPLE = [str(PICTURES / f"couple-{kind}.png") for kind in ("noto", "twemoji")]
+
+
+@pytest.fixture(scope="module")
+def bundle_with_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo with a prior."""
+    folder = tmp_path_factory.mktemp("prior") / "bundle"
+    shutil.copytree(demo_bundle(), folder)
+    table = attributes_from_json((folder / ATTRIBUTES).read_text())
+    prior = np.linspace(0.25, 0.75, len(table.names), dtype=np.float32)
+    (folder / ATTRIBUTES).write_text(attributes_to_json(dataclasses.replace(table, prior=prior, phi=(1.0, 1.0, 0.5))))
+    (folder / SUMS).write_text(checksums(folder))
+    return folder
+
+
+def test_json_has_every_term_of_each_word(bundle_with_prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COUPLE, "--bundle", str(bundle_with_prior), "--json", *FEW]) == 0
+    (fields,) = json.loads(capsys.readouterr().out)
+    names = attributes_from_json((bundle_with_prior / ATTRIBUTES).read_text()).names
+    assert fields["phi"] == [1, 1, 0.5]
+    for kind in ("attributes", "opposing_attributes"):
+        assert fields[kind]
+        for word in fields[kind]:
+            assert set(word) == {"name", "score", "confidence", "match", "prior"}
+            assert word["prior"] == pytest.approx(0.25 + 0.5 * names.index(word["name"]) / (len(names) - 1))
+            assert word["score"] == pytest.approx(word["confidence"] + word["match"] + 0.5 * word["prior"])
+
+
+def test_the_summary_says_the_prior_where_there_is_one(bundle_with_prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COUPLE, *FEW]) == 0
+    assert not any(line.startswith("  ") and "prior" in line for line in capsys.readouterr().out.splitlines())
+    assert main([*COUPLE, "--bundle", str(bundle_with_prior), "--out", "e.npz", *FEW]) == 0
+    printed = capsys.readouterr().out
+    for attribute in Explanation.load("e.npz").attributes[:5]:
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"  {attribute.name} "))
+        assert line.endswith(f"match {attribute.match:+.2f}  prior {attribute.prior:.2f}")
+
+
+def test_the_summary_says_what_lowers_the_similarity(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COUPLE, "--top", "2", "--out", "e.npz", *FEW]) == 0
+    opposing = [a.name for a in Explanation.load("e.npz").opposing_attributes]
+    assert len(opposing) > 2
+    assert f"  lowered by: {opposing[0]}, {opposing[1]}\n" in capsys.readouterr().out
+    assert main(["--masks", "400"]) == 0
+    assert "lowered by" not in capsys.readouterr().out  # all words of the demo pair agree with its map
 
 
 def test_files_by_suffix(capsys: pytest.CaptureFixture[str]) -> None:

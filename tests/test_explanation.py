@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import Explainer, Explanation, OutputError, Rise
+from engine import Explainer, Explanation, LearnedMask, OutputError, Rise
+from engine.attributes import area_means
 from engine.explain import DEMO_PAIR
-from engine.explanation import ARRAYS
+from engine.explanation import ARRAYS, WORDS
 from engine.page import page
 from engine.picture import PANEL, draw_explanation, heat_map
 
+HEADING = "Regions that lower the similarity agree with"
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 
 
@@ -24,17 +26,73 @@ def explanation() -> Explanation:
     return Explainer().explain(query, reference, Rise(masks=200))
 
 
-def test_npz_brings_everything_back(explanation: Explanation, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def opposed() -> Explanation:
+    """One that has words against the match, too."""
+    return Explainer().explain(PICTURES / "couple-noto.png", PICTURES / "couple-twemoji.png", Rise(masks=200))
+
+
+def test_npz_brings_everything_back(explanation: Explanation, opposed: Explanation, tmp_path: Path) -> None:
     embedded = dataclasses.replace(explanation, reference_image=None, reference_box=None, attributes=(), phi=None)
-    for number, saved in enumerate((explanation, embedded)):
+    assert opposed.opposing_attributes
+    for number, saved in enumerate((explanation, embedded, opposed)):
         saved.save(tmp_path / f"{number}.npz")
         loaded = Explanation.load(tmp_path / f"{number}.npz")
         assert loaded.to_dict() == saved.to_dict()
         assert (loaded.query_box, loaded.phi, loaded.model) == (saved.query_box, saved.phi, saved.model)
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
-        for a, b in zip(loaded.attributes, saved.attributes, strict=True):
-            np.testing.assert_array_equal(a.map, b.map)
+        for words in WORDS:
+            for a, b in zip(getattr(loaded, words), getattr(saved, words), strict=True):
+                np.testing.assert_array_equal(a.map, b.map)
+
+
+def test_opposing_words_agree_with_the_map_below_its_mean(opposed: Explanation) -> None:
+    expected = np.maximum(opposed.saliency.mean(dtype=np.float64) - opposed.saliency, 0)
+    assert opposed.opposing.dtype == np.float32
+    np.testing.assert_allclose(opposed.opposing, expected, atol=1e-6)
+    assert opposed.phi is not None
+    scores = [a.score for a in opposed.opposing_attributes]
+    assert scores == sorted(scores, reverse=True)
+    for attribute in opposed.opposing_attributes:
+        assert attribute.match > 0
+        terms = attribute.confidence, attribute.match, attribute.prior
+        assert attribute.score == pytest.approx(np.dot(opposed.phi, terms))
+    names = {a.name for a in opposed.attributes if a.match < 0}
+    assert {a.name for a in opposed.opposing_attributes} & names
+
+
+@pytest.mark.parametrize("method", [Rise(masks=64), Rise(masks=400, estimator="sane"), LearnedMask(iterations=3)], ids=str)
+@pytest.mark.parametrize("mode", ["fixed", "both"])
+def test_words_match_the_map_of_their_own_reference(method: Rise | LearnedMask, mode: str) -> None:
+    query, *references = (PICTURES / f"{name}.png" for name in ("couple-noto", "couple-twemoji", "cat-twemoji"))
+    found = Explainer(precision="fp32").explain_many(query, references, method, mode)
+    assert not np.allclose(*(e.saliency for e in found))
+    assert any(e.opposing_attributes for e in found)
+    for explanation in found:
+        for words, map_ in zip(WORDS, (explanation.saliency, explanation.opposing), strict=True):
+            for attribute in getattr(explanation, words):
+                cells = area_means(map_[None].astype(np.float64), *attribute.map.shape)[0]
+                assert attribute.match == pytest.approx(np.corrcoef(cells.ravel(), attribute.map.ravel())[0, 1], abs=1e-4)
+
+
+def test_top_holds_for_words_of_both_kinds(opposed: Explanation) -> None:
+    query, reference = (PICTURES / f"couple-{kind}.png" for kind in ("noto", "twemoji"))
+    best = Explainer().explain(query, reference, Rise(masks=200), top=1)
+    for words in WORDS:
+        assert [a.name for a in getattr(best, words)] == [getattr(opposed, words)[0].name]
+
+
+def test_files_from_before_opposing_words_are_read(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as data:
+        arrays = dict(data)
+    fields = json.loads(str(arrays.pop("fields")))
+    del fields["opposing_attributes"]
+    np.savez(tmp_path / "old.npz", fields=np.array(json.dumps(fields)), **arrays)
+    old = Explanation.load(tmp_path / "old.npz")
+    assert old.opposing_attributes == ()
+    assert len(old.attributes) == len(explanation.attributes)
 
 
 def test_json_holds_the_fields_without_arrays(explanation: Explanation, tmp_path: Path) -> None:
@@ -44,6 +102,7 @@ def test_json_holds_the_fields_without_arrays(explanation: Explanation, tmp_path
     assert set(fields) == names - set(ARRAYS)
     assert fields["passes"] == 202
     assert set(fields["attributes"][0]) == {"name", "score", "confidence", "match", "prior"}
+    assert isinstance(fields["opposing_attributes"], list)
     assert fields["model"] == {"name": "emoji demo", "identity": explanation.model.identity}
 
 
@@ -65,6 +124,18 @@ def test_heat_is_where_the_saliency_is() -> None:
     assert dark[38:75, 226:262].mean() > 0.7
     assert dark.mean() < 0.05
     assert (np.asarray(heat_map(np.full((3, 4, 3), 255, np.uint8), np.ones((3, 4)))) == 255).all()
+
+
+def test_page_has_a_table_of_opposing_words_where_there_are_any(opposed: Explanation) -> None:
+    text, without = page([opposed]), page([dataclasses.replace(opposed, opposing_attributes=())])
+    assert (text.count("<table>"), without.count("<table>")) == (2, 1)
+    assert HEADING in text
+    assert HEADING not in without
+    after = text.split(HEADING)[1]
+    for attribute in opposed.opposing_attributes:
+        assert f"<td>{attribute.name}</td>" in after
+    attribute = dataclasses.replace(opposed.opposing_attributes[0], name="<script>")
+    assert "<script>" not in page([dataclasses.replace(opposed, opposing_attributes=(attribute,))])
 
 
 class Links(html.parser.HTMLParser):
