@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import pictures
 from engine.images import load
-from training import emoji_data
+from training.datasets import emoji as emoji_data
 
 OUT = Path(".cache/benchmarks/pairs")
 

@@ -30,11 +30,11 @@ from engine.attributes import AttributeTable
 from engine.bundle import load
 from engine.preprocessing import Preprocessing
 from export import TorchSource, export_attributes, export_similarity
-from export.architectures import AttributeNet, SimilarityNet
-from training import emoji_data
+from export.architectures import AttributeNet, Bottleneck, SimilarityNet
 from training.augment import MEAN, STD
-from training.emoji import train_contrastive
+from training.datasets.emoji import load_emoji
 from training.loop import Schedule
+from training.similarity import train_contrastive
 
 CACHE = Path(".cache/benchmarks")
 SEED = 0
@@ -97,7 +97,7 @@ def make(name: str) -> Network:
     if load(network.bundle).manifest.graph("similarity", "int8", "cpu") is None:
         calibration = CACHE / "pictures" / ("emoji" if name in EMOJI else "photos")
         if name in EMOJI:
-            pictures.emoji_folder(emoji_data.load(pictures.EMOJI), calibration)
+            pictures.emoji_folder(load_emoji(pictures.EMOJI).pair, calibration)
         else:
             pictures.photo_folder(calibration)
         command = [sys.executable, "-m", "export", "quantize", str(network.bundle), "--images", str(calibration)]
@@ -108,8 +108,7 @@ def make(name: str) -> Network:
 
 
 def trained(name: str) -> nn.Module:
-    data = emoji_data.load(pictures.EMOJI)
-    return {"resnet18": trained_resnet18, "vit": trained_vit, "resnet50": trained_resnet50}[name](data)
+    return {"resnet18": trained_resnet18, "vit": trained_vit, "resnet50": trained_resnet50}[name]()
 
 
 def export(network: Network, module: nn.Module) -> None:
@@ -197,23 +196,6 @@ class ResNet50(nn.Module):
         return embedding
 
 
-class Bottleneck(nn.Module):
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inputs != 4 * width:
-            convolution = nn.Conv2d(inputs, 4 * width, 1, stride, bias=False)
-            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(4 * width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
-
-
 class VisionTransformer(nn.Module):
     """(N, 3, 64, 64) -> (N, embedding): patches of 8, pre-norm blocks, mean over tokens (Dosovitskiy et al. 2021, small)."""
 
@@ -247,27 +229,28 @@ class _Block(nn.Module):
         return y
 
 
-def trained_resnet18(data: emoji_data.EmojiPair) -> nn.Module:
+def trained_resnet18() -> nn.Module:
     """At 64 x 64 first, where an epoch is three times cheaper, then at 112 x 112."""
     torch.manual_seed(SEED)
     network = SimilarityNet(64, 64).to(memory_format=torch.channels_last)
-    train_contrastive(network, data, SEED, CACHE / "runs" / "resnet18-64", SMALL)
-    train_contrastive(network, data, SEED, CACHE / "runs" / "resnet18-112", LARGE, size=112)
+    train_contrastive(network, load_emoji(pictures.EMOJI), SEED, CACHE / "runs" / "resnet18-64", SMALL)
+    train_contrastive(network, load_emoji(pictures.EMOJI, size=112), SEED, CACHE / "runs" / "resnet18-112", LARGE)
     return network
 
 
-def trained_resnet50(data: emoji_data.EmojiPair) -> nn.Module:
+def trained_resnet50() -> nn.Module:
     """At 64 x 64, where an epoch takes a minute; then batch norms are fitted at 224 x 224."""
     network = empty("resnet50").to(memory_format=torch.channels_last)
+    data = load_emoji(pictures.EMOJI)
     train_contrastive(network, data, SEED, CACHE / "runs" / "resnet50-64", DEEP)
-    shown = pictures.emoji_pictures(data, 48)
+    shown = pictures.emoji_pictures(data.pair, 48)
     return fitted(network, Network("resnet50", SIZES["resnet50"], CACHE).preprocessing, shown)
 
 
-def trained_vit(data: emoji_data.EmojiPair) -> nn.Module:
+def trained_vit() -> nn.Module:
     torch.manual_seed(SEED)
     network = VisionTransformer()
-    train_contrastive(network, data, SEED, CACHE / "runs" / "vit", TRANSFORMER)
+    train_contrastive(network, load_emoji(pictures.EMOJI), SEED, CACHE / "runs" / "vit", TRANSFORMER)
     return network
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from engine import Explainer
 from engine.images import load
 from engine.preprocessing import Preprocessing
-from training import emoji_data
+from training.datasets import emoji as emoji_data
 
 EMOJI = Path(".cache/emoji")
 DEMO = Path(__file__).parent.parent / "engine" / "data" / "pictures"

@@ -2,6 +2,7 @@
 
 manifest.json      the model: graphs, preprocessing, metric, conditions
 attributes.json    its words, where it has any
+calibration.json   how those words were calibrated and weighed, where they were; a record for people
 precision.json     how close its int8 and fp16 graphs come to the fp32 one, where it has any
 canonical.npz      `picture` (H, W, 3) uint8, and what each graph gave for it on the machine that exported it
 *.onnx             the graphs (with external data, where they keep any, beside them)
@@ -27,6 +28,7 @@ from engine.session import Session
 
 MANIFEST = "manifest.json"
 ATTRIBUTES = "attributes.json"
+CALIBRATION = "calibration.json"
 PRECISION = "precision.json"
 CANONICAL = "canonical.npz"
 SUMS = "SHA256SUMS"

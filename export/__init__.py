@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.bundles import export_attributes, export_similarity
+    from export.calibration import calibrate
     from export.checkpoints import load_checkpoint, load_typespaces
     from export.checks import check
     from export.errors import ExportError
@@ -19,6 +20,7 @@ _MODULES = {
     "ExportError": "errors",
     "OnnxSource": "sources",
     "TorchSource": "sources",
+    "calibrate": "calibration",
     "check": "checks",
     "export_attributes": "bundles",
     "export_quantized": "quantize",
@@ -34,6 +36,7 @@ __all__ = [
     "ExportError",
     "OnnxSource",
     "TorchSource",
+    "calibrate",
     "check",
     "export_attributes",
     "export_quantized",

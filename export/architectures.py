@@ -77,6 +77,52 @@ class AttributeNet(Trunk):
         return maps
 
 
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions and a shortcut (He et al. 2016, figure 5): `width` to 4 * width channels."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != 4 * width:
+            convolution = nn.Conv2d(inputs, 4 * width, 1, stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(4 * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(Bottleneck(inputs, width, stride), *(Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)))
+
+
+class PublishedAttributeNet(nn.Module):
+    """The paper's attribute network: ResNet-50 without pool and classifier, then one 3 x 3 convolution without bias.
+
+    (N, 3, H, W) -> (N, A, H / 32, W / 32). A torchvision ResNet-50's weights fit all but `head`.
+    """
+
+    def __init__(self, attributes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layer1 = _stage(64, 64, 3, 1)
+        self.layer2 = _stage(256, 128, 4, 2)
+        self.layer3 = _stage(512, 256, 6, 2)
+        self.layer4 = _stage(1024, 512, 3, 2)
+        self.head = nn.Conv2d(2048, attributes, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        maps: Tensor = self.head(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+        return maps
+
+
 def scores(maps: Tensor) -> Tensor:
     """(N, A, h, w) activation maps -> (N, A) attribute scores."""
     return torch.mean(maps, (2, 3))

@@ -27,7 +27,7 @@ from export.write import check_free, finish, replacing
 SIMILARITY_FILE = "similarity.fp32.onnx"
 ATTRIBUTES_FILE = "attributes.fp32.onnx"
 GRADIENT_FILE = "gradient.fp32.onnx"
-RECORDS = (bundles.MANIFEST, bundles.ATTRIBUTES, bundles.PRECISION, bundles.CANONICAL, bundles.SUMS)
+RECORDS = (bundles.MANIFEST, bundles.ATTRIBUTES, bundles.CALIBRATION, bundles.PRECISION, bundles.CANONICAL, bundles.SUMS)
 
 
 def export_similarity(
@@ -52,8 +52,7 @@ def export_similarity(
     if metric not in METRICS:
         raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     for extra in extra_files or {}:
-        if extra in RECORDS or extra.endswith(".onnx") or extra != Path(extra).name or extra in ("", ".."):
-            raise OptionError(f"an extra file needs a plain name that the bundle does not use itself, got {extra!r}")
+        _refuse_name(extra)
     check_free(out)
     made = graphs.make(source, preprocessing, "embedding", (None,))
     if conditions is not None and conditions.weights.shape[1:] != made.shape:
@@ -96,11 +95,32 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
     with replacing(bundle) as folder:
         copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
+        (folder / bundles.CALIBRATION).unlink(missing_ok=True)  # it was about the model that goes
         (folder / graph.file).write_bytes(made.content)
         canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
         canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])
         finish(folder, manifest, table, canonical)
     return bundle
+
+
+def export_file(bundle: Path, name: str, content: bytes) -> Path:
+    """Add a further file, such as a model card, to a bundle, or replace it; returns the bundle's folder.
+
+    Raises an EngineError, and leaves the bundle as it was, where the name is one that the bundle uses itself.
+    """
+    bundle = Path(bundle)
+    _refuse_name(name)
+    before = bundles.load(bundle)
+    with replacing(bundle) as folder:
+        copy_without(before, [], folder)
+        (folder / name).write_bytes(content)
+        finish(folder, before.manifest, before.attributes, before.canonical)
+    return bundle
+
+
+def _refuse_name(extra: str) -> None:
+    if extra in RECORDS or extra.endswith(".onnx") or extra != Path(extra).name or extra in ("", ".."):
+        raise OptionError(f"an extra file needs a plain name that the bundle does not use itself, got {extra!r}")
 
 
 def _gradient(made: Made, preprocessing: Preprocessing, metric: str) -> tuple[Graph, bytes]:

@@ -19,7 +19,9 @@ EXAMPLES = """examples:
   python -m export similarity --checkpoint polyvore_model.pth.tar --arch sane-polyvore \\
       --typespaces nondisjoint/typespaces.p --out bundle
   python -m export attributes --module mynet:attributes --names predicates.txt --out bundle
+  python -m export attributes --trained runs/attributes/attributes.pt --out bundle
   python -m export quantize bundle --images pictures
+  python -m export calibrate bundle --images pictures --labels labels.csv
   python -m export check bundle
 """
 
@@ -65,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     similarity.add_argument("--out", type=Path, required=True, help="the bundle's folder; a bundle there is replaced")
     attributes = commands.add_parser("attributes", help="an attribute model into an existing bundle", allow_abbrev=False)
     _add_sources(attributes)
-    attributes.add_argument("--names", type=Path, required=True, help="attribute names, one a line, in the maps' order")
-    attributes.add_argument("--confidence", choices=CONFIDENCES, default="softmax", help="over the scores (softmax)")
-    attributes.add_argument("--threshold", type=float, default=0.0, help="least confidence of a named attribute (0)")
+    attributes.add_argument("--names", type=Path, help="attribute names, one a line, in the maps' order")
+    attributes.add_argument("--confidence", choices=CONFIDENCES, help="over the scores (softmax)")
+    attributes.add_argument("--threshold", type=float, help="least confidence of a named attribute (0)")
     attributes.add_argument(
         "--phi", type=float, nargs=3, default=(1.0, 1.0, 0.0), metavar=("A", "B", "C"), help="weights of confidence, "
         "match and prior (1 1 0)"
@@ -92,6 +94,20 @@ def _parser() -> argparse.ArgumentParser:
     quantizer.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=TARGETS, help="what to make graphs for (cpu gpu)"
     )
+    calibrator = commands.add_parser(
+        "calibrate",
+        help="prior, calibrated confidences and phi for a bundle's attributes, from labelled pictures",
+        description="Finds which attributes the similarity grows towards (TCAV, tested against random concepts), makes "
+        "confidences probabilities (Platt scaling) and weighs confidence, match and prior by attribute removal. Writes "
+        "attributes.json and calibration.json; the model stays the same. Give pictures that neither network was trained on.",
+        epilog="FILE is a CSV with columns image,group,attributes: a file below DIR; any text, equal for pictures that "
+        "match (without this column each picture is paired with the one most similar to it); names with ; between them.",
+        allow_abbrev=False,
+    )
+    calibrator.add_argument("bundle", type=Path, help="the bundle's folder")
+    calibrator.add_argument("--images", type=Path, required=True, metavar="DIR", help="where the pictures are")
+    calibrator.add_argument("--labels", type=Path, required=True, metavar="FILE", help="a CSV, see below")
+    calibrator.add_argument("--seed", type=int, default=0, metavar="S", help="of everything that is drawn (0)")
     checker = commands.add_parser("check", help="verify a bundle and say what is in it", allow_abbrev=False)
     checker.add_argument("bundle", type=Path, help="the bundle's folder")
     return parser
@@ -101,6 +117,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> "argparse._MutuallyExclusiv
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--module", metavar="PACKAGE:FACTORY", help="a callable that gives the PyTorch module")
     source.add_argument("--onnx", type=Path, help="an ONNX file")
+    source.add_argument("--trained", type=Path, metavar="FILE", help="what training.similarity or .attributes wrote")
     parser.add_argument("--weights", type=Path, help="a state dict for --module")
     parser.add_argument("--input", help="the graph's input, where --onnx has more than one")
     parser.add_argument("--output", help="the graph's output, where --onnx has more than one")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from training.emoji import contrastive_loss
-from training.emoji_report import calibration_error, mean_average_precision, retrieval
-from training.loop import Randomness, Schedule, train
+from training.emoji_report import retrieval
+from training.loop import PublishedSchedule, Randomness, Schedule, train
+from training.losses import attribute_loss, contrastive_loss, heatmap_loss
 
 
 def small_run(epochs: int, total: int, run: Path) -> nn.Module:
@@ -45,10 +46,10 @@ def test_a_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
 def test_retrieval_counts_better_matches_but_not_twins() -> None:
     """Three emoji held out of four: one found, one beaten by another, one beaten only by its twin."""
     data = SimpleNamespace(
-        held_out=np.array([0, 1, 2]),
-        same=np.array([0, 1, 2, 2]),
-        truth=np.array([[False], [False], [True], [True]]),
-        attributes=["Flags"],
+        bases=lambda name: np.array({"valid": [0], "test": [1, 2]}[name]),
+        pair=SimpleNamespace(same=np.array([0, 1, 2, 2]), base=np.arange(4)),
+        truth=np.array([[False], [False], [True], [True]] * 2),
+        attributes=("Flags",),
     )
     noto = np.array([[1.0, 0], [0, 1], [1, 1], [1, 1]])
     twemoji = np.array([[1.0, 0.1], [1, 0.2], [1, 0.9], [1, 1]])
@@ -71,8 +72,42 @@ def test_contrastive_loss_equals_the_sum_written_out() -> None:
     assert np.isclose(contrastive_loss(z, groups).item(), np.mean(losses), rtol=1e-5)
 
 
-def test_metrics_on_cases_worked_by_hand() -> None:
-    truth = np.array([[True, False], [False, False], [True, False]])
-    assert mean_average_precision(truth, np.array([[0.9, 0], [0.8, 0], [0.7, 0]])) == (1 + 2 / 3) / 2
-    confidences = np.array([[0.95, 0.05], [0.95, 0.05], [0.95, 0.05]])
-    assert np.isclose(calibration_error(truth, confidences), 0.5 * abs(2 / 3 - 0.95) + 0.5 * 0.05)
+def test_a_pair_is_compared_under_its_own_condition() -> None:
+    z, weights = (
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[1.0, 2, 0, 1], [0, 1, 1, 0.5], [1, 1, 1, 1]]),
+    )
+    losses = []
+    for i in range(6):
+        u = F.normalize(z * weights[i % 3]).numpy()
+        terms = [np.exp(u[i] @ u[j] / 0.1) for j in range(6) if j != i]
+        losses.append(-np.log(np.exp(u[i] @ u[(i + 3) % 6] / 0.1) / sum(terms)))
+    assert np.isclose(contrastive_loss(z, torch.arange(3), weights).item(), np.mean(losses), rtol=1e-5)
+
+
+def test_attribute_losses_equal_the_published_ones(golden: dict[str, np.ndarray]) -> None:
+    g = {k: torch.from_numpy(v).double() for k, v in golden.items() if k.startswith("loss_")}
+    truth = g["loss_labels"] > 0
+    assert attribute_loss(g["loss_scores"], truth).item() == pytest.approx(float(golden["loss_attribute"]), abs=1e-6)
+    found = heatmap_loss(g["loss_activations"], truth, g["loss_saliency"], g["loss_saliency_valid"])
+    assert found.item() == pytest.approx(float(golden["loss_heatmap"]), abs=1e-6)
+
+
+def test_the_heatmap_loss_takes_the_nearest_true_attribute() -> None:
+    """Attribute 0 looks where the saliency is, attribute 1 elsewhere; gradients are finite where the two are equal."""
+    saliency, activations = torch.zeros(1, 1, 4), torch.zeros(1, 2, 2, 2)
+    saliency[0, 0, 0] = activations[0, 0, 0, 0] = activations[0, 1, 1, 1] = 50.0
+    activations.requires_grad_()
+    near = heatmap_loss(activations, torch.tensor([[True, True]]), saliency, torch.ones(1, 1))
+    assert near.item() == pytest.approx(0, abs=1e-6)
+    near.backward()
+    assert activations.grad is not None and activations.grad.isfinite().all()
+    assert heatmap_loss(activations, torch.tensor([[False, True]]), saliency, torch.ones(1, 1)).item() == 1  # at most
+    assert heatmap_loss(activations, torch.tensor([[True, True]]), saliency, torch.zeros(1, 1)).item() == 0
+
+
+def test_the_published_schedule_decays_from_the_first_epoch() -> None:
+    schedule = PublishedSchedule()
+    assert [schedule.rate_at(e, 0.5) for e in (0, 1)] == [pytest.approx(5e-4 * 0.985), pytest.approx(5e-4 * 0.985**2)]
+    optimiser = schedule.optimiser(nn.Linear(2, 2))
+    assert type(optimiser) is torch.optim.Adam and optimiser.defaults["weight_decay"] == 0

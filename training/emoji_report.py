@@ -3,72 +3,58 @@
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
-from training.emoji_data import EmojiPair
+from engine import Explainer
+from engine.evaluate.recognition import mean_average_precision, reliability
+from training.datasets.emoji import VENDORS, Emoji
 
 FLAGS = "Flags"
-RELIABILITY_BINS = 10
 
 
-def measure(
-    data: EmojiPair,
-    embeddings: dict[str, np.ndarray],
-    confidences: dict[str, np.ndarray],
-    shown: np.ndarray,
-    threshold: float,
-) -> dict[str, Any]:
-    """Every figure of the model card.
+def measure(data: Emoji, explainer: Explainer) -> dict[str, Any]:
+    """Every figure of the model card, by the bundle as the engine runs it."""
+    count = len(data.pair.base)
+    vectors = explainer.embed([data.picture(i) for i in range(2 * count)])
+    results: dict[str, Any] = {"retrieval": retrieval(data, vectors[:count], vectors[count:])}
+    model = explainer._model
+    table = model.bundle.attributes
+    assert table is not None  # as it was just written
+    truth = data.truth[:, [data.attributes.index(name) for name in table.names]]
+    test = data.bases("test")
+    for i, vendor in enumerate(VENDORS):
+        pictures = test + i * count
+        seen = [model.see(model.picture(data.picture(p))) for p in pictures]
+        confidences = np.stack([s.confidences for s in seen if s is not None])
+        results[vendor] = recognition(truth[pictures], confidences, _flags(data)[test])
+        results[vendor] |= precision_above(truth[pictures], confidences, table.threshold)
+    return results | {"attributes": len(table.names), "threshold": table.threshold, "test": len(test), "phi": table.phi}
 
-    embeddings, confidences: by vendor, (B, D) and (B, A); shown: (A,) bool, the attributes the demo names
-    """
-    results: dict[str, Any] = {"retrieval": retrieval(data, embeddings["google"], embeddings["twitter"])}
-    for vendor, c in confidences.items():
-        named = precision_above(data.truth[data.held_out][:, shown], c[data.held_out][:, shown], threshold)
-        results[vendor] = recognition(data, c) | named
-    return results
 
-
-def retrieval(data: EmojiPair, noto: np.ndarray, twemoji: np.ndarray) -> dict[str, float]:
+def retrieval(data: Emoji, noto: np.ndarray, twemoji: np.ndarray) -> dict[str, float]:
     """Recall at 1 and 5: each held-out Noto picture against the Twemoji of all base emoji.
 
     noto, twemoji: (B, D) embeddings, compared by cosine. Emoji that share the query's very drawing are not counted
     against it.
     """
-    similarity = _unit(noto[data.held_out]) @ _unit(twemoji).T  # (held, B)
-    positive = similarity[np.arange(len(data.held_out)), data.held_out]
-    twins = data.same[data.held_out][:, None] == data.same[None]
+    held = np.sort(np.concatenate([data.bases("valid"), data.bases("test")]))
+    similarity = _unit(noto[held]) @ _unit(twemoji).T  # (held, B)
+    positive = similarity[np.arange(len(held)), held]
+    twins = data.pair.same[held][:, None] == data.pair.same[None]
     better = ((similarity > positive[:, None]) & ~twins).sum(1)
     result = {}
-    for name, chosen in (("all", np.full(len(better), True)), ("without_flags", ~_flags(data)[data.held_out])):
+    for name, chosen in (("all", np.full(len(better), True)), ("without_flags", ~_flags(data)[held])):
         result |= {f"recall_at_{k}_{name}": float((better[chosen] < k).mean()) for k in (1, 5)}
     return result
 
 
-def recognition(data: EmojiPair, confidences: np.ndarray) -> dict[str, Any]:
-    """Mean average precision over the attributes, and how far confidences (B, A) are from probabilities, held out."""
-    held = data.held_out
-    result = {"map_all": mean_average_precision(data.truth[held], confidences[held])}
-    rest = held[~_flags(data)[held]]
-    result["map_without_flags"] = mean_average_precision(data.truth[rest], confidences[rest])
-    return result | {"calibration_error": calibration_error(data.truth[held], confidences[held])}
+def recognition(truth: np.ndarray, confidences: np.ndarray, flags: np.ndarray) -> dict[str, float]:
+    """Mean average precision over the attributes, and how far confidences (n, A) are from probabilities.
 
-
-def mean_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Over the attributes that have a positive. truth (n, A) bool, scores (n, A)."""
-    present = truth.any(0)
-    return float(np.mean([average_precision_score(truth[:, j], scores[:, j]) for j in np.flatnonzero(present)]))
-
-
-def calibration_error(truth: np.ndarray, confidences: np.ndarray) -> float:
-    """Expected calibration error over ten equal bins (Guo et al. 2017, equation 3)."""
-    bins = np.minimum((confidences * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
-    gaps = [
-        abs(truth[bins == b].mean() - confidences[bins == b].mean()) * (bins == b).mean()
-        for b in range(RELIABILITY_BINS)
-        if (bins == b).any()
-    ]
-    return float(sum(gaps))
+    flags: (n,) bool, the pictures that are flags
+    """
+    result = {"map_all": mean_average_precision(truth, confidences)[0].mean}
+    result["map_without_flags"] = mean_average_precision(truth[~flags], confidences[~flags])[0].mean
+    return result | {"calibration_error": reliability(truth, confidences).error}
 
 
 def precision_above(truth: np.ndarray, confidences: np.ndarray, threshold: float) -> dict[str, float]:
@@ -77,9 +63,11 @@ def precision_above(truth: np.ndarray, confidences: np.ndarray, threshold: float
     return {"named_true": float(truth[named].mean()), "pictures_with_a_name": float(named.any(1).mean())}
 
 
-def model_card(results: dict[str, Any], data: EmojiPair, seconds: float, seed: int, threshold: float) -> str:
+def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int) -> str:
     """Markdown that ships inside the bundle."""
     found, noto, twemoji = results["retrieval"], results["google"], results["twitter"]
+    bases, threshold, named = len(data.pair.base), results["threshold"], results["attributes"]
+    phi = ", ".join(f"{weight:g}" for weight in results["phi"])
 
     def row(name: str, *values: float) -> str:
         return f"| {name} | " + " | ".join(f"{v:.3f}" for v in values) + " |"
@@ -94,15 +82,16 @@ def model_card(results: dict[str, Any], data: EmojiPair, seconds: float, seed: i
             "- **Similarity**: ResNet-18 to its third stage at width 32, mean over space, 64-d; 64 x 64 pixels,",
             "  ImageNet mean and std; cosine. Trained so that Google's (Noto) and Twitter's (Twemoji) drawings of one",
             "  emoji are alike.",
-            f"- **Attributes**: the same trunk with SANE's head, {len(data.attributes)} words: tags, groups and subgroups",
-            "  with at least 30 emoji. The demo names those it learned well. Scores are calibrated by subtracting the",
-            f"  log of the loss's weight for positives; a word is named from confidence {threshold:g}.",
+            f"- **Attributes**: the same trunk with SANE's head, {named} words that it learned well: tags, groups and",
+            "  subgroups with at least 30 emoji, and what is visible (colours, outline, faces, hands:",
+            "  `training/datasets/parts.py`). Taught by the truth and by saliency maps. Prior, phi, calibration: from validation",
+            f"  emoji, as `calibration.json` says; phi is {phi}; a word is named from confidence {threshold:g}.",
             "- **Data**: npm `emoji-datasource-google` 16.0.0 (Apache-2.0), `emoji-datasource-twitter` 16.0.0 (CC-BY 4.0),",
-            f"  `emojibase-data` 17.0.0 (MIT). Of {len(data.base)} base emoji {len(data.held_out)}, drawn at random, were",
-            "  held out with all their skin tones; every figure is on those.",
+            f"  `emojibase-data` 17.0.0 (MIT). Of {bases} base emoji {len(data.pair.held_out)}, drawn at random, were held",
+            "  out with all their skin tones: half for validation, half for the test.",
             "- **Meant for** showing the engine at work. It knows emoji and nothing else.",
             "",
-            f"## Retrieval: a held-out Noto picture against all {len(data.base)} Twemoji",
+            f"## Retrieval: a held-out Noto picture against all {bases} Twemoji",
             "",
             "Emoji that share the query's very drawing are not counted against it.",
             "",
@@ -111,11 +100,11 @@ def model_card(results: dict[str, Any], data: EmojiPair, seconds: float, seed: i
             row("R@1", found["recall_at_1_all"], found["recall_at_1_without_flags"]),
             row("R@5", found["recall_at_5_all"], found["recall_at_5_without_flags"]),
             "",
-            "## Attributes on held-out pictures",
+            "## Attributes on the test pictures",
             "",
             "| | Noto | Twemoji |",
             "| --- | --- | --- |",
-            row(f"mAP, {len(data.attributes)} attributes", noto["map_all"], twemoji["map_all"]),
+            row(f"mAP, {named} attributes", noto["map_all"], twemoji["map_all"]),
             row("mAP without flags", noto["map_without_flags"], twemoji["map_without_flags"]),
             row("expected calibration error", noto["calibration_error"], twemoji["calibration_error"]),
             row(f"named (confidence >= {threshold:g}): share true", noto["named_true"], twemoji["named_true"]),
@@ -125,8 +114,9 @@ def model_card(results: dict[str, Any], data: EmojiPair, seconds: float, seed: i
     )
 
 
-def _flags(data: EmojiPair) -> np.ndarray:
-    flags: np.ndarray = data.truth[:, data.attributes.index(FLAGS)]
+def _flags(data: Emoji) -> np.ndarray:
+    """(B,) bool"""
+    flags: np.ndarray = data.truth[: len(data.pair.base), data.attributes.index(FLAGS)]
     return flags
 
 

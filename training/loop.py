@@ -1,4 +1,4 @@
-"""One training loop: AdamW, 5% warm-up, cosine; a checkpoint and a log line per epoch, resumable, seeded."""
+"""One training loop: a checkpoint and a log line per epoch, resumable, seeded."""
 
 import dataclasses
 import json
@@ -31,18 +31,43 @@ class Randomness:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
+    """AdamW with 5% linear warm-up, then a cosine that ends near zero."""
+
     epochs: int
     rate: float
 
-    def rate_at(self, progress: float) -> float:
-        """Learning rate after `progress` in [0, 1] of the run: linear warm-up times a cosine that ends near zero."""
+    def rate_at(self, epoch: int, part: float) -> float:
+        """Learning rate after `part` in [0, 1) of an epoch."""
+        progress = (epoch + part) / self.epochs
         return self.rate * min(1.0, progress / WARM_UP + 0.02) * (0.5 * (1 + math.cos(math.pi * progress)) + 0.005)
+
+    def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Norms and biases are not decayed."""
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        plain = [p for p in network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedSchedule:
+    """The paper's (SANE.md, Training): Adam, the rate times 0.985 per epoch from the first."""
+
+    epochs: int = 300
+    rate: float = 5e-4
+    decay: float = 0.985
+
+    def rate_at(self, epoch: int, part: float) -> float:
+        return self.rate * self.decay ** (epoch + 1)
+
+    def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=self.rate)
 
 
 def train(
     network: nn.Module,
     batches: Callable[[Randomness], Iterable[Callable[[], Tensor]]],
-    schedule: Schedule,
+    schedule: Schedule | PublishedSchedule,
     seed: int,
     run: Path,
     until: int | None = None,
@@ -53,10 +78,7 @@ def train(
     until: stop after this many epochs of the schedule, to be resumed; None: run it to its end
     """
     run.mkdir(parents=True, exist_ok=True)
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]  # norms and biases
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.rate)
+    optimiser = schedule.optimiser(network)
     randomness = Randomness.seeded(seed)
     settings = {"seed": seed, **dataclasses.asdict(schedule)}
     done = _resume(run / "checkpoint.pt", settings, network, optimiser, randomness)
@@ -71,7 +93,7 @@ def train(
         started, losses = time.perf_counter(), []
         steps = list(batches(randomness))
         for i, step in enumerate(steps):
-            rate = schedule.rate_at((epoch + i / len(steps)) / schedule.epochs)
+            rate = schedule.rate_at(epoch, i / len(steps))
             for group in optimiser.param_groups:
                 group["lr"] = rate
             loss = step()

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from engine.errors import OptionError
+from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, bootstrap
 from engine.evaluate.curves import scaled
 from engine.evaluate.rows import Row
 from engine.page import STYLE
 
-RESAMPLES, SEED, CONFIDENCE = 2000, 0, 0.95
 METRICS = ("insertion", "deletion")
 BETTER = {"insertion": "higher", "deletion": "lower"}
 RANDOM = "random"
@@ -57,20 +57,12 @@ def summary(settings: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     for result in results:
         row: dict[str, Any] = {"method": result.method, "mode": result.mode, "passes": result.passes}
         for metric, areas in result.areas.items():
-            row[metric] = _mean(areas)
+            row[metric] = bootstrap(areas).to_dict()
             if base is not None and result is not base:
-                row[f"{metric}_over_random"] = _mean(areas - base.areas[metric])
+                row[f"{metric}_over_random"] = bootstrap(areas - base.areas[metric]).to_dict()
             row[f"{metric}_curve"] = result.curves[metric].tolist()
         table.append(row)
     return {"settings": settings, "confidence": CONFIDENCE, "resamples": RESAMPLES, "results": table}
-
-
-def _mean(values: np.ndarray) -> dict[str, float]:
-    """Of one value per pair, with its interval."""
-    random = np.random.Generator(np.random.Philox(key=SEED))
-    means = values[random.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def page(found: dict[str, Any], figure: bytes) -> str:

@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from engine.errors import OptionError
+from engine.images import load as upright
+from engine.preprocessing import Preprocessing
+from training.augment import MEAN, STD, jittered
+from training.datasets.parts import visible_parts
+from training.datasets.protocol import Pairs
+from training.loop import Randomness
 
 SIZE = 64
 VENDORS = ("google", "twitter")
@@ -28,7 +38,8 @@ PACKAGES = {
 PERSON_WORDS = ("woman", "man", "girl", "boy", "person")
 MIN_POSITIVES = 30
 HELD_OUT_SHARE = 0.2
-SPLIT_SEED = 0
+SKIN_TONE_SHARE = 0.5
+ATTRIBUTE_SETS = ("tags", "parts", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +68,80 @@ class EmojiPair:
     held_out: np.ndarray
 
 
+class Emoji:
+    """The emoji pair as a `DataSet`: a picture is one vendor's drawing of one base emoji, Google's first.
+
+    Its split is by base emoji: half of the held-out ones are for validation, half for the test. A picture matches the other
+    vendor's drawing of the same emoji. Skin tones take part in `views` alone, and there half of the time.
+    """
+
+    conditions: tuple[str, ...] = ()
+
+    def __init__(self, pair: EmojiPair, attributes: tuple[str, ...], truth: np.ndarray, size: int = SIZE) -> None:
+        """truth: (2B, A) bool, Google's drawings first"""
+        self.pair, self.attributes, self.truth, self.size = pair, attributes, truth, size
+        half = len(pair.held_out) // 2
+        mixed = np.random.RandomState(0).permutation(pair.held_out)
+        self._bases = {"train": pair.train, "valid": np.sort(mixed[:half]), "test": np.sort(mixed[half:])}
+        self._preprocessing = Preprocessing(size, size, mean=MEAN, std=STD)
+
+    def bases(self, name: str) -> np.ndarray:
+        """(b,) the base emoji of a split."""
+        return self._bases[name]
+
+    def split(self, name: str) -> np.ndarray:
+        return np.concatenate([self.bases(name), self.bases(name) + len(self.pair.base)])
+
+    def pairs(self, name: str) -> Pairs:
+        bases = self.bases(name)
+        return Pairs(bases, bases + len(self.pair.base), self.pair.same[bases], np.zeros(len(bases), np.int64))
+
+    def picture(self, index: int) -> np.ndarray:
+        """(64, 64, 3) uint8, on white."""
+        return np.asarray(upright(Image.fromarray(self._drawn(np.array([index]))[0])))
+
+    def plain(self, indices: np.ndarray) -> Tensor:
+        fitted = [self._preprocessing.fitted(Image.fromarray(self.picture(i)))[0] for i in indices]
+        return torch.from_numpy(self._preprocessing.normalised(np.stack(fitted)))
+
+    def augmented(self, indices: np.ndarray, randomness: Randomness) -> Tensor:
+        return jittered(self._drawn(indices), randomness.torch, self.size)
+
+    def views(self, pairs: Pairs, randomness: Randomness) -> Tensor:
+        """Both drawings of an emoji have the same skin tone."""
+        chosen, count = self.pair.base[pairs.left].copy(), len(self.pair.base)
+        if (pairs.left >= count).any() or (pairs.right != pairs.left + count).any():
+            raise ValueError("pairs of emoji are Google's drawing and Twitter's of the same emoji")
+        for i, base in enumerate(pairs.left):
+            if len(self.pair.variants[base]) and randomness.numpy.random() < SKIN_TONE_SHARE:
+                chosen[i] = randomness.numpy.choice(self.pair.variants[base])
+        return torch.cat([jittered(self.pair.pictures[v][chosen], randomness.torch, self.size) for v in VENDORS])
+
+    def _drawn(self, indices: np.ndarray) -> np.ndarray:
+        """(n, 64, 64, 4) uint8 RGBA"""
+        vendor, base = np.divmod(indices, len(self.pair.base))
+        return np.stack([self.pair.pictures[VENDORS[v]][self.pair.base[b]] for v, b in zip(vendor, base, strict=True)])
+
+
+def load_emoji(root: Path, attributes: str = "tags", split_seed: int = 0, size: int = SIZE) -> Emoji:
+    """The emoji pair, fetched into `root` on first use.
+
+    attributes: "tags", with groups and subgroups, the same for both vendors; "parts", what is visible in each drawing
+    (`training.datasets.parts`); or "all", both, in which a tag keeps its name
+    """
+    if attributes not in ATTRIBUTE_SETS:
+        raise OptionError(f"the emoji have attributes {' or '.join(ATTRIBUTE_SETS)}, got {attributes!r}")
+    pair = load(root, split_seed)
+    tags, tagged = tuple(pair.attributes), np.tile(pair.truth, (2, 1))
+    if attributes == "tags":
+        return Emoji(pair, tags, tagged, size)
+    parts, seen = visible_parts(pair.labels, [pair.pictures[v][pair.base] for v in VENDORS])
+    if attributes == "parts":
+        return Emoji(pair, parts, seen, size)
+    new = [i for i, name in enumerate(parts) if name not in tags]
+    return Emoji(pair, (*tags, *(parts[i] for i in new)), np.concatenate([tagged, seen[:, new]], 1), size)
+
+
 def fetch(cache: Path) -> dict[str, Path]:
     """Package archives in `cache`, by the keys of PACKAGES; those missing are fetched with `npm pack`."""
     cache.mkdir(parents=True, exist_ok=True)
@@ -71,7 +156,7 @@ def fetch(cache: Path) -> dict[str, Path]:
     return archives
 
 
-def load(cache: Path) -> EmojiPair:
+def load(cache: Path, split_seed: int = 0) -> EmojiPair:
     """The emoji pair, fetched and decoded into `cache` on first use."""
     archives = fetch(cache)
     entries = json.loads(_member(archives["google"], "package/emoji.json"))
@@ -82,7 +167,7 @@ def load(cache: Path) -> EmojiPair:
     for vendor, (data, names) in pictures.items():
         position = {name: i for i, name in enumerate(names)}
         arrays[vendor] = data[[position[row["file"]] for row in rows]]
-    return _pair(rows, arrays)
+    return _pair(rows, arrays, split_seed)
 
 
 def _member(archive: Path, name: str) -> bytes:
@@ -148,7 +233,7 @@ def _rows(entries: list[dict[str, Any]], tags: dict[str, dict[str, Any]], files:
     return rows
 
 
-def _pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray]) -> EmojiPair:
+def _pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray], split_seed: int = 0) -> EmojiPair:
     base = [i for i, row in enumerate(rows) if row["tone"] is None]
     number = {rows[i]["base"]: k for k, i in enumerate(base)}
     variants: list[list[int]] = [[] for _ in base]
@@ -159,7 +244,7 @@ def _pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray]) -> EmojiP
     # most frequent first, equal counts by name: the order must not depend on Python's hash seed
     attributes = sorted((w for w, n in count.items() if n >= MIN_POSITIVES), key=lambda w: (-count[w], w))
     truth = np.array([[a in rows[i]["words"] for a in attributes] for i in base])
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(base))
+    order = np.random.RandomState(split_seed).permutation(len(base))
     held = round(HELD_OUT_SHARE * len(base))
     return EmojiPair(
         pictures=pictures,

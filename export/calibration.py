@@ -1,0 +1,203 @@
+"""Prior, calibrated confidences and phi of a bundle's words, found on labelled pictures and written beside the model."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import bundle as bundles
+from engine.attributes import AttributeTable
+from engine.bundle import Bundle
+from engine.errors import OptionError
+from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, plain
+from engine.evaluate.labels import Labelled, read_labels
+from engine.evaluate.matching import halves, linked, matching_pairs, some_of
+from engine.evaluate.observed import Observed, matches, observe, similarities, words_of
+from engine.evaluate.recognition import Reliability, reliability
+from engine.evaluate.removal import removal_drops
+from engine.explainer import Explainer
+from engine.methods import Method
+from engine.protocol import require_seed, require_whole
+from engine.rise import Rise
+from engine.terminal import Bar
+from export import phi, platt, tcav
+from export.bundles import copy_without
+from export.phi import Search
+from export.platt import Scaling
+from export.tcav import Prior
+from export.write import check_free, finish, replacing
+
+VERSION = 1
+MOST_PAIRS = 300
+"""Pairs that are explained for phi; each query costs the passes of an explanation."""
+MOST_PRIOR_PAIRS = 5000
+TCAV = (
+    "TCAV on the embeddings as they are, concept vectors cross-fitted over halves of the groups; p against "
+    f"{tcav.CONCEPTS} random concepts carried by as many groups, 0 where p > {tcav.LEVEL:g} or fewer than "
+    f"{tcav.LEAST_PAIRS} pairs carry the attribute; for squared distances a pair's two directions have opposite signs, and "
+    "none can pass"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was found. table: as the bundle has it now
+
+    before, after: reliability of its earlier confidences, and of calibrated ones, each half of the groups by parameters
+    fitted on the other; record: what calibration.json holds
+    """
+
+    table: AttributeTable
+    prior: Prior
+    before: Reliability
+    after: Reliability
+    search: Search
+    record: dict[str, Any]
+
+
+def calibrate(
+    bundle: Path,
+    images: Path,
+    labels: Path,
+    *,
+    seed: int = 0,
+    pairs: int = MOST_PAIRS,
+    method: Method | None = None,
+    quiet: bool = True,
+) -> Calibration:
+    """Find prior, calibration and phi on labelled pictures, and write them into a bundle; its identity stays.
+
+    images, labels: see `read_labels`; take pictures that neither network was trained on
+    seed: of everything that is drawn; pairs: to explain for phi, at most; method: for their maps, None: RISE
+    quiet: whether to show no progress on standard error
+
+    Raises an EngineError, and leaves the bundle as it was, where that fails.
+    """
+    bundle, images, labels = Path(bundle), Path(images), Path(labels)
+    require_seed(seed)
+    require_whole("pairs", pairs, 1, 10**6)
+    check_free(bundle)
+    explainer = Explainer(bundle)
+    table, _ = words_of(explainer)
+    labelled = read_labels(labels, images, table.names)
+    with Bar(quiet, "looking", "picture") as bar:
+        seen = observe(explainer, labelled.files, bar.show)
+    similarity = similarities(explainer, seen.embeddings)
+    matching = matching_pairs(labelled, similarity)
+    together = linked(labelled.groups, matching)
+    first = halves(together, seed)
+    found = tcav.prior(
+        seen.embeddings,
+        labelled.truth,
+        together,
+        some_of(matching, MOST_PRIOR_PAIRS, seed),
+        explainer._model.manifest.metric,
+        seed,
+    )
+    scaling = _rounded(platt.fit(seen.scores, labelled.truth, table))
+    chosen = some_of(matching, pairs, seed)
+    with Bar(quiet, "explaining", "query") as bar:
+        agreement = matches(explainer, labelled.files, seen.embeddings, chosen, method or Rise(seed=seed), bar.show)
+    queries = chosen[:, 0]
+    searched = phi.search(
+        scaling.confidences(seen.scores)[queries],
+        agreement,
+        found.value,
+        _drops(labelled, similarity, chosen),
+        table.threshold,
+        together[queries],
+        first[queries],
+    )
+    after = reliability(labelled.truth, held_out(seen, labelled.truth, first, table))
+    made = dataclasses.replace(
+        table,
+        confidence="sigmoid",
+        scale=scaling.scale.astype(np.float32),
+        bias=scaling.bias.astype(np.float32),
+        prior=found.value.astype(np.float32),
+        phi=searched.phi,
+    )
+    before = reliability(labelled.truth, seen.confidences)
+    calibration = Calibration(made, found, before, after, searched, {})
+    settings = _settings(explainer._model.bundle, labels, labelled, seed, len(chosen), explainer.precision)
+    record = plain(settings | _record(calibration, scaling, labelled))
+    _write(explainer._model.bundle, made, record)
+    return dataclasses.replace(calibration, record=record)
+
+
+def _rounded(scaling: Scaling) -> Scaling:
+    """As the bundle keeps it."""
+    scale, bias = (values.astype(np.float32).astype(np.float64) for values in (scaling.scale, scaling.bias))
+    return dataclasses.replace(scaling, scale=scale, bias=bias)
+
+
+def held_out(seen: Observed, truth: np.ndarray, first: np.ndarray, table: AttributeTable) -> np.ndarray:
+    """(n, A) float64: each half's confidences by parameters fitted on the other."""
+    found = np.empty(seen.scores.shape)
+    for half in (first, ~first):
+        found[half] = platt.fit(seen.scores[~half], truth[~half], table).confidences(seen.scores[half])
+    return found
+
+
+def _drops(labelled: Labelled, similarity: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    drops = removal_drops(similarity, labelled.truth, labelled.groups, pairs)
+    if not np.isfinite(drops).any():
+        raise OptionError("no picture of another group lacks any attribute: phi cannot be found on these labels")
+    return drops
+
+
+def _settings(bundle: Bundle, labels: Path, labelled: Labelled, seed: int, explained: int, precision: str) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "identity": bundle.identity,
+        "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
+        "pictures": len(labelled.files),
+        "groups": len(np.unique(labelled.groups)),
+        "pairing": "groups" if labelled.grouped else "most similar",
+        "explained_pairs": explained,
+        "unknown_attributes": labelled.unknown,
+        "seed": seed,
+        "precision": precision,
+        "interval": CONFIDENCE,
+        "resamples": RESAMPLES,
+    }
+
+
+def _record(found: Calibration, scaling: Scaling, labelled: Labelled) -> dict[str, Any]:
+    columns: dict[str, np.ndarray] = {
+        "positives": labelled.truth.sum(0),
+        "pairs": found.prior.pairs,
+        "share": found.prior.share,
+        "p_value": found.prior.p_values,
+        "prior": found.prior.value,
+        "scale": scaling.scale,
+        "bias": scaling.bias,
+        "confidence": scaling.how,
+    }
+    named = enumerate(found.table.names)
+    return {
+        "attributes": [{"name": name} | {key: column[i] for key, column in columns.items()} for i, name in named],
+        "prior": {"method": TCAV, "concepts": tcav.CONCEPTS, "level": tcav.LEVEL},
+        "confidence": {
+            "method": platt.METHOD,
+            "judged_on": "each half of the groups, by parameters fitted on the other",
+            "before": found.before.to_dict(),
+            "after": found.after.to_dict(),
+        },
+        "phi": {
+            "method": phi.METHOD,
+            **vars(found.search),
+            "grid": [{"phi": weights, "drop": drop} for weights, drop in found.search.grid],
+        },
+    }
+
+
+def _write(before: Bundle, table: AttributeTable, record: dict[str, Any]) -> None:
+    with replacing(before.folder) as folder:
+        copy_without(before, [], folder)
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        (folder / bundles.CALIBRATION).write_text(text, encoding="utf-8")
+        finish(folder, before.manifest, table, before.canonical)

@@ -1,0 +1,104 @@
+"""Confidences that are probabilities: a sigmoid per attribute over its score (Platt 1999)."""
+
+import dataclasses
+
+import numpy as np
+
+from engine.attributes import AttributeTable
+
+LEAST = 5
+"""Pictures with and without an attribute below which nothing is fitted to it alone."""
+FLAT = 1e-3
+"""Slope, per standard deviation of the scores, of an attribute whose scores do not rise with it."""
+STEPS = 100
+HALVINGS = 30
+METHOD = (
+    "Platt scaling per attribute, confidence = sigmoid(scale * score + bias), with Platt's smoothed targets (fitted); a "
+    "slope that came out at or below 0 becomes nearly 0, so that the confidence is the attribute's frequency (flat); an "
+    f"attribute with fewer than {LEAST} pictures with it, or without it, keeps its earlier sigmoid (kept), or, where the "
+    "confidence was a softmax, takes the median slope of those fitted, 1 where there is none, and a bias of its own (pooled)"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaling:
+    """confidence = sigmoid(scale * score + bias). scale, bias: (A,) float64, scale above 0; how: (A,) str, see METHOD"""
+
+    scale: np.ndarray
+    bias: np.ndarray
+    how: np.ndarray
+
+    def confidences(self, scores: np.ndarray) -> np.ndarray:
+        """(n, A) -> (n, A) float64."""
+        return _sigmoid(self.scale * scores + self.bias)
+
+
+def fit(scores: np.ndarray, truth: np.ndarray, table: AttributeTable) -> Scaling:
+    """The most likely sigmoid of each attribute over scores (n, A) float, truth (n, A) bool; see METHOD.
+
+    table: with the earlier scale and bias. Targets are (N+ + 1) / (N+ + 2) and 1 / (N- + 2) for 1 and 0, so that even
+    scores that tell all apart have a finite slope.
+    """
+    have = truth.sum(0)
+    lack = len(truth) - have
+    targets = np.where(truth, (have + 1) / (have + 2), 1 / (lack + 2))
+    centre, spread = scores.mean(0), scores.std(0)
+    spread = np.where(spread > 0, spread, 1)
+    x = (scores - centre) / spread
+    slope, bias = _newton(x, targets, np.zeros(len(have)), True)
+    enough, rising = np.minimum(have, lack) >= LEAST, slope > 0
+    fitted = enough & rising
+    pooled = np.median((slope / spread)[fitted]) if fitted.any() else 1.0
+    given = np.where(enough, FLAT, pooled * spread)
+    how = np.where(enough, np.where(rising, "fitted", "flat"), "kept" if table.confidence == "sigmoid" else "pooled")
+    slope, bias = np.where(fitted, slope, given), np.where(fitted, bias, _newton(x, targets, given, False)[1])
+    scale = slope / spread
+    kept = how == "kept"
+    return Scaling(np.where(kept, table.scale, scale), np.where(kept, table.bias, bias - scale * centre), how)
+
+
+def _newton(x: np.ndarray, targets: np.ndarray, slope: np.ndarray, free: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes and biases (A,), (A,) of least cross entropy for x (n, A), targets (n, A) in (0, 1).
+
+    slope: (A,), where to begin, and where to stay unless it is free. Newton's steps, halved while the loss rises.
+    """
+    base = targets.mean(0)
+    bias = np.log(base / (1 - base)) - slope * x.mean(0)
+    loss = _loss(slope * x + bias, targets)
+    for _ in range(STEPS):
+        found = _sigmoid(slope * x + bias)
+        gap, weight = found - targets, found * (1 - found)
+        steps = _step(x, gap, weight, free)
+        size = np.ones(len(slope))
+        for _ in range(HALVINGS):
+            tried = slope - size * steps[0], bias - size * steps[1]
+            after = _loss(tried[0] * x + tried[1], targets)
+            if (after <= loss).all():
+                break
+            size = np.where(after > loss, size / 2, size)
+        better = after < loss
+        if not better.any():
+            break
+        slope, bias = np.where(better, tried[0], slope), np.where(better, tried[1], bias)
+        loss = np.where(better, after, loss)
+    return slope, bias
+
+
+def _step(x: np.ndarray, gap: np.ndarray, weight: np.ndarray, free: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient under the inverse Hessian, by attribute; a trace of ridge keeps that defined for constant scores."""
+    trace = 1e-12 * len(x)
+    aa, ab, bb = (weight * x * x).sum(0) + trace, (weight * x).sum(0), weight.sum(0) + trace
+    ga, gb = (gap * x).sum(0), gap.sum(0)
+    if not free:
+        return np.zeros_like(gb), gb / bb
+    determinant = aa * bb - ab * ab
+    return (bb * ga - ab * gb) / determinant, (aa * gb - ab * ga) / determinant
+
+
+def _loss(z: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(n, A) logits -> (A,) cross entropy."""
+    return (np.logaddexp(0, z) - targets * z).sum(0)
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return (1 + np.tanh(z / 2)) / 2

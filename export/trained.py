@@ -1,0 +1,96 @@
+"""The files that `training` writes: a network's weights with all that an export needs of it, read without running code."""
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.attributes import AttributeTable
+from engine.errors import EngineError
+from engine.manifest import Conditions, preprocessing_from
+from engine.preprocessing import Preprocessing
+from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
+from export.errors import ExportError, first_line
+from export.sources import fill
+
+FORMAT = "sane-trained"
+VERSION = 1
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "similarity": SimilarityNet,
+    "attributes": AttributeNet,
+    "attributes-published": PublishedAttributeNet,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """network: in evaluation mode; preprocessing: of its pictures
+
+    conditions: of a similarity network that was trained with types of pairs; table: what an attribute network's maps mean
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    conditions: Conditions | None = None
+    table: AttributeTable | None = None
+
+
+def save_trained(path: Path, architecture: str, arguments: Mapping[str, int], trained: Trained) -> None:
+    """architecture: of ARCHITECTURES, made with these arguments"""
+    conditions, table = trained.conditions, trained.table
+    content = {
+        **{"format": FORMAT, "version": VERSION, "architecture": architecture, "arguments": dict(arguments)},
+        "state": {k: v.contiguous() for k, v in trained.network.state_dict().items()},
+        "preprocessing": trained.preprocessing.to_dict(),
+        "conditions": conditions and {"names": list(conditions.names), "weights": torch.from_numpy(conditions.weights)},
+        "table": table
+        and {
+            **{"names": list(table.names), "confidence": table.confidence, "threshold": table.threshold},
+            "bias": torch.from_numpy(table.bias),
+        },
+    }
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        torch.save(content, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_trained(path: Path) -> Trained:
+    """Raises ExportError where `path` is not what `save_trained` wrote."""
+    if not path.is_file():
+        raise ExportError(f"there is no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.get("format") != FORMAT or content["version"] != VERSION:
+            raise ValueError(f"its format is not {FORMAT} {VERSION}")
+        network = ARCHITECTURES[content["architecture"]](**content["arguments"])
+        fill(network, content["state"], str(path))
+        return Trained(
+            network.eval(),
+            preprocessing_from(content["preprocessing"]),
+            content["conditions"] and _conditions(content["conditions"]),
+            content["table"] and _table(content["table"]),
+        )
+    except EngineError:
+        raise
+    except Exception as error:  # broken files raise almost anything
+        raise ExportError(
+            f"{path} was not written by training.similarity or training.attributes ({first_line(error)})"
+        ) from error
+
+
+def _conditions(fields: dict[str, Any]) -> Conditions:
+    return Conditions(tuple(fields["names"]), fields["weights"].numpy())
+
+
+def _table(fields: dict[str, Any]) -> AttributeTable:
+    bias = fields["bias"].numpy().astype(np.float32)
+    return AttributeTable(tuple(fields["names"]), fields["confidence"], bias, fields["threshold"])

@@ -1,0 +1,247 @@
+"""Calibration of confidences, the search for phi, and what `calibrate` writes into a bundle."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_models import ConvNet, MapNet
+from sklearn.linear_model import LogisticRegression
+from test_evaluate_attributes import labels_in
+
+from engine import Explainer, OptionError
+from engine import bundle as bundles
+from engine.attributes import AttributeTable
+from engine.bundle import demo_bundle
+from engine.evaluate.observed import Observed
+from engine.evaluate.recognition import reliability
+from engine.preprocessing import Preprocessing
+from engine.rise import Rise
+from export import TorchSource, calibrate, export_attributes, export_similarity, platt
+from export.calibration import held_out
+from export.commands import main
+from export.phi import search, weightings
+from export.platt import FLAT
+
+PREPROCESSING = Preprocessing(32, 32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def table(count: int, confidence: str = "sigmoid") -> AttributeTable:
+    names = tuple(f"word {i}" for i in range(count))
+    numbers = np.arange(1, count + 1, dtype=np.float32)
+    return AttributeTable(names, confidence, -numbers, scale=numbers)
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def test_platt_recovers_probabilities() -> None:
+    random = np.random.default_rng(0)
+    slope, bias = np.array([0.5, 2.0, 8.0]), np.array([-2.0, 1.0, -30.0])
+    scores = random.normal(size=(20_000, 3)) * [3, 1, 1] + [0, 0, 3.5]
+    probability = sigmoid(slope * scores + bias)
+    truth = random.random(scores.shape) < probability
+    found = platt.fit(scores, truth, table(3))
+    assert found.how.tolist() == ["fitted"] * 3
+    assert found.scale == pytest.approx(slope, rel=0.08)
+    assert found.bias == pytest.approx(bias, rel=0.08)
+    assert np.abs(found.confidences(scores) - probability).max() < 0.05
+    assert reliability(truth, found.confidences(scores)).error < 0.01
+    assert reliability(truth, sigmoid(scores)).error > 0.1
+
+
+def test_platt_is_a_logistic_regression_on_smoothed_targets() -> None:
+    random = np.random.default_rng(1)
+    scores = random.normal(size=(80, 1)) * 5 + 100
+    truth = random.random((80, 1)) < sigmoid(scores - 101)
+    found = platt.fit(scores, truth, table(1))
+    have, lack = int(truth.sum()), int((~truth).sum())
+    target = np.where(truth[:, 0], (have + 1) / (have + 2), 1 / (lack + 2))
+    wanted = LogisticRegression(C=1e12, tol=1e-10, max_iter=10_000).fit(
+        np.concatenate([scores, scores]) - 100,
+        np.repeat([1, 0], 80),
+        np.concatenate([target, 1 - target]),
+    )
+    assert found.scale[0] == pytest.approx(wanted.coef_[0, 0], rel=1e-4)
+    assert found.bias[0] == pytest.approx(wanted.intercept_[0] - 100 * wanted.coef_[0, 0], rel=1e-4)
+
+
+def test_attributes_that_cannot_be_fitted() -> None:
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(300, 5))
+    truth = random.random((300, 5)) < sigmoid(3 * scores - 1)
+    truth[:, 1] = random.random(300) < sigmoid(-3 * scores[:, 1])  # falls with its score
+    truth[:, 2] = np.arange(300) < 4  # too few
+    truth[:, 3] = False
+    truth[:, 4] = scores[:, 4] > 0  # told apart
+    found = platt.fit(scores, truth, table(5))
+    assert found.how.tolist() == ["fitted", "flat", "kept", "kept", "fitted"]
+    assert found.scale[1] == pytest.approx(FLAT / scores[:, 1].std())
+    assert found.confidences(scores)[:, 1].mean() == pytest.approx(truth[:, 1].mean(), abs=0.01)
+    assert found.scale[2:4].tolist() == [3, 4]
+    assert found.bias[2:4].tolist() == [-3, -4]
+    assert np.isfinite(found.scale).all()
+    assert (found.scale > 0).all()
+    pooled = platt.fit(scores, truth, table(5, "softmax"))
+    assert pooled.how.tolist() == ["fitted", "flat", "pooled", "pooled", "fitted"]
+    assert pooled.scale[2:4] == pytest.approx(np.median(found.scale[[0, 4]]))
+    means = pooled.confidences(scores).mean(0)
+    assert means[2:4] == pytest.approx([(4 * 5 / 6 + 296 / 298) / 300, 1 / 302], abs=1e-6)
+
+
+def test_constant_scores_are_no_error() -> None:
+    truth = np.arange(40)[:, None] % 4 == 0
+    found = platt.fit(np.full((40, 1), 7.0), truth, table(1))
+    assert found.confidences(np.array([[7.0]]))[0, 0] == pytest.approx(0.25, abs=0.05)
+
+
+def test_each_half_is_judged_by_the_other() -> None:
+    random = np.random.default_rng(0)
+    scores, truth, first = random.normal(size=(60, 2)), random.random((60, 2)) < 0.4, np.arange(60) < 25
+    found = held_out(Observed(np.empty((60, 0)), scores, scores), truth, first, table(2))
+    assert found[:25] == pytest.approx(platt.fit(scores[25:], truth[25:], table(2)).confidences(scores[:25]))
+    assert found[25:] == pytest.approx(platt.fit(scores[:25], truth[:25], table(2)).confidences(scores[25:]))
+
+
+def test_every_weighting_is_tried() -> None:
+    every = weightings()
+    assert len(every) == len(set(every)) == 55
+    assert every[:3] == ((1.0, 0.0, 0.0), (0.9, 0.1, 0.0), (0.9, 0.0, 0.1))
+    assert all(sum(one) == pytest.approx(1) and one[0] >= 0.1 for one in every)
+
+
+@pytest.mark.parametrize("term", [1, 2])
+def test_phi_weighs_what_finds_the_costly_attribute(term: int) -> None:
+    """One term names the attribute with the largest drop, confidence another."""
+    random = np.random.default_rng(0)
+    confidences, matches = 0.4 * random.random((60, 5)), 0.4 * random.random((60, 5))
+    prior = np.array([0, 0, 0, 1.0, 0]) if term == 2 else np.zeros(5)
+    costly = np.full(60, 3) if term == 2 else np.arange(60) % 5
+    if term == 1:
+        matches[np.arange(60), costly] = 1
+    drops = random.normal(0, 0.01, (60, 5))
+    drops[np.arange(60), costly] += 1
+    half = np.arange(60) < 30
+    found = search(confidences, matches, prior, drops, 0.0, np.arange(60), half)
+    assert found.phi[term] > 0
+    assert found.best.mean > 0.99
+    assert found.gain.low > 0.5
+    assert found.held_out.mean > 0.5
+    assert found.gain.mean == pytest.approx(found.best.mean - found.confidence.mean)
+    assert dict(found.grid)[found.phi] == max(drop for _, drop in found.grid) == pytest.approx(found.best.mean)
+    barred = search(confidences + 0.5 * (np.arange(5) == 0), matches, prior, drops, 0.5, np.arange(60), half)
+    assert barred.phi == (1.0, 0.0, 0.0)  # one attribute alone reaches the threshold, and equals go to confidence
+
+
+def test_what_chose_the_weights_does_not_judge_them() -> None:
+    """Noise: the best of many weightings looks good on the pairs that chose it alone."""
+    random = np.random.default_rng(0)
+    confidences, matches, drops = (random.random((80, 12)) for _ in range(3))
+    gains, held_out = [], []
+    for seed in range(12):
+        order = np.random.default_rng(seed).permutation(80)
+        found = search(confidences, matches[order], random.random(12), drops, 0.0, np.arange(80), np.arange(80) < 40)
+        gains.append(found.gain.mean)
+        held_out.append(found.held_out.mean)
+    assert np.mean(gains) > np.mean(held_out) + 0.03
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small networks with a softmax over four words."""
+    folder = tmp_path_factory.mktemp("made") / "bundle"
+    export_similarity(TorchSource(ConvNet().eval()), PREPROCESSING, folder)
+    return export_attributes(TorchSource(MapNet().eval()), softmax_words(), folder)
+
+
+def softmax_words() -> AttributeTable:
+    return AttributeTable(("love", "animal", "Objects", "woman"), "softmax", np.zeros(4, np.float32))
+
+
+@pytest.fixture
+def bundle(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "bundle"))
+
+
+def test_the_model_stays_and_its_words_change(bundle: Path, tmp_path: Path) -> None:
+    labels = labels_in(tmp_path)
+    before = bundles.load(bundle)
+    found = calibrate(bundle, tmp_path, labels, method=Rise(masks=16))
+    after = bundles.load(bundle)
+    assert after.identity == before.identity
+    assert after.manifest.to_json() == before.manifest.to_json()
+    assert bundles.CALIBRATION in after.digests
+    record = json.loads((bundle / bundles.CALIBRATION).read_text())
+    assert record == json.loads(json.dumps(found.record))
+    assert record["identity"] == after.identity
+    assert (record["pictures"], record["groups"], record["explained_pairs"]) == (8, 4, 8)
+    assert [row["name"] for row in record["attributes"]] == ["love", "animal", "Objects", "woman"]
+    assert len(record["phi"]["grid"]) == 55
+    assert sum(record["confidence"]["after"]["count"]) == 32
+    written = after.attributes
+    assert written is not None
+    assert written.confidence == "sigmoid"
+    assert written.phi == found.search.phi == tuple(record["phi"]["phi"])
+    assert written.prior is not None
+    assert written.prior.tolist() == [row["prior"] for row in record["attributes"]]
+    assert written.scale.tolist() == [row["scale"] for row in record["attributes"]]
+    assert written.bias.tolist() == [row["bias"] for row in record["attributes"]]
+    assert Explainer(bundle).explain(tmp_path / "cat-noto.png", tmp_path / "cat-twemoji.png", Rise(masks=16)).attributes
+
+
+def test_the_same_seed_writes_the_same(bundle: Path, tmp_path: Path) -> None:
+    labels = labels_in(tmp_path, grouped=False)
+    again = Path(shutil.copytree(bundle, tmp_path / "again"))
+    texts = []
+    for folder in (bundle, again):
+        calibrate(folder, tmp_path, labels, method=Rise(masks=16), seed=3)
+        texts.append([(folder / name).read_text() for name in (bundles.ATTRIBUTES, bundles.CALIBRATION)])
+    assert texts[0] == texts[1]
+    assert json.loads(texts[0][1])["pairing"] == "most similar"
+
+
+def test_a_new_attribute_network_drops_the_record_of_the_old(bundle: Path, tmp_path: Path) -> None:
+    calibrate(bundle, tmp_path, labels_in(tmp_path), method=Rise(masks=16))
+    export_attributes(TorchSource(MapNet().eval()), softmax_words(), bundle)
+    assert not (bundle / bundles.CALIBRATION).exists()
+    assert bundles.CALIBRATION not in bundles.load(bundle).digests
+
+
+def test_what_fails_leaves_the_bundle(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    labels = labels_in(tmp_path)
+    before = (bundle / bundles.SUMS).read_text()
+    with pytest.raises(OptionError, match="seed"):
+        calibrate(bundle, tmp_path, labels, seed=-1)
+    with pytest.raises(OptionError, match="pairs"):
+        calibrate(bundle, tmp_path, labels, pairs=0)
+    labels.write_text(labels.read_text().replace(",bandage,", ",,"))
+    with pytest.raises(OptionError, match="no attribute network"):
+        calibrate(tiny_bundle, tmp_path, labels)
+    one = [line.replace(",couple,", ",cat,").replace(",gesture,", ",cat,") for line in labels.read_text().splitlines()]
+    labels.write_text("\n".join(line for line in one if ",," not in line))
+    with pytest.raises(OptionError, match="several groups"):
+        calibrate(bundle, tmp_path, labels)
+    assert (bundle / bundles.SUMS).read_text() == before
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Path(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
+    labels = labels_in(tmp_path)
+    arguments = ["calibrate", str(bundle), "--images", str(tmp_path), "--labels", str(labels)]
+    assert main([*arguments, "--seed", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "left out 1 attributes that the bundle does not name: odd"
+    assert told[2].startswith("prior: significant for 0 of 36 attributes")  # eight pictures are too few
+    assert told[3].startswith("calibration error: 0.")
+    assert told[-1] == f"wrote {bundle}"
+    assert json.loads((bundle / bundles.CALIBRATION).read_text())["seed"] == 1
+    assert main(["check", str(bundle)]) == 0
+    capsys.readouterr()
+    labels.write_text("image,attributes,colour\n")
+    for wrong, said in ((arguments, "line 1"), ([*arguments[:1], "nowhere", *arguments[2:]], "nowhere")):
+        assert main(wrong) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1

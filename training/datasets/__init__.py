@@ -1,0 +1,24 @@
+"""The data sets that networks are trained on, by name; each is a `training.datasets.protocol.DataSet`."""
+
+import importlib
+from pathlib import Path
+
+from engine.errors import OptionError
+from training.datasets.protocol import DataSet
+
+NAMES = ("emoji", "emoji-parts", "awa2", "polyvore")
+
+
+def load(name: str, root: Path) -> DataSet:
+    """root: the folder that holds the data set in its layout (SANE.md); the emoji are fetched into it on first use.
+
+    emoji: with tags as attributes; emoji-parts: with what is visible in each drawing
+    """
+    if name not in NAMES:
+        raise OptionError(f"there is no data set {name!r}; choose one of {', '.join(NAMES)}")
+    module, _, attributes = name.partition("-")
+    given = {"attributes": attributes} if attributes else {}
+    # lazily: none needs what another imports
+    load_it = getattr(importlib.import_module(f"training.datasets.{module}"), f"load_{module}")
+    data: DataSet = load_it(root, **given)
+    return data

@@ -1,0 +1,117 @@
+"""Train a similarity network: both pictures of a pair come close, all others apart.
+
+    python -m training.similarity --data emoji --root .cache/emoji --out runs/similarity
+    python -m export similarity --trained runs/similarity/similarity.pt --gradient --out models/emoji
+
+The network is the paper's: ResNet-18 to its third stage, mean over space, one linear layer. A run that was stopped goes on.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import EngineError, failed
+from engine.manifest import Conditions
+from engine.preprocessing import Preprocessing
+from export.architectures import SimilarityNet
+from export.trained import Trained, save_trained
+from training.augment import MEAN, STD, bfloat16
+from training.datasets import NAMES, load
+from training.datasets.protocol import DataSet
+from training.loop import Randomness, Schedule, train
+from training.losses import contrastive_loss
+
+FILE = "similarity.pt"
+EMBEDDING = 64
+BATCH = 128
+SCHEDULE = Schedule(epochs=112, rate=2e-3)
+
+
+class TypeAware(nn.Module):
+    """One embedding for all types of pairs, and a weight vector per type (SANE.md, Notation; Vasileva et al. 2018).
+
+    network: (N, 3, H, W) -> (N, D); masks: (C, D), used after relu
+    """
+
+    def __init__(self, network: nn.Module, conditions: int, embedding: int) -> None:
+        super().__init__()
+        self.network = network
+        self.masks = nn.Parameter(0.9 + 0.2 * torch.rand(conditions, embedding)) if conditions else None
+
+    def weights(self, conditions: Tensor) -> Tensor | None:
+        """(B,) indices -> (B, D)"""
+        return None if self.masks is None else self.masks[conditions].relu()
+
+
+def trained_similarity(
+    data: DataSet, seed: int, run: Path, width: int, schedule: Schedule = SCHEDULE
+) -> tuple[SimilarityNet, Conditions | None]:
+    """A new network and, where the data set has types of pairs, their weights."""
+    torch.manual_seed(seed)
+    network = SimilarityNet(width, EMBEDDING).to(memory_format=torch.channels_last)
+    aware = train_contrastive(network, data, seed, run, schedule)
+    if aware.masks is None:
+        return network, None
+    return network, Conditions(data.conditions, aware.masks.detach().numpy())
+
+
+def train_contrastive(network: nn.Module, data: DataSet, seed: int, run: Path, schedule: Schedule) -> TypeAware:
+    """Train `network`, (N, 3, size, size) -> (N, D), in place."""
+    pairs = data.pairs("train")
+    aware = TypeAware(network, len(data.conditions), EMBEDDING)
+
+    def batches(randomness: Randomness) -> Iterable[Callable[[], Tensor]]:
+        order = randomness.numpy.permutation(len(pairs))
+        for start in range(0, max(len(order) - BATCH // 2, 1), BATCH):
+            chosen = pairs[order[start : start + BATCH]]
+
+            def step(chosen=chosen) -> Tensor:  # type: ignore[no-untyped-def]
+                views = data.views(chosen, randomness)
+                with bfloat16():
+                    embeddings = network(views)
+                weights = aware.weights(torch.from_numpy(chosen.conditions))
+                return contrastive_loss(embeddings.float(), torch.from_numpy(chosen.groups), weights)
+
+            yield step
+
+    # without types the checkpoint is the plain network's own
+    train(aware if data.conditions else network, batches, schedule, seed, run)
+    return aware
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.similarity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_data(parser)
+    parser.add_argument("--width", type=int, default=64, help="channels of the first stage (%(default)s; the demo has 32)")
+    parser.add_argument("--epochs", type=int, default=SCHEDULE.epochs, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        data = load(options.data, options.root)
+        schedule = Schedule(options.epochs, SCHEDULE.rate)
+        network, conditions = trained_similarity(data, options.seed, options.out, options.width, schedule)
+        preprocessing = Preprocessing(data.size, data.size, mean=MEAN, std=STD)
+        trained = Trained(network, preprocessing, conditions)
+        save_trained(options.out / FILE, "similarity", {"width": options.width, "embedding": EMBEDDING}, trained)
+    except EngineError as error:
+        return failed(str(error))
+    print(f"wrote {options.out / FILE}")
+    return 0
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """What both training commands take."""
+    parser.add_argument("--data", choices=NAMES, required=True)
+    parser.add_argument("--root", type=Path, required=True, help="its folder; the emoji are fetched there with npm")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, log.jsonl, result")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
