@@ -1,0 +1,151 @@
+"""What an attribute network of the experiment reaches on emoji that no network was trained on."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from engine import Explainer, Rise
+from engine.attributes import Seen, match, see
+from engine.evaluate.bootstrap import bootstrap, plain
+from engine.evaluate.recognition import mean_average_precision, reliability
+from engine.evaluate.removal import direction_agreement, first_named, removal, removal_drops, top_true
+from export import phi, platt, tcav
+from training.attributes import table_of
+from training.datasets.emoji import Emoji
+
+BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out pictures and why each matches the other vendor's drawing of it, by the similarity network.
+
+    pictures: (n,) int64, indices into the data set, Google's first; vectors: (n, D) float32; saliency: (n, H, W) float32
+    """
+
+    pictures: np.ndarray
+    vectors: np.ndarray
+    saliency: np.ndarray
+
+
+def held_out(data: Emoji, bundle: Path, path: Path, masks: int) -> HeldOut:
+    """Explained now, or read from `path`, where an earlier call kept them."""
+    pictures = np.sort(np.concatenate([data.split("valid"), data.split("test")]))
+    if not path.exists():
+        explainer = Explainer(bundle, threads=1)
+        shown = [data.picture(i) for i in pictures]
+        vectors = explainer.embed(shown)
+        others = _others(len(pictures))
+        saliency = [
+            explainer.explain(picture, vectors[other], Rise(masks=masks), top=0).saliency
+            for picture, other in zip(tqdm(shown, desc="held-out maps", disable=None), others, strict=True)
+        ]
+        beside = path.with_suffix(".partial.npz")
+        np.savez(beside, vectors=vectors, saliency=np.stack(saliency))
+        beside.rename(path)
+    with np.load(path) as kept:
+        return HeldOut(pictures, kept["vectors"], kept["saliency"])
+
+
+def _others(count: int) -> np.ndarray:
+    """(n,) which of n pictures each is paired with: the same emoji of the other vendor."""
+    return np.roll(np.arange(count), count // 2)
+
+
+def measured(data: Emoji, network: nn.Module, held: HeldOut, seed: int) -> dict[str, Any]:
+    """Everything a result file holds of one network, ready for JSON. Validation emoji choose prior, phi and calibration."""
+    count = len(held.pictures)
+    truth, others = data.truth[held.pictures], _others(count)
+    emoji = np.tile(np.arange(count // 2), 2)  # both drawings of one
+    table = table_of(data)
+    activations = _activations(data, network, held.pictures)
+    seen = [see(table, maps) for maps in activations]
+    agreement = np.stack([match(s, one[None])[0] for s, one in zip(seen, held.saliency, strict=True)])  # (n, A)
+    google = np.arange(count) < count // 2
+    found: dict[str, Any] = {"attributes": len(data.attributes), "held_out_pictures": count}
+    for vendor, chosen in (("noto", google), ("twemoji", ~google)):
+        precision, _ = mean_average_precision(truth[chosen], np.stack([s.confidences for s in seen])[chosen])
+        found[f"map_{vendor}"] = precision
+    found |= _agreement(agreement, truth, emoji)
+    found["map_entropy"] = float(np.mean([_entropy(s) for s in seen]))
+    valid = np.isin(held.pictures, data.split("valid"))
+    scores = activations.mean((2, 3), dtype=np.float64)
+    confidences = platt.fit(scores[valid], truth[valid], table).confidences(scores)
+    found["calibration_error"] = reliability(truth[~valid], confidences[~valid]).error
+    found |= _rankings(held.vectors, truth, others, emoji, valid, confidences, agreement, seed)
+    return plain(found)
+
+
+def _activations(data: Emoji, network: nn.Module, pictures: np.ndarray) -> np.ndarray:
+    """(n, A, h, w) float32"""
+    network.eval()
+    with torch.inference_mode():
+        parts = [network(data.plain(pictures[i : i + BATCH])).numpy() for i in range(0, len(pictures), BATCH)]
+    return np.concatenate(parts)
+
+
+def _agreement(agreement: np.ndarray, truth: np.ndarray, emoji: np.ndarray) -> dict[str, Any]:
+    """Of the maps of true attributes with the saliency, and of false ones: means over pictures, by emoji."""
+    means = {}
+    for name, chosen in (("true", truth), ("false", ~truth)):
+        kept = np.where(chosen, agreement, 0).sum(1) / np.maximum(chosen.sum(1), 1)
+        means[f"agreement_{name}"] = bootstrap(np.where(chosen.any(1), kept, np.nan), emoji)
+    return means
+
+
+def _entropy(seen: Seen) -> float:
+    """Of the activation maps, in nats: of a uniform map over 4 x 4 it is 2.77, of one peak 0."""
+    maps = seen.maps.astype(np.float64)
+    return float(-(maps * np.log(maps + 1e-12)).sum((1, 2)).mean())
+
+
+def _rankings(
+    vectors: np.ndarray,
+    truth: np.ndarray,
+    others: np.ndarray,
+    emoji: np.ndarray,
+    valid: np.ndarray,
+    confidences: np.ndarray,
+    agreement: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """Rankings by confidence, + match, + prior, with weights that validation pairs chose, on test pairs."""
+    pairs = np.column_stack([np.arange(len(others)), others])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = (unit @ unit.T).astype(np.float64)
+    chosen, test = pairs[valid], pairs[~valid]
+    place = np.cumsum(valid) - 1
+    prior = tcav.prior(vectors[valid], truth[valid], emoji[valid], place[chosen], "cosine", seed)
+    drops = removal_drops(similarity[np.ix_(valid, valid)], truth[valid], emoji[valid], place[chosen])
+    half = np.random.default_rng(seed).permutation(len(others) // 2)[emoji[valid]] % 2 == 0
+    weights = {
+        name: _weights(confidences[valid], agreement[valid], value, drops, emoji[valid], half)
+        for name, value in (("match", np.zeros_like(prior.value)), ("prior", prior.value))
+    }
+    on_test = removal_drops(similarity[np.ix_(~valid, ~valid)], truth[~valid], emoji[~valid], (np.cumsum(~valid) - 1)[test])
+    rankings, agree, true = {}, {}, {}
+    back = np.roll(np.arange(len(test)), len(test) // 2)  # the same pairs the other way round
+    for name, (a, b, c) in {"confidence": (1.0, 0.0, 0.0), **{f"+{k}": v for k, v in weights.items()}}.items():
+        first = first_named(a * confidences + b * agreement + c * prior.value, confidences)[~valid]
+        rankings[name] = first
+        agree[name] = direction_agreement(first, first[back], emoji[~valid])
+        true[name] = top_true(first, truth, test, emoji[~valid])
+    return {
+        "phi": weights,
+        "prior_significant": int((prior.value > 0).sum()),
+        "removal": {k: vars(v) for k, v in removal(on_test, truth[~valid], rankings, emoji[~valid]).items()},
+        "top_true": true,
+        "directions_agree": agree,
+        "test_pairs": len(test),
+    }
+
+
+def _weights(
+    confidences: np.ndarray, agreement: np.ndarray, prior: np.ndarray, drops: np.ndarray, emoji: np.ndarray, half: np.ndarray
+) -> phi.Phi:
+    return phi.search(confidences, agreement, prior, drops, 0.0, emoji, half).phi

@@ -1,0 +1,202 @@
+"""Does training on saliency maps teach an attribute network more? The experiment behind docs/attributes.md.
+
+    python -m benchmarks.attribute_recognition              # what is missing of both tables; resumes; one file per run
+    python -m benchmarks.attribute_recognition --seeds 1    # one seed of the first table, as for a second process
+    python -m benchmarks.attribute_recognition --quick      # one row of the second table again, and the committed one
+
+Emoji, split by base emoji: 80% to train on, 10% to choose weights on, 10% to test. Each seed has a split and a similarity
+network of its own. Networks and maps are kept below .cache/experiment, results in benchmarks/results/attributes.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from benchmarks.attribute_measures import held_out, measured
+from benchmarks.record import circumstances
+from engine.bundle import demo_bundle
+from engine.files import write_whole
+from engine.preprocessing import Preprocessing
+from export import TorchSource, export_quantized, export_similarity
+from export.architectures import AttributeNet, SimilarityNet
+from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, train_attributes
+from training.attributes import SCHEDULE as ATTRIBUTES
+from training.augment import MEAN, STD
+from training.datasets.emoji import Emoji, load_emoji
+from training.saliency import Maps, saliency_maps
+from training.similarity import SCHEDULE as SIMILARITY
+from training.similarity import trained_similarity
+
+EMOJI = Path(".cache/emoji")
+RUNS = Path(".cache/experiment")
+RESULTS = Path(__file__).parent / "results" / "attributes"
+SETS = ("tags", "parts")
+SEEDS = (0, 1, 2)
+WIDTH = 32
+MASKS = 256
+NEAREST = 4
+"""References of a training picture beside the other vendor's drawing of it."""
+CALIBRATION = 48
+FEW = 8
+"""Every so many-th training emoji is kept where there are few."""
+WEAK_EPOCHS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to train. weight: of the heat-map loss, 0: the classifier alone
+
+    shuffled: each picture gets the maps of another; standardised, keep: see `Teacher`; fine: activation maps of 8 x 8, not
+    4 x 4; weak: maps of a similarity network trained for a fourteenth of the time; few: an eighth of the training emoji;
+    embedded: maps of the bundle that the package carries, and a network that starts at random
+    """
+
+    weight: float = CROSS_ENTROPY_HEATMAP_WEIGHT
+    shuffled: bool = False
+    standardised: bool = False
+    keep: int | None = None
+    fine: bool = False
+    weak: bool = False
+    few: bool = False
+    embedded: bool = False
+
+
+FIRST = {"alone": Variant(weight=0), "maps": Variant(), "shuffled": Variant(shuffled=True)}
+SOFT = Variant(standardised=True)
+SECOND = {
+    "soft": SOFT,
+    "soft-shuffled": dataclasses.replace(SOFT, shuffled=True),
+    "soft-heavy": dataclasses.replace(SOFT, weight=2.0),
+    "soft-light": dataclasses.replace(SOFT, weight=0.1),
+    "soft-one": dataclasses.replace(SOFT, keep=1),
+    "soft-weak": dataclasses.replace(SOFT, weak=True),
+    "fine-alone": Variant(weight=0, fine=True),
+    "fine-soft": dataclasses.replace(SOFT, fine=True),
+    "few-alone": Variant(weight=0, few=True),
+    "few-soft": dataclasses.replace(SOFT, few=True),
+    "embedded": dataclasses.replace(SOFT, embedded=True),
+}
+"""Follow-ups, with seed 0: why the first table looks as it does."""
+QUICK = ("tags", "embedded", 0)
+
+
+def run(attributes: str, name: str, seed: int, folder: Path = RUNS) -> dict[str, Any]:
+    """Train and measure one network; what is done already is read."""
+    variant = (FIRST | SECOND)[name]
+    data = load_emoji(EMOJI, attributes, seed)
+    here = folder / f"seed{seed}"
+    start, bundle = (
+        (None, demo_bundle()) if variant.embedded else similarity(data, seed, here / "similarity", SIMILARITY.epochs)
+    )
+    taught_by = similarity(data, seed, here / "weak", WEAK_EPOCHS)[1] if variant.weak else bundle
+    maps = None
+    if variant.weight:
+        kept = here / f"maps-{taught_by.parent.name}.npy"
+        maps = saliency_maps(data, taught_by, kept, MASKS, NEAREST, seed, threads=torch.get_num_threads())
+    folder = here / f"{attributes}-{name}"
+    network = train_network(data, seed, folder, start, variant, maps)
+    held = held_out(data, bundle, here / f"held-out-{bundle.parent.name}.npz", MASKS)
+    return {
+        **{"set": attributes, "variant": name, "seed": seed, **dataclasses.asdict(variant), "masks": MASKS},
+        "precision": "fp32, maps int8",
+        "training_seconds": _logged(folder),
+        **measured(data, network, held, seed),
+        **circumstances(("numpy", "onnxruntime", "torch")),
+    }
+
+
+def _logged(run: Path) -> float:
+    """Seconds, by the log of a run that may have been stopped and resumed."""
+    return sum(float(json.loads(line)["seconds"]) for line in (run / "log.jsonl").read_text().splitlines())
+
+
+def similarity(data: Emoji, seed: int, folder: Path, epochs: int) -> tuple[SimilarityNet, Path]:
+    """The network of this seed's split, and its bundle."""
+    network, _ = trained_similarity(data, seed, folder, WIDTH, dataclasses.replace(SIMILARITY, epochs=epochs))
+    bundle = folder / "bundle"
+    if not bundle.is_dir():
+        preprocessing = Preprocessing(data.size, data.size, mean=MEAN, std=STD)
+        export_similarity(TorchSource(network), preprocessing, bundle, name="emoji")
+        with tempfile.TemporaryDirectory() as images:
+            train = data.split("train")
+            for i in train[:: len(train) // CALIBRATION]:
+                Image.fromarray(data.picture(i)).save(Path(images) / f"{i}.png")
+            export_quantized(bundle, Path(images), ["cpu"])
+    return network, bundle
+
+
+def train_network(
+    data: Emoji, seed: int, folder: Path, start: SimilarityNet | None, variant: Variant, maps: Maps | None
+) -> AttributeNet:
+    """Resumed where it was stopped."""
+    torch.manual_seed(seed)
+    if start is None:
+        network = AttributeNet(len(data.attributes), WIDTH).to(memory_format=torch.channels_last)
+    else:
+        network = started_from(start, len(data.attributes), WIDTH, seed)
+    if variant.fine:
+        _keep_resolution(network)
+    teacher, schedule = None, ATTRIBUTES
+    if maps is not None:
+        maps = maps.shuffled(seed) if variant.shuffled else maps
+        teacher = Teacher(maps, variant.weight, variant.keep, variant.standardised)
+    if variant.few:
+        data = Emoji(_fewer(data), data.attributes, data.truth)
+        schedule = dataclasses.replace(schedule, epochs=3 * schedule.epochs)
+    train_attributes(network, data, seed, folder, schedule, teacher=teacher)
+    return network
+
+
+def _keep_resolution(network: AttributeNet) -> None:
+    """The third stage no longer halves it."""
+    first = network.get_submodule("layer3.0")
+    for convolution in (first.get_submodule("conv1"), first.get_submodule("downsample.0")):
+        convolution.stride = (1, 1)  # type: ignore[assignment]
+
+
+def _fewer(data: Emoji) -> Any:
+    return dataclasses.replace(data.pair, train=data.pair.train[::FEW])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.attribute_recognition",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="one row again, in a new folder; nothing is written")
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, help="of the first table alone")
+    parser.add_argument("--second", choices=SETS, nargs="+", help="sets of the second table alone")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    if options.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            again = run(*QUICK, Path(folder))
+        committed = json.loads(_file(*QUICK).read_text())
+        for key in ("map_noto", "map_twemoji", "agreement_true", "agreement_false"):
+            print(f"{key:16} now {again[key]['mean']:.3f}  committed {committed[key]['mean']:.3f}")
+        return
+    planned = [(s, v, seed) for seed in options.seeds or SEEDS for s in SETS for v in FIRST] if not options.second else []
+    if not options.seeds:
+        planned += [(s, v, 0) for s in options.second or SETS for v in SECOND]
+    for one in planned:
+        if not _file(*one).exists():
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            write_whole(_file(*one), (json.dumps(run(*one), indent=1) + "\n").encode())
+            print(_file(*one), flush=True)
+
+
+def _file(attributes: str, name: str, seed: int) -> Path:
+    return RESULTS / f"{attributes}-{name}-{seed}.json"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Fills docs/attributes.md with the tables of the committed results, and judges the embedded demo's words.
+
+python -m docs.attributes           # tables from benchmarks/results/attributes
+python -m docs.attributes --demo    # 100 held-out pairs explained by the embedded bundle, and the contact sheet of 20
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.attribute_recognition import EMOJI, FIRST, RESULTS, SECOND, SEEDS, SETS
+from benchmarks.record import circumstances
+from engine import Explainer, Explanation, Rise
+from engine.evaluate.attributes import evaluate
+from engine.evaluate.bootstrap import plain
+from engine.evaluate.labels import Labelled, read_labels
+from engine.evaluate.matching import both_ways, matching_pairs, some_of
+from engine.evaluate.observed import observe, similarities
+from engine.files import write_whole
+from engine.picture import enlarged, heat_map
+from training.datasets.emoji import load_emoji
+from training.emoji import write_labelled
+
+HERE = Path(__file__).parent
+PAGE, SHEET = HERE / "attributes.md", HERE / "attributes.png"
+DEMO = RESULTS / "demo.json"
+PAIRS, SHOWN, SEED = 100, 20, 0
+CELL, WORDS, COLUMNS = 120, 4, 4
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m docs.attributes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", action="store_true", help="measure the embedded bundle anew")
+    if parser.parse_args(arguments).demo:
+        demo()
+    text = PAGE.read_text()
+    for name, table in (("first", first()), ("removal", removal()), ("second", second()), ("demo", demo_table())):
+        begin, end = f"<!-- {name}: python -m docs.attributes -->", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{table}\n{end}{rest.split(end)[1]}"
+    write_whole(PAGE, text.encode())
+
+
+def results(attributes: str, variant: str, seeds: Sequence[int] = SEEDS) -> list[Row]:
+    return [json.loads((RESULTS / f"{attributes}-{variant}-{seed}.json").read_text()) for seed in seeds]
+
+
+def first() -> str:
+    """Means over seeds, and the same seed's differences."""
+    columns: dict[str, Callable[[Row], float]] = {
+        "mAP, Noto": lambda r: r["map_noto"]["mean"],
+        "mAP, Twemoji": lambda r: r["map_twemoji"]["mean"],
+        "agreement of true": lambda r: r["agreement_true"]["mean"],
+        "of false": lambda r: r["agreement_false"]["mean"],
+        "first named is true of both": lambda r: r["top_true"]["confidence"]["mean"],
+        "same both ways": lambda r: r["directions_agree"]["confidence"]["mean"],
+    }
+    lines = ["| attributes | trained | " + " | ".join(columns) + " |", "| --- |" + " --- |" * (len(columns) + 1)]
+    for attributes in SETS:
+        rows = {variant: results(attributes, variant) for variant in FIRST}
+        for variant, name in (("alone", "(a) alone"), ("maps", "(b) with maps"), ("shuffled", "(c) maps of others")):
+            cells = [_spread([value(r) for r in rows[variant]]) for value in columns.values()]
+            lines.append(f"| {attributes} | {name} | {' | '.join(cells)} |")
+        for other, name in (("alone", "b - a"), ("shuffled", "b - c")):
+            pairs = list(zip(rows["maps"], rows[other], strict=True))
+            cells = [_spread([value(b) - value(a) for b, a in pairs], sign=True) for value in columns.values()]
+            lines.append(f"| {attributes} | {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _told(results("tags", "maps"))])
+
+
+def removal() -> str:
+    """Means over seeds: the drop in similarity for the attribute that each ranking names first."""
+    columns = {"random": "any attribute", "random_true": "any true one", "confidence": "confidence", "+match": "+ match"}
+    columns |= {"+prior": "+ prior", "best": "best possible"}
+    lines = ["| attributes | trained | " + " | ".join(columns.values()) + " | + match gains | + prior gains |"]
+    lines.append("| --- |" + " --- |" * (len(columns) + 3))
+    for attributes in SETS:
+        for variant in FIRST:
+            rows = results(attributes, variant)
+            cells = [_spread([r["removal"][key]["mean"]["mean"] for r in rows]) for key in columns]
+            gains = [[r["removal"][k]["over_confidence"]["mean"] for r in rows] for k in ("+match", "+prior")]
+            lines.append(f"| {attributes} | {variant} | {' | '.join([*cells, *(_spread(g, sign=True) for g in gains)])} |")
+    return "\n".join(lines)
+
+
+def second() -> str:
+    lines = ["| attributes | variant | mAP, Noto | mAP, Twemoji | agreement of true | of false | entropy of a map |"]
+    lines.append("| --- |" + " --- |" * 6)
+    for attributes in SETS:
+        for variant in (*FIRST, *SECOND):
+            (row,) = results(attributes, variant, (0,))
+            intervals = [row[key] for key in ("map_noto", "map_twemoji", "agreement_true", "agreement_false")]
+            cells = [f"{i['mean']:.3f} ({i['low']:.3f} to {i['high']:.3f})" for i in intervals]
+            lines.append(f"| {attributes} | {variant} | {' | '.join(cells)} | {row['map_entropy']:.2f} |")
+    return "\n".join(lines)
+
+
+def demo() -> None:
+    """Write benchmarks/results/attributes/demo.json and the contact sheet."""
+    data, explainer = load_emoji(EMOJI, "all"), Explainer()
+    folder = Path(".cache/experiment/demo-test")
+    labels = write_labelled(data, "test", folder)
+    table = explainer._model.bundle.attributes
+    assert table is not None
+    labelled = read_labels(labels, folder, table.names)
+    found = plain(evaluate(explainer, labelled, PAIRS, Rise(seed=SEED), quiet=False))
+    settings = {"identity": explainer._model.bundle.identity, "phi": table.weights, "threshold": table.threshold}
+    settings |= {"pairs": PAIRS, "seed": SEED, "precision": explainer.precision, "masks": "auto"}
+    write_whole(DEMO, (json.dumps({**settings, **found, **circumstances()}, indent=1) + "\n").encode())
+    sheet(explainer, labelled).save(SHEET, optimize=True)
+
+
+def demo_table() -> str:
+    found = json.loads(DEMO.read_text())
+    lines = [
+        "| ranking | first named is true of both | same both ways | drop when it is removed |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name in found["top_true"]:
+        cells = [found["top_true"][name], found["direction_agreement"][name], found["removal"][name]["mean"]]
+        lines.append(f"| {name} | {' | '.join(_interval(i) for i in cells)} |")
+    for name, words in (("random", "any attribute"), ("random_true", "any true one"), ("best", "best possible")):
+        lines.append(f"| {words} | | | {_interval(found['removal'][name]['mean'])} |")
+    phi = ", ".join(f"{weight:g}" for weight in found["phi"])
+    told = (
+        f"{found['pairs']} pairs both ways, seed {found['seed']}, phi {phi}, {found['precision']}, masks {found['masks']}; "
+        f"{found['machine']}, onnxruntime {found['onnxruntime']}, commit {found['commit']}."
+    )
+    return "\n".join([*lines, "", told])
+
+
+def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
+    """The first of the same pairs: query with its map, reference, and the words; those untrue of either picture are red."""
+    seen = observe(explainer, labelled.files, lambda *_: None)
+    pairs = some_of(both_ways(matching_pairs(labelled, similarities(explainer, seen.embeddings)))[0], PAIRS, SEED)
+    order = np.random.default_rng(SEED).permutation(len(pairs))[:SHOWN]
+    table = explainer._model.bundle.attributes
+    assert table is not None
+    cells = []
+    for query, reference in pairs[order]:
+        explanation = explainer.explain(labelled.files[query], labelled.files[reference], top=WORDS)
+        true = labelled.truth[[query, reference]].all(0)
+        cells.append(_cell(explanation, {name for name, yes in zip(table.names, true, strict=True) if yes}))
+    width, height = cells[0].size
+    page = Image.new("RGB", (COLUMNS * width, -(-len(cells) // COLUMNS) * height), "white")
+    for i, cell in enumerate(cells):
+        page.paste(cell, (i % COLUMNS * width, i // COLUMNS * height))
+    return page
+
+
+def _cell(explanation: Explanation, true: set[str]) -> Image.Image:
+    assert explanation.reference_image is not None
+    line, font = 17, ImageFont.load_default(14)
+    cell = Image.new("RGB", (3 * CELL, CELL + (WORDS + 1) * line), "white")
+    shown = heat_map(explanation.query_image, explanation.saliency)
+    for i, panel in enumerate((enlarged(explanation.query_image), shown, enlarged(explanation.reference_image))):
+        cell.paste(panel.resize((CELL - 8, CELL - 8)), (i * CELL + 4, 4))
+    draw = ImageDraw.Draw(cell)
+    for i, a in enumerate(explanation.attributes):
+        text = f"{a.name}  {a.confidence:.2f}  match {a.match:+.2f}  prior {a.prior:.2f}"
+        draw.text((6, CELL + i * line), text, "#1c1c1e" if a.name in true else "#c8401e", font)
+    if not explanation.attributes:
+        draw.text((6, CELL), "no word reaches the threshold", "#6e6e73", font)
+    return cell
+
+
+def _spread(values: Sequence[float], sign: bool = False) -> str:
+    """The mean over seeds, and the least and largest."""
+    form = "+.3f" if sign else ".3f"
+    return f"{np.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def _told(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    seeds, longest = ", ".join(str(r["seed"]) for r in rows), max(r["training_seconds"] for r in rows) / 60
+    return (
+        f"Means over seeds {seeds} (least to largest); maps of {row['masks']} masks, weight {row['weight']:g}; at most "
+        f"{longest:.1f} minutes of training an attribute network; {row['machine']}, torch {row['torch']}, onnxruntime "
+        f"{row['onnxruntime']}, commit {row['commit']}."
+    )
+
+
+if __name__ == "__main__":
+    main()
