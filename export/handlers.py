@@ -109,11 +109,9 @@ def _calibrate(options: argparse.Namespace) -> str:
         f"{search.confidence}; weights chosen on other pairs gain {search.held_out}",
         f"wrote {options.bundle}",
     ]
-    if found.record["unknown_attributes"]:
-        some = ", ".join(list(found.record["unknown_attributes"])[:3])
-        lines.insert(
-            0, f"left out {len(found.record['unknown_attributes'])} attributes that the bundle does not name: {some}"
-        )
+    unknown = list(found.record["unknown_attributes"])
+    if unknown:
+        lines.insert(0, f"left out what the bundle does not name ({len(unknown)}): {', '.join(unknown[:3])}")
     return "\n".join(lines)
 
 

@@ -232,7 +232,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     arguments = ["calibrate", str(bundle), "--images", str(tmp_path), "--labels", str(labels)]
     assert main([*arguments, "--seed", "1"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "left out 1 attributes that the bundle does not name: odd"
+    assert told[0] == "left out what the bundle does not name (1): odd"
     assert told[2].startswith("prior: significant for 0 of 36 attributes")  # eight pictures are too few
     assert told[3].startswith("calibration error: 0.")
     assert told[-1] == f"wrote {bundle}"

@@ -47,7 +47,8 @@ class Teacher:
     """What the heat-map loss learns from.
 
     weight: of that loss; keep: maps used of each picture, None: all
-    standardised: maps of mean 0 and deviation 1 over space before the softmax, not raw ones, of which it leaves one peak
+    standardised: maps of mean 0 and deviation 1 over space before the softmax, not raw ones, of which it leaves one peak:
+        what teaches more beside the cross-entropy (docs/attributes.md)
     """
 
     maps: Maps
@@ -172,8 +173,10 @@ def _run(options: argparse.Namespace) -> Path:
     teacher = None
     if options.bundle is not None:
         maps = saliency_maps(data, options.bundle, options.out / "maps.npy", options.masks, seed=options.seed)
-        usual = HEATMAP_WEIGHT if options.loss == "sane" else CROSS_ENTROPY_HEATMAP_WEIGHT
-        teacher = Teacher(maps, usual if options.heatmap_weight is None else options.heatmap_weight)
+        ours = options.loss == LOSSES[0]
+        usual = CROSS_ENTROPY_HEATMAP_WEIGHT if ours else HEATMAP_WEIGHT
+        weight = usual if options.heatmap_weight is None else options.heatmap_weight
+        teacher = Teacher(maps, weight, standardised=ours)
     elif options.heatmap_weight is not None:
         raise OptionError("--heatmap-weight goes with --bundle, whose maps that loss compares")
     schedule: Schedule | PublishedSchedule = PublishedSchedule() if published else SCHEDULE

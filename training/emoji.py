@@ -23,9 +23,10 @@ from torch import nn
 
 from engine import Explainer
 from engine.errors import EngineError, failed
+from engine.evaluate.recognition import mean_average_precision
 from engine.preprocessing import Preprocessing
 from export import TorchSource, export_attributes, export_quantized, export_similarity
-from export.architectures import AttributeNet, SimilarityNet
+from export.architectures import AttributeNet, SimilarityNet, scores
 from export.bundles import export_file
 from export.calibration import calibrate
 from training import emoji_report as report
@@ -40,17 +41,18 @@ NEAREST = 4
 """References of a training picture's maps, beside the other vendor's drawing of it."""
 CALIBRATION = 48
 """Drawings of training emoji that the int8 graph is calibrated and reported on."""
-NOT_SHOWN = {
-    *("Flags", "country-flag"),  # the same pictures as "flag"
-    *("sport", "game", "food", "food-prepared", "Activities", "tool", "office"),  # not learned well enough to be said
-}
+NOT_SHOWN = {"Flags", "country-flag"}
+"""The same pictures as "flag"."""
+LEARNED = 0.5
+"""Average precision on the validation emoji from which a word is shown."""
 
 
 def trained_attributes(data: Emoji, similarity: nn.Module, bundle: Path, seed: int, run: Path) -> AttributeNet:
     """Taught by the truth and by the maps of the similarity model in `bundle`."""
     maps = saliency_maps(data, bundle, run / "maps.npy", nearest=NEAREST, seed=seed)
     network = started_from(similarity, len(data.attributes), WIDTH, seed)
-    train_attributes(network, data, seed, run, teacher=Teacher(maps, CROSS_ENTROPY_HEATMAP_WEIGHT))
+    teacher = Teacher(maps, CROSS_ENTROPY_HEATMAP_WEIGHT, standardised=True)
+    train_attributes(network, data, seed, run, teacher=teacher)
     return network
 
 
@@ -69,7 +71,11 @@ def write_similarity(data: Emoji, network: SimilarityNet, bundle: Path) -> None:
 
 def write_attributes(data: Emoji, network: AttributeNet, bundle: Path) -> None:
     """The words worth showing alone."""
-    table, kept = table_of(data), [i for i, name in enumerate(data.attributes) if name not in NOT_SHOWN]
+    table, valid = table_of(data), data.split("valid")
+    with torch.inference_mode():
+        seen = scores(network(data.plain(valid))).numpy()
+    _, learned = mean_average_precision(data.truth[valid], seen)
+    kept = [i for i, name in enumerate(data.attributes) if name not in NOT_SHOWN and learned[i] >= LEARNED]
     shown = AttributeNet(len(kept), WIDTH)
     weights = dict(network.state_dict())
     weights["head.weight"] = weights["head.weight"][kept]

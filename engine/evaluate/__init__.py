@@ -1,6 +1,7 @@
-"""How faithful saliency maps are: insertion and deletion (SANE.md, Evaluation), for one map or for a file of pairs.
+"""How faithful explanations are (SANE.md, Evaluation): maps by insertion and deletion, and attributes.
 
 `python -m engine.evaluate PAIRS --out report.json` runs methods over pairs; `insertion_deletion` judges one map.
+`python -m engine.evaluate.attributes LABELS --images DIR --out report.json` judges the words.
 """
 
 from engine.evaluate.curves import InsertionDeletion, insertion_deletion
