@@ -111,6 +111,21 @@ def test_two_epochs_resumed_equal_two_straight(data: Squares, maps: Maps, tmp_pa
         assert torch.equal(a, b)
 
 
+def test_a_run_of_another_loss_or_other_maps_is_not_continued(data: Squares, maps: Maps, tmp_path: Path) -> None:
+    once = Schedule(1, 1e-3)
+    train_attributes(fresh(data), data, 0, tmp_path, once, teacher=Teacher(maps, 1.0), batch=4)
+    for changed, told in (
+        ({"loss": "sane", "teacher": Teacher(maps, 1.0)}, "loss cross-entropy there, sane now"),
+        ({"teacher": Teacher(maps, 2.0)}, "heatmap_weight 1.0 there, 2.0 now"),
+        ({"teacher": Teacher(maps.shuffled(0), 1.0)}, "maps .* there"),
+        ({}, "heatmap_weight 1.0 there, 0.0 now"),
+    ):
+        with pytest.raises(OptionError, match=told):
+            train_attributes(fresh(data), data, 0, tmp_path, once, batch=4, **changed)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="another network"):
+        train_attributes(AttributeNet(3, 4), data, 0, tmp_path, once, teacher=Teacher(maps, 1.0), batch=4)
+
+
 def test_stored_maps_are_the_engines_at_the_scale_of_2000_masks(data: Squares, bundle: Path, maps: Maps) -> None:
     explainer = Explainer(bundle, threads=1)
     told = explainer.explain(data.picture(1), explainer.embed([data.picture(7)])[0], Rise(masks=32, seed=0))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.errors import OptionError
 from training.emoji_report import retrieval
 from training.loop import PublishedSchedule, Randomness, Schedule, train
 from training.losses import attribute_loss, contrastive_loss, heatmap_loss
@@ -39,8 +40,11 @@ def test_two_epochs_resumed_equal_two_straight(tmp_path: Path) -> None:
 
 def test_a_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     small_run(1, 2, tmp_path)
-    with pytest.raises(ValueError, match="choose another folder"):
+    with pytest.raises(OptionError, match="epochs 2 there, 3 now"):
         small_run(2, 3, tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"?")
+    with pytest.raises(OptionError, match="not a checkpoint"):
+        small_run(2, 2, tmp_path)
 
 
 def test_retrieval_counts_better_matches_but_not_twins() -> None:

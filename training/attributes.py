@@ -26,7 +26,7 @@ from export.trained import Trained, load_trained, save_trained
 from training.augment import MEAN, STD, bfloat16
 from training.datasets import load
 from training.datasets.protocol import DataSet
-from training.loop import PublishedSchedule, Randomness, Schedule, train
+from training.loop import PublishedSchedule, Randomness, Schedule, digest, train
 from training.losses import HEATMAP_WEIGHT, attribute_loss, heatmap_loss, weighted_cross_entropy
 from training.saliency import Maps, saliency_maps
 from training.similarity import add_data
@@ -55,6 +55,11 @@ class Teacher:
     weight: float
     keep: int | None = None
     standardised: bool = False
+
+    def about(self) -> dict[str, str | float | None]:
+        """What a run needs to know of it to be resumed."""
+        settings = {"heatmap_weight": self.weight, "keep": self.keep, "standardised": self.standardised}
+        return settings | {"maps": digest(self.maps.stored)}
 
     def targets(self, pictures: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Saliency (n, K, h * w) and validity (n, K) for `heatmap_loss`."""
@@ -100,7 +105,9 @@ def train_attributes(
 
             yield step
 
-    train(network, batches, schedule, seed, run)
+    about = {"data": digest(pictures, data.truth[pictures]), "size": data.size, "batch": batch, "loss": loss}
+    about |= {"heatmap_weight": 0.0} if teacher is None else teacher.about()
+    train(network, batches, schedule, seed, run, about)
 
 
 def positive_weights(data: DataSet) -> np.ndarray:

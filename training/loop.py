@@ -1,17 +1,21 @@
 """One training loop: a checkpoint and a log line per epoch, resumable, seeded."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from engine.errors import OptionError
 
 WARM_UP = 0.05
 WEIGHT_DECAY = 0.05
@@ -64,23 +68,31 @@ class PublishedSchedule:
         return torch.optim.Adam(network.parameters(), lr=self.rate)
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """Of what a run was made from, for `about`."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:16]
+
+
 def train(
     network: nn.Module,
     batches: Callable[[Randomness], Iterable[Callable[[], Tensor]]],
     schedule: Schedule | PublishedSchedule,
     seed: int,
     run: Path,
+    about: Mapping[str, str | float | None] | None = None,
     until: int | None = None,
 ) -> None:
     """Train `network` in place. `run` gets `checkpoint.pt` and `log.jsonl`; a run that was stopped goes on from there.
 
     batches: called once an epoch, gives that epoch's steps; each step computes its loss when called
+    about: what else decides the result (data, loss): a run of other settings is not continued
     until: stop after this many epochs of the schedule, to be resumed; None: run it to its end
+    Raises OptionError where `run` holds a run of other settings or another network.
     """
     run.mkdir(parents=True, exist_ok=True)
     optimiser = schedule.optimiser(network)
     randomness = Randomness.seeded(seed)
-    settings = {"seed": seed, **dataclasses.asdict(schedule)}
+    settings = {"seed": seed, **dataclasses.asdict(schedule), **(about or {})}
     done = _resume(run / "checkpoint.pt", settings, network, optimiser, randomness)
     for epoch in tqdm(
         range(done, schedule.epochs if until is None else until),
@@ -112,7 +124,7 @@ def train(
 def _save(
     path: Path,
     epoch: int,
-    settings: dict[str, float],
+    settings: dict[str, Any],
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     randomness: Randomness,
@@ -132,18 +144,27 @@ def _save(
 
 def _resume(
     path: Path,
-    settings: dict[str, float],
+    settings: dict[str, Any],
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     randomness: Randomness,
 ) -> int:
-    """Epochs done already; a run of another seed or schedule is not continued."""
+    """Epochs done already."""
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
-    if state["settings"] != settings:
-        raise ValueError(f"{path} is of a run with {state['settings']}, not {settings}; choose another folder or delete it")
-    network.load_state_dict(state["network"])
+    try:
+        state = torch.load(path, weights_only=True)
+        found = state["settings"]
+    except Exception as error:  # a broken file raises almost anything
+        raise OptionError(f"{path} is not a checkpoint of a run; choose another folder or delete it") from error
+    differing = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
+    if differing:
+        told = ", ".join(f"{k} {found.get(k)} there, {settings.get(k)} now" for k in differing)
+        raise OptionError(f"{path} is of another run ({told}); choose another folder or delete it")
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise OptionError(f"{path} is of another network; choose another folder or delete it") from error
     optimiser.load_state_dict(state["optimiser"])
     randomness.torch.set_state(state["torch"])
     randomness.numpy.bit_generator.state = json.loads(state["numpy"])

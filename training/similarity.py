@@ -21,7 +21,7 @@ from export.trained import Trained, save_trained
 from training.augment import MEAN, STD, bfloat16
 from training.datasets import NAMES, load
 from training.datasets.protocol import DataSet
-from training.loop import Randomness, Schedule, train
+from training.loop import Randomness, Schedule, digest, train
 from training.losses import contrastive_loss
 
 FILE = "similarity.pt"
@@ -78,7 +78,8 @@ def train_contrastive(network: nn.Module, data: DataSet, seed: int, run: Path, s
             yield step
 
     # without types the checkpoint is the plain network's own
-    train(aware if data.conditions else network, batches, schedule, seed, run)
+    about = {"data": digest(pairs.left, pairs.right, pairs.groups, pairs.conditions), "size": data.size, "batch": BATCH}
+    train(aware if data.conditions else network, batches, schedule, seed, run, about)
     return aware
 
 
