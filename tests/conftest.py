@@ -1,12 +1,15 @@
 """Golden values, pictures and bundles that several tests share."""
 
-from collections.abc import Iterator
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.manifest import Conditions
+from engine.bundle import ATTRIBUTES, SUMS, checksums, demo_bundle
+from engine.manifest import Conditions, attributes_from_json, attributes_to_json
 from engine.preprocessing import Preprocessing
 from export import OnnxSource, export_similarity
 
@@ -20,6 +23,21 @@ def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def demo_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes copies of the demo bundle with something else in its attribute table."""
+
+    def made(**changes: object) -> Path:
+        folder = tmp_path_factory.mktemp("changed") / "bundle"
+        shutil.copytree(demo_bundle(), folder)
+        table = attributes_from_json((folder / ATTRIBUTES).read_text())
+        (folder / ATTRIBUTES).write_text(attributes_to_json(dataclasses.replace(table, **changes)))  # type: ignore[arg-type]
+        (folder / SUMS).write_text(checksums(folder))
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")

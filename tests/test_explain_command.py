@@ -1,11 +1,11 @@
 """`python -m engine.explain` as a user meets it: what it prints, what it writes, how it fails."""
 
-import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from PIL import Image
 from test_images import broken_files
 
 from engine import Explanation
-from engine.bundle import ATTRIBUTES, SUMS, checksums, demo_bundle
+from engine.bundle import ATTRIBUTES, demo_bundle
 from engine.explain import DEFAULT_OUT, main
-from engine.manifest import attributes_from_json, attributes_to_json
+from engine.manifest import attributes_from_json
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 CAT, OTHER = (str(PICTURES / name) for name in ("cat-noto.png", "bandage-twemoji.png"))
@@ -50,15 +50,10 @@ COUPLE = [str(PICTURES / f"couple-{kind}.png") for kind in ("noto", "twemoji")]
 
 
 @pytest.fixture(scope="module")
-def bundle_with_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo with a prior."""
-    folder = tmp_path_factory.mktemp("prior") / "bundle"
-    shutil.copytree(demo_bundle(), folder)
-    table = attributes_from_json((folder / ATTRIBUTES).read_text())
-    prior = np.linspace(0.25, 0.75, len(table.names), dtype=np.float32)
-    (folder / ATTRIBUTES).write_text(attributes_to_json(dataclasses.replace(table, prior=prior, phi=(1.0, 1.0, 0.5))))
-    (folder / SUMS).write_text(checksums(folder))
-    return folder
+def bundle_with_prior(demo_with: Callable[..., Path]) -> Path:
+    """The demo with a prior that counts."""
+    table = attributes_from_json((demo_bundle() / ATTRIBUTES).read_text())
+    return demo_with(prior=np.linspace(0.25, 0.75, len(table.names), dtype=np.float32), phi=(1.0, 1.0, 0.5))
 
 
 def test_json_has_every_term_of_each_word(bundle_with_prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,8 +69,10 @@ def test_json_has_every_term_of_each_word(bundle_with_prior: Path, capsys: pytes
             assert word["score"] == pytest.approx(word["confidence"] + word["match"] + 0.5 * word["prior"])
 
 
-def test_the_summary_says_the_prior_where_there_is_one(bundle_with_prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*COUPLE, *FEW]) == 0
+def test_the_summary_says_the_prior_where_there_is_one(
+    bundle_with_prior: Path, demo_with: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*COUPLE, "--bundle", str(demo_with(prior=None)), *FEW]) == 0
     assert not any(line.startswith("  ") and "prior" in line for line in capsys.readouterr().out.splitlines())
     assert main([*COUPLE, "--bundle", str(bundle_with_prior), "--out", "e.npz", *FEW]) == 0
     printed = capsys.readouterr().out

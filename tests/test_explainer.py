@@ -1,5 +1,6 @@
 """The engine end to end: golden values, a slow loop written from SANE.md, and what is run how often."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,15 +103,17 @@ def test_threads_and_provider_reach_the_session(tiny_bundle: Path, monkeypatch: 
         Explainer(tiny_bundle, provider="cuda")
 
 
-def test_notes_say_what_is_missing(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
+def test_notes_say_what_is_missing(
+    explainer: Explainer, golden: dict[str, np.ndarray], demo_with: Callable[..., Path]
+) -> None:
     without_words = explainer.explain(golden["query"], golden["reference"], Rise(masks=4))
     assert without_words.notes == ("this bundle has no attribute network: no words",)
     assert without_words.timings["prepare"] > 0
     assert without_words.timings["explain"] > 0
-    blank = Explainer().explain(golden["query"], golden["reference"], Rise(masks=4))
+    blank = Explainer(demo_with(prior=None, threshold=1.0)).explain(golden["query"], golden["reference"], Rise(masks=4))
     assert blank.attributes == ()
     assert blank.notes == (
-        "no attribute is named: none reaches confidence 0.6",
+        "no attribute is named: none reaches confidence 1",
         "this bundle has no attribute prior: phi_3 counts as 0",
     )
 

@@ -81,7 +81,9 @@ def write_attributes(data: Emoji, network: AttributeNet, bundle: Path) -> None:
     weights["head.weight"] = weights["head.weight"][kept]
     shown.load_state_dict(weights)
     names = tuple(data.attributes[i] for i in kept)
-    export_attributes(TorchSource(shown.eval()), dataclasses.replace(table, names=names, bias=table.bias[kept]), bundle)
+    export_attributes(
+        TorchSource(shown.eval()), dataclasses.replace(table, names=names, bias=table.bias[kept], scale=None), bundle
+    )
 
 
 def write_labelled(data: Emoji, split: str, folder: Path) -> Path:
@@ -132,14 +134,16 @@ def _run(options: argparse.Namespace) -> Path:
     calibrate(bundle, labels.parent, labels, seed=options.seed, quiet=not sys.stderr.isatty())
     results = report.measure(data, Explainer(bundle))
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    card = report.model_card(results, data, seconds=log_seconds(out), seed=options.seed)
+    words = options.words is not None
+    seconds = log_seconds(out / "attributes" if words else out)
+    card = report.model_card(results, data, seconds, options.seed, words)
     export_file(bundle, "MODEL_CARD.md", card.encode())
     return bundle
 
 
 def log_seconds(run: Path) -> float:
     """Seconds of training, by the logs."""
-    lines = [line for log in run.glob("*/log.jsonl") for line in log.read_text().splitlines()]
+    lines = [line for log in run.rglob("log.jsonl") for line in log.read_text().splitlines()]
     return sum(float(json.loads(line)["seconds"]) for line in lines)
 
 

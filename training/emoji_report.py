@@ -63,10 +63,15 @@ def precision_above(truth: np.ndarray, confidences: np.ndarray, threshold: float
     return {"named_true": float(truth[named].mean()), "pictures_with_a_name": float(named.any(1).mean())}
 
 
-def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int) -> str:
-    """Markdown that ships inside the bundle."""
+def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, words: bool) -> str:
+    """Markdown that ships inside the bundle.
+
+    seconds: of training; words: whether only those were made, for a similarity network that stays
+    """
     found, noto, twemoji = results["retrieval"], results["google"], results["twitter"]
     bases, threshold, named = len(data.pair.base), results["threshold"], results["attributes"]
+    made = "Words made by `python -m training.emoji --words`" if words else "Made by `python -m training.emoji`"
+    trunk = "the trunk of a similarity network trained likewise" if words else "the same trunk"
     phi = ", ".join(f"{weight:g}" for weight in results["phi"])
 
     def row(name: str, *values: float) -> str:
@@ -76,16 +81,17 @@ def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int) 
         [
             "# The emoji demo networks",
             "",
-            "Made by `python -m training.emoji`, whose run folder holds these figures as `results.json`; "
-            f"seed {seed}, {seconds / 60:.0f} minutes of training on a CPU.",
+            f"{made}, whose run folder holds these figures as `results.json`; seed {seed}, {seconds / 60:.0f} minutes of",
+            "training on a CPU.",
             "",
             "- **Similarity**: ResNet-18 to its third stage at width 32, mean over space, 64-d; 64 x 64 pixels,",
             "  ImageNet mean and std; cosine. Trained so that Google's (Noto) and Twitter's (Twemoji) drawings of one",
             "  emoji are alike.",
-            f"- **Attributes**: the same trunk with SANE's head, {named} words that it learned well: tags, groups and",
-            "  subgroups with at least 30 emoji, and what is visible (colours, outline, faces, hands:",
-            "  `training/datasets/parts.py`). Taught by the truth and by saliency maps; prior, phi and calibration are from",
-            f"  validation emoji, as `calibration.json` says; phi is {phi}; a word is named from confidence {threshold:g}.",
+            f"- **Attributes**: {trunk}, with SANE's head, {named} words",
+            "  that it learned well: tags, groups and subgroups with at least 30 emoji, and what is visible (colours,",
+            "  outline, faces, hands: `training/datasets/parts.py`). Taught by the truth and by saliency maps; prior, phi",
+            "  and calibration are from validation emoji, as `calibration.json` says;",
+            f"  phi is {phi}; a word is named from confidence {threshold:g}.",
             "- **Data**: npm `emoji-datasource-google` 16.0.0 (Apache-2.0), `emoji-datasource-twitter` 16.0.0 (CC-BY 4.0),",
             f"  `emojibase-data` 17.0.0 (MIT). Of {bases} base emoji {len(data.pair.held_out)}, drawn at random, were held",
             "  out with all their skin tones: half for validation, half for the test.",
