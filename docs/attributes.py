@@ -80,14 +80,18 @@ def removal() -> str:
     """Means over seeds: the drop in similarity for the attribute that each ranking names first."""
     columns = {"random": "any attribute", "random_true": "any true one", "confidence": "confidence", "+match": "+ match"}
     columns |= {"+prior": "+ prior", "best": "best possible"}
-    lines = ["| attributes | trained | " + " | ".join(columns.values()) + " | + match gains | + prior gains |"]
-    lines.append("| --- |" + " --- |" * (len(columns) + 3))
+    gained = ("+ match gains", "+ prior gains", "true of both, confidence", "+ match", "+ prior")
+    lines = [f"| attributes | trained | {' | '.join([*columns.values(), *gained])} |"]
+    lines.append("| --- |" + " --- |" * (len(columns) + len(gained) + 1))
     for attributes in SETS:
         for variant in FIRST:
             rows = results(attributes, variant)
             cells = [_spread([r["removal"][key]["mean"]["mean"] for r in rows]) for key in columns]
-            gains = [[r["removal"][k]["over_confidence"]["mean"] for r in rows] for k in ("+match", "+prior")]
-            lines.append(f"| {attributes} | {variant} | {' | '.join([*cells, *(_spread(g, sign=True) for g in gains)])} |")
+            for key in ("+match", "+prior"):
+                cells.append(_spread([r["removal"][key]["over_confidence"]["mean"] for r in rows], sign=True))
+            for key in ("confidence", "+match", "+prior"):
+                cells.append(_spread([r["top_true"][key]["mean"] for r in rows]))
+            lines.append(f"| {attributes} | {variant} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -124,9 +128,9 @@ def demo_table() -> str:
         "| ranking | first named is true of both | same both ways | drop when it is removed |",
         "| --- | --- | --- | --- |",
     ]
-    for name in found["top_true"]:
+    for name, words in (("all", "the bundle's"), ("confidence", "confidence alone")):
         cells = [found["top_true"][name], found["direction_agreement"][name], found["removal"][name]["mean"]]
-        lines.append(f"| {name} | {' | '.join(_interval(i) for i in cells)} |")
+        lines.append(f"| {words} | {' | '.join(_interval(i) for i in cells)} |")
     for name, words in (("random", "any attribute"), ("random_true", "any true one"), ("best", "best possible")):
         lines.append(f"| {words} | | | {_interval(found['removal'][name]['mean'])} |")
     phi = ", ".join(f"{weight:g}" for weight in found["phi"])
