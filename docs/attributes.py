@@ -86,7 +86,7 @@ def removal() -> str:
     for attributes in SETS:
         for variant in FIRST:
             rows = results(attributes, variant)
-            cells = [_spread([r["removal"][key]["mean"]["mean"] for r in rows]) for key in columns]
+            cells = [f"{np.mean([r['removal'][key]['mean']['mean'] for r in rows]):.3f}" for key in columns]
             for key in ("+match", "+prior"):
                 cells.append(_spread([r["removal"][key]["over_confidence"]["mean"] for r in rows], sign=True))
             for key in ("confidence", "+match", "+prior"):
