@@ -10,13 +10,13 @@ from torch import nn
 from tqdm import tqdm
 
 from engine import Explainer, Rise
-from engine.attributes import Seen, match, see
+from engine.attributes import AttributeTable, Seen, match, see
 from engine.evaluate.bootstrap import bootstrap, plain
 from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.evaluate.removal import direction_agreement, first_named, removal, removal_drops, top_true
 from export import phi, platt, tcav
-from training.attributes import table_of
 from training.datasets.emoji import Emoji
+from training.loop import digest
 
 BATCH = 128
 
@@ -33,11 +33,12 @@ class HeldOut:
     saliency: np.ndarray
 
 
-def held_out(data: Emoji, bundle: Path, path: Path, masks: int) -> HeldOut:
-    """Explained now, or read from `path`, where an earlier call kept them."""
+def held_out(data: Emoji, bundle: Path, folder: Path, masks: int) -> HeldOut:
+    """Explained now, or read from a file in `folder`, where an earlier call kept them."""
     pictures = np.sort(np.concatenate([data.split("valid"), data.split("test")]))
+    explainer = Explainer(bundle, threads=1)
+    path = folder / f"held-out-{explainer._model.graph_digest[:16]}-{digest(pictures)}-{masks}.npz"
     if not path.exists():
-        explainer = Explainer(bundle, threads=1)
         shown = [data.picture(i) for i in pictures]
         vectors = explainer.embed(shown)
         others = _others(len(pictures))
@@ -57,12 +58,14 @@ def _others(count: int) -> np.ndarray:
     return np.roll(np.arange(count), count // 2)
 
 
-def measured(data: Emoji, network: nn.Module, held: HeldOut, seed: int) -> dict[str, Any]:
-    """Everything a result file holds of one network, ready for JSON. Validation emoji choose prior, phi and calibration."""
+def measured(data: Emoji, network: nn.Module, table: AttributeTable, held: HeldOut, seed: int) -> dict[str, Any]:
+    """Everything a result file holds of one network, ready for JSON. Validation emoji choose prior, phi and calibration.
+
+    table: of the data that the network was trained on
+    """
     count = len(held.pictures)
     truth, others = data.truth[held.pictures], _others(count)
     emoji = np.tile(np.arange(count // 2), 2)  # both drawings of one
-    table = table_of(data)
     activations = _activations(data, network, held.pictures)
     seen = [see(table, maps) for maps in activations]
     agreement = np.stack([match(s, one[None])[0] for s, one in zip(seen, held.saliency, strict=True)])  # (n, A)
@@ -123,15 +126,16 @@ def _rankings(
     prior = tcav.prior(vectors[valid], truth[valid], emoji[valid], place[chosen], "cosine", seed)
     drops = removal_drops(similarity[np.ix_(valid, valid)], truth[valid], emoji[valid], place[chosen])
     half = np.random.default_rng(seed).permutation(len(others) // 2)[emoji[valid]] % 2 == 0
-    weights = {
-        name: _weights(confidences[valid], agreement[valid], value, drops, emoji[valid], half)
-        for name, value in (("match", np.zeros_like(prior.value)), ("prior", prior.value))
-    }
+    priors = {"confidence": np.zeros_like(prior.value), "+match": np.zeros_like(prior.value), "+prior": prior.value}
+    weights = {"confidence": (1.0, 0.0, 0.0)}
+    for name in ("+match", "+prior"):
+        chosen_by = (confidences[valid], agreement[valid], priors[name], drops, 0.0, emoji[valid], half)
+        weights[name] = phi.search(*chosen_by).phi
     on_test = removal_drops(similarity[np.ix_(~valid, ~valid)], truth[~valid], emoji[~valid], (np.cumsum(~valid) - 1)[test])
     rankings, agree, true = {}, {}, {}
     back = np.roll(np.arange(len(test)), len(test) // 2)  # the same pairs the other way round
-    for name, (a, b, c) in {"confidence": (1.0, 0.0, 0.0), **{f"+{k}": v for k, v in weights.items()}}.items():
-        first = first_named(a * confidences + b * agreement + c * prior.value, confidences)[~valid]
+    for name, (a, b, c) in weights.items():
+        first = first_named(a * confidences + b * agreement + c * priors[name], confidences)[~valid]
         rankings[name] = first
         agree[name] = direction_agreement(first, first[back], emoji[~valid])
         true[name] = top_true(first, truth, test, emoji[~valid])
@@ -143,9 +147,3 @@ def _rankings(
         "directions_agree": agree,
         "test_pairs": len(test),
     }
-
-
-def _weights(
-    confidences: np.ndarray, agreement: np.ndarray, prior: np.ndarray, drops: np.ndarray, emoji: np.ndarray, half: np.ndarray
-) -> phi.Phi:
-    return phi.search(confidences, agreement, prior, drops, 0.0, emoji, half).phi

@@ -21,15 +21,16 @@ from PIL import Image
 
 from benchmarks.attribute_measures import held_out, measured
 from benchmarks.record import circumstances
-from engine.bundle import demo_bundle
+from engine import Explainer
+from engine.bundle import demo_bundle, load
 from engine.files import write_whole
 from engine.preprocessing import Preprocessing
 from export import TorchSource, export_quantized, export_similarity
 from export.architectures import AttributeNet, SimilarityNet
-from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, train_attributes
+from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, table_of, train_attributes
 from training.attributes import SCHEDULE as ATTRIBUTES
 from training.augment import MEAN, STD
-from training.datasets.emoji import Emoji, load_emoji
+from training.datasets.emoji import Emoji, EmojiPair, load_emoji
 from training.saliency import Maps, saliency_maps
 from training.similarity import SCHEDULE as SIMILARITY
 from training.similarity import trained_similarity
@@ -101,13 +102,14 @@ def run(attributes: str, name: str, seed: int, folder: Path = RUNS) -> dict[str,
         kept = here / f"maps-{taught_by.parent.name}.npy"
         maps = saliency_maps(data, taught_by, kept, MASKS, NEAREST, seed, threads=torch.get_num_threads())
     folder = here / f"{attributes}-{name}"
-    network = train_network(data, seed, folder, start, variant, maps)
-    held = held_out(data, bundle, here / f"held-out-{bundle.parent.name}.npz", MASKS)
+    shown = Emoji(_fewer(data), data.attributes, data.truth) if variant.few else data
+    network = train_network(shown, seed, folder, start, variant, maps)
+    held = held_out(data, bundle, here, MASKS)
     return {
         **{"set": attributes, "variant": name, "seed": seed, **dataclasses.asdict(variant), "masks": MASKS},
-        "precision": "fp32, maps int8",
+        "precision": f"fp32, maps {Explainer(taught_by).precision}",
         "training_seconds": _logged(folder),
-        **measured(data, network, held, seed),
+        **measured(data, network, table_of(shown), held, seed),
         **circumstances(("numpy", "onnxruntime", "torch")),
     }
 
@@ -121,7 +123,7 @@ def similarity(data: Emoji, seed: int, folder: Path, epochs: int) -> tuple[Simil
     """The network of this seed's split, and its bundle."""
     network, _ = trained_similarity(data, seed, folder, WIDTH, dataclasses.replace(SIMILARITY, epochs=epochs))
     bundle = folder / "bundle"
-    if not bundle.is_dir():
+    if not bundle.is_dir() or load(bundle).precision is None:
         preprocessing = Preprocessing(data.size, data.size, mean=MEAN, std=STD)
         export_similarity(TorchSource(network), preprocessing, bundle, name="emoji")
         with tempfile.TemporaryDirectory() as images:
@@ -148,7 +150,6 @@ def train_network(
         maps = maps.shuffled(seed) if variant.shuffled else maps
         teacher = Teacher(maps, variant.weight, variant.keep, variant.standardised)
     if variant.few:
-        data = Emoji(_fewer(data), data.attributes, data.truth)
         schedule = dataclasses.replace(schedule, epochs=3 * schedule.epochs)
     train_attributes(network, data, seed, folder, schedule, teacher=teacher)
     return network
@@ -161,7 +162,7 @@ def _keep_resolution(network: AttributeNet) -> None:
         convolution.stride = (1, 1)  # type: ignore[assignment]
 
 
-def _fewer(data: Emoji) -> Any:
+def _fewer(data: Emoji) -> EmojiPair:
     return dataclasses.replace(data.pair, train=data.pair.train[::FEW])
 
 

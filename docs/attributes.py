@@ -142,7 +142,7 @@ def demo_table() -> str:
 
 
 def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
-    """The first of the same pairs: query with its map, reference, and the words; those untrue of either picture are red."""
+    """Twenty of the same pairs, drawn by the seed: query with its map, reference, and the words, red if untrue of either."""
     seen = observe(explainer, labelled.files, lambda *_: None)
     pairs = some_of(both_ways(matching_pairs(labelled, similarities(explainer, seen.embeddings)))[0], PAIRS, SEED)
     order = np.random.default_rng(SEED).permutation(len(pairs))[:SHOWN]

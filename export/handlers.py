@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import bundle as bundles
 from engine.attributes import CONFIDENCES, AttributeTable
 from engine.errors import OptionError
 from engine.manifest import Conditions
@@ -68,6 +69,9 @@ def _attributes(options: argparse.Namespace) -> Path:
         _refuse_strangers(options)
         if trained.table is None or options.names is not None:
             raise OptionError(f"{options.trained} names its attributes itself: leave out --names")
+        wanted = bundles.load(options.out).manifest.preprocessing
+        if trained.preprocessing != wanted:
+            raise OptionError(f"{options.trained} was trained on pictures prepared as {trained.preprocessing}, not {wanted}")
         return export_attributes(TorchSource(trained.network), dataclasses.replace(trained.table, **given), options.out)
     if options.names is None:
         raise OptionError("--names is needed: attribute names, one a line, in the order of the maps")

@@ -12,7 +12,8 @@ STEPS = 10
 METHOD = (
     f"grid of 1/{STEPS} over phi_1 + phi_2 + phi_3 = 1 with phi_1 above 0; the largest mean drop in similarity over the "
     "pairs as the query loses the attribute named first (attribute removal), of equals the largest phi_1; held_out is the "
-    "drop of weights chosen on one half of the pictures over pairs of the other, less that of confidence alone"
+    "drop of weights chosen on one half of the pictures over pairs of the other, less that of confidence alone; "
+    "prior and probabilities are from all pictures"
 )
 Phi = tuple[float, float, float]
 
@@ -54,7 +55,7 @@ def search(
     confidence, see `first_named`; clusters: (P,), pairs to resample together; first_half: (P,) bool, for `held_out`
     """
     rows = np.arange(len(drops))
-    choices = weightings()
+    choices = tuple(w for w in weightings() if prior.any() or not w[2])  # a weight of nothing says nothing
     costs = np.array(
         [drops[rows, first_named(a * confidences + b * matches + c * prior, confidences, threshold)] for a, b, c in choices]
     )  # (W, P)

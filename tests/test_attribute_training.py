@@ -11,6 +11,7 @@ from torch import Tensor
 from engine import Explainer, Rise
 from engine.attributes import area_means
 from engine.errors import OptionError
+from engine.manifest import Conditions
 from engine.preprocessing import Preprocessing
 from export import TorchSource, export_similarity
 from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
@@ -122,7 +123,7 @@ def test_a_run_of_another_loss_or_other_maps_is_not_continued(data: Squares, map
     ):
         with pytest.raises(OptionError, match=told):
             train_attributes(fresh(data), data, 0, tmp_path, once, batch=4, **changed)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="another network"):
+    with pytest.raises(OptionError, match="start"):
         train_attributes(AttributeNet(3, 4), data, 0, tmp_path, once, teacher=Teacher(maps, 1.0), batch=4)
 
 
@@ -173,6 +174,61 @@ def test_pictures_without_maps_and_too_many_masks_are_refused(
         saliency_maps(data, bundle, tmp_path / "maps.npy", masks=2000)
 
 
+def test_maps_of_typed_pairs_are_under_their_condition(tmp_path: Path) -> None:
+    class Typed(Squares):
+        conditions = ("a,b", "c,d")
+
+        def pairs(self, name: str) -> Pairs:
+            plain = super().pairs(name)
+            return Pairs(plain.left, plain.right, plain.groups, np.ones(len(plain), np.int64))
+
+    torch.manual_seed(0)
+    weights = np.zeros((2, 16), np.float32)
+    weights[0, :8] = weights[1, 8:] = 1
+    conditions = Conditions(Typed.conditions, weights)
+    network = TorchSource(SimilarityNet(WIDTH, 16).eval())
+    bundle = export_similarity(network, Preprocessing(SIZE, SIZE), tmp_path / "bundle", conditions=conditions)
+    data, explainer = Typed(), Explainer(bundle, threads=1)
+    maps = saliency_maps(data, bundle, tmp_path / "maps.npy", masks=32, threads=1)
+    told = explainer.explain(data.picture(0), data.picture(6), Rise(masks=32), condition="c,d")
+    expected = 2000 * area_means(told.saliency[None], 28, 28)[0]
+    np.testing.assert_allclose(maps.stored[0, 0], expected, rtol=1e-4, atol=1e-2)
+
+
+def test_other_references_or_a_damaged_record_mean_other_maps(data: Squares, bundle: Path, tmp_path: Path) -> None:
+    class Others(Squares):
+        def pairs(self, name: str) -> Pairs:
+            return super().pairs(name)[np.array([0, 1])]
+
+    path = tmp_path / "maps.npy"
+    saliency_maps(data, bundle, path, masks=32, threads=1)
+    with pytest.raises(OptionError, match="other settings"):
+        saliency_maps(Others(), bundle, path, masks=32, threads=1)
+    path.with_suffix(".json").write_text("")
+    with pytest.raises(OptionError, match="other settings"):
+        saliency_maps(data, bundle, path, masks=32, threads=1)
+
+
+def test_without_pairs_there_is_nothing_to_learn(bundle: Path, tmp_path: Path) -> None:
+    class Alone(Squares):
+        def pairs(self, name: str) -> Pairs:
+            return super().pairs(name)[np.array([], int)]
+
+    with pytest.raises(OptionError, match="nothing to learn from"):
+        trained_similarity(Alone(), 0, tmp_path, WIDTH, Schedule(1, 1e-2))
+    with pytest.raises(OptionError, match="nothing to explain"):
+        saliency_maps(Alone(), bundle, tmp_path / "maps.npy", masks=32, threads=1)
+
+
+def test_an_attribute_of_every_picture_keeps_a_finite_weight(data: Squares) -> None:
+    class Common(Squares):
+        def __init__(self) -> None:
+            super().__init__()
+            self.truth[:, 2] = True
+
+    assert np.isfinite(table_of(Common()).bias).all()
+
+
 def test_the_trunk_starts_as_the_similarity_networks(data: Squares) -> None:
     similarity = SimilarityNet(WIDTH, 16)
     network = started_from(similarity, 3, WIDTH, 0)
@@ -188,9 +244,11 @@ def test_the_published_network_takes_resnet50s_weights(tmp_path: Path) -> None:
     torch.save({**state, "fc.weight": torch.zeros(3), "fc.bias": torch.zeros(3)}, tmp_path / "resnet50.pt")
     start_published(network, tmp_path / "resnet50.pt")
     assert torch.equal(network.layer4[2].conv3.weight, state["layer4.2.conv3.weight"])
-    torch.save({k: v for k, v in state.items() if not k.startswith("layer4")}, tmp_path / "part.pt")
-    with pytest.raises(OptionError, match="ResNet-50"):
-        start_published(network, tmp_path / "part.pt")
+    part = {k: v for k, v in state.items() if not k.startswith("layer4")}
+    for wrong in (part, {**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}):
+        torch.save(wrong, tmp_path / "wrong.pt")
+        with pytest.raises(OptionError, match="ResNet-50"):
+            start_published(network, tmp_path / "wrong.pt")
 
 
 def test_types_of_pairs_get_weights_of_their_own(data: Squares, tmp_path: Path) -> None:

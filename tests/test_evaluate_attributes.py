@@ -333,3 +333,25 @@ def test_what_is_no_picture_and_a_bundle_without_words_are_one_line(
     error = capsys.readouterr().err
     assert "cat-noto.png" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ("/etc/passwd,,face", "line 4: an image must lie below"),
+        ("../x.png,,face", "line 4: an image must lie below"),
+        ("nowhere.png,,face", "line 4: there is no picture"),
+    ],
+)
+def test_a_wrong_row_is_told_by_its_line(row: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes((PICTURES / "cat-noto.png").read_bytes())
+    file = tmp_path / "labels.csv"
+    file.write_text(f"image,group,attributes\na.png,,face\n\n{row}\n")
+    with pytest.raises(OptionError, match=words):
+        read_labels(file, tmp_path, ("face",))
+
+
+def test_labels_that_name_nothing_of_the_bundle_are_refused(tmp_path: Path) -> None:
+    labels = labels_in(tmp_path, True)
+    with pytest.raises(OptionError, match=r"none of the bundle's attributes \(wheel, ...\), it has "):
+        read_labels(labels, tmp_path, ("wheel",))

@@ -11,6 +11,7 @@ from engine.attributes import AttributeTable
 from engine.bundle import load
 from engine.manifest import Conditions
 from engine.preprocessing import Preprocessing
+from export import TorchSource, export_similarity
 from export.architectures import AttributeNet, SimilarityNet
 from export.bundles import export_file
 from export.commands import main
@@ -81,6 +82,15 @@ def test_what_does_not_fit_is_one_line(
     told = capsys.readouterr().err
     assert words in told and told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_attributes_of_other_pictures_do_not_fit(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    export_similarity(TorchSource(SimilarityNet(8, 16).eval()), Preprocessing(32, 32), out)
+    assert main(["attributes", "--trained", str(files[1]), "--out", str(out)]) == 2
+    assert "was trained on pictures prepared as" in capsys.readouterr().err
 
 
 def test_a_file_with_code_is_not_read(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.errors import OptionError
+from engine.errors import OptionError, OutputError
+from training import attributes, similarity
 from training.emoji_report import retrieval
 from training.loop import PublishedSchedule, Randomness, Schedule, train
 from training.losses import attribute_loss, contrastive_loss, heatmap_loss
@@ -73,7 +74,7 @@ def test_contrastive_loss_equals_the_sum_written_out() -> None:
         others = [j for j in range(6) if j == positive or groups[j % 3] != groups[i % 3]]
         terms = {j: np.exp(u[i] @ u[j] / 0.1) for j in others}
         losses.append(-np.log(terms[positive] / sum(terms.values())))
-    assert np.isclose(contrastive_loss(z, groups).item(), np.mean(losses), rtol=1e-5)
+    assert np.isclose(contrastive_loss(z, groups, torch.arange(6)).item(), np.mean(losses), rtol=1e-5)
 
 
 def test_a_pair_is_compared_under_its_own_condition() -> None:
@@ -86,7 +87,46 @@ def test_a_pair_is_compared_under_its_own_condition() -> None:
         u = F.normalize(z * weights[i % 3]).numpy()
         terms = [np.exp(u[i] @ u[j] / 0.1) for j in range(6) if j != i]
         losses.append(-np.log(np.exp(u[i] @ u[(i + 3) % 6] / 0.1) / sum(terms)))
-    assert np.isclose(contrastive_loss(z, torch.arange(3), weights).item(), np.mean(losses), rtol=1e-5)
+    assert np.isclose(contrastive_loss(z, torch.arange(3), torch.arange(6), weights).item(), np.mean(losses), rtol=1e-5)
+
+
+def test_a_picture_in_two_pairs_is_not_its_own_negative() -> None:
+    z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    z[1] = z[0]  # one picture, in the first pair and in the second
+    u = F.normalize(z).numpy()
+    losses = []
+    for i in range(6):
+        terms = {j: np.exp(u[i] @ u[j] / 0.1) for j in range(6) if j != i and {i, j} != {0, 1}}
+        losses.append(-np.log(terms[(i + 3) % 6] / sum(terms.values())))
+    found = contrastive_loss(z, torch.arange(3), torch.tensor([0, 0, 2, 3, 4, 5]))
+    assert np.isclose(found.item(), np.mean(losses), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path) -> None:
+    network = nn.Linear(1, 1)
+    with pytest.raises(OptionError, match="loss is nan in epoch 1"):
+        train(network, lambda _: [lambda: network(torch.full((1, 1), torch.nan)).sum()], Schedule(1, 1e-2), 0, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write into"):
+        train(network, lambda _: [], Schedule(1, 1e-2), 0, tmp_path / "file")
+
+
+def test_a_run_from_other_weights_is_not_continued(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = nn.Linear(1, 1)
+    steps = lambda _: [lambda: network(torch.ones(1, 1)).square().sum()]  # noqa: E731
+    train(network, steps, Schedule(1, 1e-2), 0, tmp_path)
+    with pytest.raises(OptionError, match=r"start .* there"):
+        train(network, steps, Schedule(1, 1e-2), 0, tmp_path)  # it is trained by now
+
+
+@pytest.mark.parametrize("wrong", [["--threads", "0"], ["--seed", "-1"], ["--epochs", "0"], ["--seed", str(2**64)]])
+@pytest.mark.parametrize("command", [similarity.main, attributes.main])
+def test_numbers_that_cannot_be_used_are_one_line(
+    wrong: list[str], command: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["--data", "awa2", "--root", str(tmp_path), "--out", str(tmp_path / "run"), *wrong]) == 2
+    assert wrong[0].removeprefix("--") in (told := capsys.readouterr().err) and told.count("\n") == 1
 
 
 def test_attribute_losses_equal_the_published_ones(golden: dict[str, np.ndarray]) -> None:

@@ -10,6 +10,7 @@ that was stopped goes on.
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from training.datasets.protocol import DataSet
 from training.loop import PublishedSchedule, Randomness, Schedule, digest, train
 from training.losses import HEATMAP_WEIGHT, attribute_loss, heatmap_loss, weighted_cross_entropy
 from training.saliency import Maps, saliency_maps
-from training.similarity import add_data
+from training.similarity import add_data, prepared
 
 FILE = "attributes.pt"
 LOSSES = ("cross-entropy", "sane")
@@ -111,9 +112,9 @@ def train_attributes(
 
 
 def positive_weights(data: DataSet) -> np.ndarray:
-    """(A,) weight of a positive in the cross-entropy: as many negatives as there are per positive, at most 20."""
+    """(A,) weight of a positive in the cross-entropy: as many negatives as there are per positive, from 1/20 to 20."""
     share = data.truth[data.split("train")].mean(0)
-    return np.minimum((1 - share) / np.maximum(share, 1e-9), LARGEST_WEIGHT)
+    return np.clip((1 - share) / np.maximum(share, 1e-9), 1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
 
 
 def table_of(data: DataSet, loss: str = "cross-entropy", threshold: float = THRESHOLD) -> AttributeTable:
@@ -128,15 +129,17 @@ def started_from(similarity: nn.Module, attributes: int, width: int, seed: int) 
     torch.manual_seed(seed)
     network = AttributeNet(attributes, width).to(memory_format=torch.channels_last)
     trunk = {k: v for k, v in similarity.state_dict().items() if not k.startswith("fc_embed")}
-    network.load_state_dict(trunk, strict=False)
+    network.load_state_dict(trunk, strict=False)  # the head is not there
     return network
 
 
 def start_published(network: PublishedAttributeNet, weights: Path) -> None:
     """From the state dict of a torchvision ResNet-50; raises OptionError where it is not that."""
-    missing, unexpected = network.load_state_dict(state_dict(weights), strict=False)
-    if set(missing) - {"head.weight"} or set(unexpected) - {"fc.weight", "fc.bias"}:
+    state = {k: v for k, v in state_dict(weights).items() if not k.startswith("fc.")}
+    own = {k: v.shape for k, v in network.state_dict().items() if not k.startswith("head.")}
+    if {k: v.shape for k, v in state.items()} != own:
         raise OptionError(f"{weights} is not of a ResNet-50: it must have all its tensors, by torchvision's names")
+    network.load_state_dict(state, strict=False)
 
 
 def map_size(network: nn.Module, size: int) -> tuple[int, int]:
@@ -149,8 +152,8 @@ def map_size(network: nn.Module, size: int) -> tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
     try:
+        prepared(options)
         print(f"wrote {_run(options)}")
     except EngineError as error:
         return failed(str(error))
@@ -179,10 +182,13 @@ def _run(options: argparse.Namespace) -> Path:
     network, arguments = _network(options, len(data.attributes))
     teacher = None
     if options.bundle is not None:
-        maps = saliency_maps(data, options.bundle, options.out / "maps.npy", options.masks, seed=options.seed)
+        kept = options.out / "maps.npy"
+        maps = saliency_maps(data, options.bundle, kept, options.masks, seed=options.seed, threads=options.threads)
         ours = options.loss == LOSSES[0]
         usual = CROSS_ENTROPY_HEATMAP_WEIGHT if ours else HEATMAP_WEIGHT
         weight = usual if options.heatmap_weight is None else options.heatmap_weight
+        if not 0 <= weight < math.inf:
+            raise OptionError(f"--heatmap-weight must be a number from 0, got {weight}")
         teacher = Teacher(maps, weight, standardised=ours)
     elif options.heatmap_weight is not None:
         raise OptionError("--heatmap-weight goes with --bundle, whose maps that loss compares")
@@ -207,7 +213,10 @@ def _network(options: argparse.Namespace, attributes: int) -> tuple[nn.Module, d
         return published, {"attributes": attributes}
     if options.start is None:
         return AttributeNet(attributes), {"attributes": attributes, "width": 64}
-    similarity = load_trained(options.start).network
+    trained = load_trained(options.start)
+    if trained.table is not None:
+        raise OptionError(f"{options.start} is of attributes; start from what `python -m training.similarity` wrote")
+    similarity = trained.network
     width = similarity.get_submodule("conv1").out_channels
     return started_from(similarity, attributes, width, options.seed), {"attributes": attributes, "width": width}
 

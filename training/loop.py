@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from engine.errors import OptionError
+from engine.errors import OptionError, OutputError
 
 WARM_UP = 0.05
 WEIGHT_DECAY = 0.05
@@ -70,7 +70,10 @@ class PublishedSchedule:
 
 def digest(*arrays: np.ndarray) -> str:
     """Of what a run was made from, for `about`."""
-    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:16]
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).data if array.size else b"")  # no copy: an array may be a large file
+    return found.hexdigest()[:16]
 
 
 def train(
@@ -89,10 +92,14 @@ def train(
     until: stop after this many epochs of the schedule, to be resumed; None: run it to its end
     Raises OptionError where `run` holds a run of other settings or another network.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write into {run}: {error.strerror or error}") from error
     optimiser = schedule.optimiser(network)
     randomness = Randomness.seeded(seed)
-    settings = {"seed": seed, **dataclasses.asdict(schedule), **(about or {})}
+    start = digest(*(v.detach().numpy() for v in network.state_dict().values()))
+    settings = {"seed": seed, **dataclasses.asdict(schedule), "start": start, **(about or {})}
     done = _resume(run / "checkpoint.pt", settings, network, optimiser, randomness)
     for epoch in tqdm(
         range(done, schedule.epochs if until is None else until),
@@ -113,6 +120,10 @@ def train(
             loss.backward()
             optimiser.step()
             losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise OptionError(
+                    f"the loss is {losses[-1]} in epoch {epoch + 1}: lower the rate or the weights of the losses"
+                )
         _save(run / "checkpoint.pt", epoch + 1, settings, network, optimiser, randomness)
         line = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "rate": rate, "seed": seed}
         line["seconds"] = round(time.perf_counter() - started, 2)
@@ -161,10 +172,7 @@ def _resume(
     if differing:
         told = ", ".join(f"{k} {found.get(k)} there, {settings.get(k)} now" for k in differing)
         raise OptionError(f"{path} is of another run ({told}); choose another folder or delete it")
-    try:
-        network.load_state_dict(state["network"])
-    except RuntimeError as error:
-        raise OptionError(f"{path} is of another network; choose another folder or delete it") from error
+    network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
     randomness.torch.set_state(state["torch"])
     randomness.numpy.bit_generator.state = json.loads(state["numpy"])

@@ -9,17 +9,17 @@ HEATMAP_WEIGHT = 0.005
 """Of the heat-map loss beside `attribute_loss`, as published."""
 
 
-def contrastive_loss(embeddings: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
+def contrastive_loss(embeddings: Tensor, groups: Tensor, pictures: Tensor, weights: Tensor | None = None) -> Tensor:
     """NT-Xent (Chen et al. 2020, equation 1) over B pairs.
 
     embeddings (2B, D): the left pictures, then the right ones
-    groups (B,): pairs of one group are not each other's negatives
+    groups (B,): pairs of one group are not each other's negatives; pictures (2B,): nor is a picture its own
     weights (B, D): what a pair's comparisons are multiplied by, from the condition of the pair; None: nothing
     """
     count = len(groups)
     both = torch.cat([groups, groups])
     positive = torch.arange(2 * count).roll(count)
-    left_out = both[:, None] == both[None]  # the diagonal included
+    left_out = (both[:, None] == both[None]) | (pictures[:, None] == pictures[None])  # the diagonal included
     left_out[torch.arange(2 * count), positive] = False
     logits = _cosines(embeddings, weights) / TEMPERATURE  # (2B, 2B)
     return F.cross_entropy(logits.masked_fill(left_out, -1e9), positive)

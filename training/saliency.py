@@ -1,7 +1,6 @@
 """Saliency maps of training pictures, made by the engine before attribute training and kept in one memory-mapped file."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
@@ -16,11 +15,14 @@ from engine.attributes import area_means
 from engine.errors import OptionError
 from engine.files import write_whole
 from training.datasets.protocol import DataSet
+from training.loop import digest
 
 SIDE = 28
 """Of a stored map, as published."""
 PUBLISHED_MASKS = 2000
 """A raw map grows with its masks; the losses know it at this number. Softmax over space forgets the constant it also has."""
+BLOCK = 1024
+"""Pictures whose maps are in memory at once."""
 MOST = 20
 """Maps kept of one picture, as published."""
 
@@ -40,16 +42,18 @@ class Maps:
 
         indices: (n,), pictures that have maps; keep: at most so many of each
         """
-        rows = np.searchsorted(self.pictures, indices)
-        if (rows >= len(self.pictures)).any() or (self.pictures[rows] != indices).any():
+        rows = np.minimum(np.searchsorted(self.pictures, indices), len(self.pictures) - 1)
+        if (self.pictures[rows] != indices).any():
             raise OptionError("a picture has no maps here: they were made for another split")
-        chosen = torch.from_numpy(self.stored[rows][:, :keep])
-        valid = ~chosen[:, :, 0, 0].isnan()
-        resized = F.interpolate(chosen.nan_to_num(), size, mode="bilinear", align_corners=True)
-        return resized.flatten(2), valid.float()
+        resized, valid = [], []
+        for start in range(0, len(rows), BLOCK):  # the file may be larger than the memory
+            chosen = torch.from_numpy(self.stored[rows[start : start + BLOCK], :keep])
+            valid.append((~chosen[:, :, 0, 0].isnan()).float())
+            resized.append(F.interpolate(chosen.nan_to_num(), size, mode="bilinear", align_corners=True).flatten(2))
+        return torch.cat(resized), torch.cat(valid)
 
     def shuffled(self, seed: int) -> "Maps":
-        """Each picture with the maps of another: what the maps' own content is worth is the difference to this."""
+        """Maps permuted over the pictures: what the maps' own content is worth is the difference to this."""
         order = np.random.default_rng(seed).permutation(len(self.pictures))
         return Maps(self.pictures, self.stored[order])
 
@@ -70,47 +74,55 @@ def saliency_maps(
     pictures = data.split("train")
     vectors = np.concatenate([explainer.embed([data.picture(i)]) for i in tqdm(pictures, desc="embeddings", disable=None)])
     references = _references(data, pictures, vectors, nearest)
-    if not any(map(len, references)):
+    if not any(rows.size for rows, _ in references):
         raise OptionError("no training picture has one that matches it: there is nothing to explain")
     settings = {
-        **{"graph": explainer._model.graph_digest, "masks": masks, "nearest": nearest, "seed": seed},
-        "pictures": hashlib.sha256(pictures.tobytes()).hexdigest(),
+        **{"graph": explainer._model.graph_digest, "identity": explainer._model.bundle.identity},
+        **{"masks": masks, "nearest": nearest, "seed": seed},
+        "pictures": digest(pictures, vectors, *(part for each in references for part in each)),
     }
-    stored = _opened(path, (len(pictures), max(map(len, references)), SIDE, SIDE), settings)
+    stored = _opened(path, (len(pictures), max(rows.size for rows, _ in references), SIDE, SIDE), settings)
     for row in tqdm(range(len(pictures)), desc="saliency maps", disable=None):
-        chosen = references[row]
-        if not len(chosen) or not np.isnan(stored[row, len(chosen) - 1, -1, -1]):
+        chosen, types = references[row]
+        if not chosen.size or not np.isnan(stored[row, chosen.size - 1, -1, -1]):
             continue
+        conditions = [data.conditions[t] if t >= 0 else None for t in types] if data.conditions else None
         made = explainer.explain_many(
-            data.picture(pictures[row]), list(vectors[chosen]), Rise(masks=masks, seed=seed), top=0
+            data.picture(pictures[row]), list(vectors[chosen]), Rise(masks=masks, seed=seed), condition=conditions, top=0
         )
         stored[row, : len(chosen)] = PUBLISHED_MASKS * area_means(np.stack([e.saliency for e in made]), SIDE, SIDE)
     stored.flush()
     return Maps(pictures, stored)
 
 
-def _references(data: DataSet, pictures: np.ndarray, vectors: np.ndarray, nearest: int) -> list[np.ndarray]:
-    """Per picture, rows of `pictures` that match it: labelled ones, then the most similar."""
+def _references(
+    data: DataSet, pictures: np.ndarray, vectors: np.ndarray, nearest: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per picture, rows of `pictures` that match it, labelled ones, then the most similar; and each pair's type, or -1."""
     pairs = data.pairs("train")
     left, right = np.searchsorted(pictures, pairs.left), np.searchsorted(pictures, pairs.right)
-    labelled: list[dict[int, None]] = [{} for _ in pictures]
-    for a, b in zip(left.tolist(), right.tolist(), strict=True):
-        labelled[a][b] = labelled[b][a] = None
+    known: list[dict[int, int]] = [{} for _ in pictures]
+    for a, b, kind in zip(left.tolist(), right.tolist(), pairs.conditions.tolist(), strict=True):
+        known[a][b] = known[b][a] = kind
     if nearest:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        cosines = unit @ unit.T
-        np.fill_diagonal(cosines, -np.inf)
-        for row, known in enumerate(labelled):
-            most = np.argsort(-cosines[row], kind="stable")[: nearest + len(known)]
-            known.update(dict.fromkeys([i for i in most.tolist() if i not in known][:nearest]))
-    return [np.array(list(known)[:MOST], np.int64) for known in labelled]
+        for row, labelled in enumerate(known):
+            cosines = unit @ unit[row]
+            cosines[row] = -np.inf
+            most = np.argsort(-cosines, kind="stable")[: nearest + len(labelled)].tolist()
+            labelled.update(dict.fromkeys([i for i in most if i not in labelled][:nearest], -1))
+    return [(np.array(list(k)[:MOST], np.int64), np.array(list(k.values())[:MOST], np.int64)) for k in known]
 
 
 def _opened(path: Path, shape: tuple[int, ...], settings: dict[str, object]) -> np.ndarray:
     """The memory-mapped file, made where it is missing; its settings lie beside it as JSON."""
     beside = path.with_suffix(".json")
     if path.exists() and beside.exists():
-        if json.loads(beside.read_text()) != settings:
+        try:
+            same = json.loads(beside.read_text()) == settings
+        except ValueError:
+            same = False
+        if not same:
             raise OptionError(f"{path} holds maps of other settings; choose another folder or delete it")
         return np.lib.format.open_memmap(path, mode="r+")
     path.parent.mkdir(parents=True, exist_ok=True)

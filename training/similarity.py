@@ -10,12 +10,14 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.errors import EngineError, failed
+from engine.errors import EngineError, OptionError, failed
 from engine.manifest import Conditions
 from engine.preprocessing import Preprocessing
+from engine.protocol import require_seed, require_whole
 from export.architectures import SimilarityNet
 from export.trained import Trained, save_trained
 from training.augment import MEAN, STD, bfloat16
@@ -61,6 +63,8 @@ def trained_similarity(
 def train_contrastive(network: nn.Module, data: DataSet, seed: int, run: Path, schedule: Schedule) -> TypeAware:
     """Train `network`, (N, 3, size, size) -> (N, D), in place."""
     pairs = data.pairs("train")
+    if not len(pairs):
+        raise OptionError("no two training pictures match each other: there is nothing to learn from")
     aware = TypeAware(network, len(data.conditions), EMBEDDING)
 
     def batches(randomness: Randomness) -> Iterable[Callable[[], Tensor]]:
@@ -73,7 +77,8 @@ def train_contrastive(network: nn.Module, data: DataSet, seed: int, run: Path, s
                 with bfloat16():
                     embeddings = network(views)
                 weights = aware.weights(torch.from_numpy(chosen.conditions))
-                return contrastive_loss(embeddings.float(), torch.from_numpy(chosen.groups), weights)
+                pictures = torch.from_numpy(np.concatenate([chosen.left, chosen.right]))
+                return contrastive_loss(embeddings.float(), torch.from_numpy(chosen.groups), pictures, weights)
 
             yield step
 
@@ -91,8 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage (%(default)s; the demo has 32)")
     parser.add_argument("--epochs", type=int, default=SCHEDULE.epochs, help="default: %(default)s")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     try:
+        prepared(options)
+        require_whole("--width", options.width, 1, 1024)
         data = load(options.data, options.root)
         schedule = Schedule(options.epochs, SCHEDULE.rate)
         network, conditions = trained_similarity(data, options.seed, options.out, options.width, schedule)
@@ -112,6 +118,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, log.jsonl, result")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+
+
+def prepared(options: argparse.Namespace) -> None:
+    """Raise OptionError for what both commands cannot take; use the threads."""
+    require_seed(options.seed)
+    require_whole("--threads", options.threads, 1, 1024)
+    if options.epochs is not None:
+        require_whole("--epochs", options.epochs, 1, 10**6)
+    torch.set_num_threads(options.threads)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def read_labels(file: Path, images: Path, names: Sequence[str]) -> Labelled:
     try:
         reader = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())
         columns = tuple(reader.fieldnames or ())
-        rows = list(enumerate(reader, 2))
+        rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read the labels {file}: {getattr(error, 'strerror', None) or error}") from error
     except csv.Error as error:
@@ -58,6 +58,9 @@ def read_labels(file: Path, images: Path, names: Sequence[str]) -> Labelled:
     said = [_attributes(row["attributes"]) for _, row in rows]
     unknown = Counter(name for one in said for name in one if name not in names)
     truth = np.array([[name in one for name in names] for one in said], bool).reshape(len(rows), len(names))
+    if not truth.any():
+        some = ", ".join([*list(unknown)[:3], *(["..."] if len(unknown) > 3 else [])]) or "no attributes at all"
+        raise OptionError(f"{file} names none of the bundle's attributes ({', '.join(names[:3])}, ...), it has {some}")
     # a picture without a group shares it with none: its line is a name no other picture has
     groups = [("", row["group"]) if row.get("group") else ("line", str(number)) for number, row in rows]
     index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
@@ -72,6 +75,8 @@ def _add(files: dict[Path, int], file: Path, number: int, row: dict[str, str], i
         raise OptionError(f"{file}, line {number}: {'too many' if None in row else 'too few'} columns")
     if not row["image"]:
         raise OptionError(f"{file}, line {number}: an image is needed")
+    if Path(row["image"]).is_absolute() or ".." in Path(row["image"]).parts:
+        raise OptionError(f"{file}, line {number}: an image must lie below {images}, got {row['image']}")
     path = images / row["image"]
     if path in files:
         raise OptionError(f"{file}, line {number}: {row['image']} is named in line {files[path]} already")

