@@ -233,7 +233,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--seed", "1"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "left out what the bundle does not name (1): odd"
-    assert told[2].startswith("prior: significant for 0 of 62 attributes")  # eight pictures are too few
+    assert told[2].startswith("prior: significant for 0 of 63 attributes")  # eight pictures are too few
     assert told[3].startswith("calibration error: 0.")
     assert told[-1] == f"wrote {bundle}"
     assert json.loads((bundle / bundles.CALIBRATION).read_text())["seed"] == 1

@@ -266,7 +266,7 @@ def test_both_directions_are_compared() -> None:
     files = [PICTURES / f"{name}-{vendor}.png" for name in NAMES for vendor in ("noto", "twemoji")]
     groups = np.array([0, 1, 2, 2, 0, 1, 3, 3])
     explainer = Explainer()
-    found = evaluate(explainer, Labelled(tuple(files), groups, np.zeros((8, 62), bool), True, {}), 9, Rise(masks=8))
+    found = evaluate(explainer, Labelled(tuple(files), groups, np.zeros((8, 63), bool), True, {}), 9, Rise(masks=8))
     surest = observe(explainer, files, lambda done, total: None).confidences.argmax(1)
     same = surest[[0, 1, 2, 6]] == surest[[4, 5, 3, 7]]
     assert 0 < same.mean() < 1
