@@ -11,7 +11,8 @@
 //
 //     const float *image       (C, H, W), or (H, W, C) if channels_last
 //     const float *baseline    the same shape, or null for all zeros
-//     OUT *out                 (count, C, H, W) or (count, H, W, C): float, IEEE half or bfloat16; any alignment its type has
+//     OUT *out                 (count, C, H, W) or (count, H, W, C): float, IEEE half or bfloat16; 16 byte stores need no
+//                              alignment from the caller: what they cannot write goes value by value
 //     int first                row 0 of `out` shows the picture through mask `first` of the plan
 //     int count                rows written; none after them is touched
 //     int channels, height, width, channels_last
@@ -32,7 +33,8 @@
 // Launch: blocks of 256 threads, grid (ceil(H * W / (256 * per_thread)), count), per_thread 4 for f32 and 8 for f16 and
 // bf16: 16 bytes. Fewer blocks along x work too. No shared memory, no barriers. H * W * C must be below 2^30.
 //
-// Comments `bound`, `clamp`, `mirror`, `half-pixel` and `alignment` mark what tests/kernel_mutants.py breaks, line by line.
+// Every `if`, `min`, `max` and `aligned`, and the lines marked `bound`, `mirror`, `half-pixel`, are broken one by one by
+// tests/kernel_mutants.py, which must see a test fail.
 
 #define BLOCK 256
 
@@ -58,51 +60,34 @@ __device__ inline F16 rounded(float value, F16 *)
 
 __device__ inline BF16 rounded(float value, BF16 *)
 {
-    BF16 brain; // by hand: sm_75 has no such instruction
+    BF16 brain;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(brain.bits) : "f"(value));
+#else
     const unsigned word = __float_as_uint(value);
     const unsigned even = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
     brain.bits = value == value ? (unsigned short)even : (unsigned short)0x7fffu;
+#endif
     return brain;
 }
 
-template <class T, int N> struct alignas(16) Chunk {
+template <class T, int N> struct alignas(sizeof(T) * N) Chunk {
     T values[N];
 };
 
-__device__ inline bool aligned(const void *pointer) { return ((size_t)pointer & 15u) == 0; } // alignment
+__device__ inline bool aligned(const void *pointer) { return ((size_t)pointer & 15u) == 0; }
 
-// `count` values of `from`, of N = 4 or 8, by 16 bytes where that can be
-template <int N> __device__ inline void load(const float *from, int count, float (&to)[N])
+// N values of `from`, by 16 bytes where N is more than one
+template <int N> __device__ inline void load(const float *from, float (&to)[N])
 {
-    if (count == N && aligned(from)) {
+    constexpr int WIDE = N < 4 ? N : 4;
 #pragma unroll
-        for (int i = 0; i < N; i += 4) {
-            const Chunk<float, 4> chunk = *(const Chunk<float, 4> *)(from + i);
+    for (int i = 0; i < N; i += WIDE) {
+        const Chunk<float, WIDE> chunk = *(const Chunk<float, WIDE> *)(from + i);
 #pragma unroll
-            for (int k = 0; k < 4; ++k)
-                to[i + k] = chunk.values[k];
-        }
-        return;
+        for (int k = 0; k < WIDE; ++k)
+            to[i + k] = chunk.values[k];
     }
-#pragma unroll
-    for (int k = 0; k < N; ++k)
-        to[k] = k < count ? from[k] : 0.0f; // bound
-}
-
-template <class Out, int N> __device__ inline void store(Out *to, int count, const float (&from)[N])
-{
-    Chunk<Out, N> chunk;
-#pragma unroll
-    for (int k = 0; k < N; ++k)
-        chunk.values[k] = rounded(from[k], (Out *)0);
-    if (count == N && aligned(to)) {
-        *(Chunk<Out, N> *)to = chunk;
-        return;
-    }
-#pragma unroll
-    for (int k = 0; k < N; ++k)
-        if (k < count) // bound
-            to[k] = chunk.values[k];
 }
 
 // What one row of the output is made of; every pointer is at that row's own picture
@@ -111,14 +96,13 @@ struct Picture {
     int channels, height, width, channels_last;
 };
 
-// `shown` (N masks) onto `count` values at `at` of the picture, into `out` at the same place
-template <class Out, int N>
-__device__ inline void blend(const Picture &picture, int at, int count, const float (&shown)[N], Out *out)
+// `shown`, the masks' values, onto as many values at `at` of the picture, into `out` at the same place
+template <class Out, int N> __device__ inline void blend(const Picture &picture, int at, const float (&shown)[N], Out *out)
 {
     float value[N], other[N];
-    load(picture.image + at, count, value);
+    load(picture.image + at, value);
     if (picture.baseline) {
-        load(picture.baseline + at, count, other);
+        load(picture.baseline + at, other);
 #pragma unroll
         for (int k = 0; k < N; ++k)
             value[k] = (value[k] - other[k]) * shown[k] + other[k];
@@ -128,47 +112,58 @@ __device__ inline void blend(const Picture &picture, int at, int count, const fl
             value[k] *= shown[k];
     }
     if (picture.noise) {
-        load(picture.noise + at, count, other);
+        load(picture.noise + at, other);
 #pragma unroll
         for (int k = 0; k < N; ++k)
             value[k] += other[k];
     }
-    store(out + at, count, value);
+    Chunk<Out, N> chunk;
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+        chunk.values[k] = rounded(value[k], (Out *)0);
+    *(Chunk<Out, N> *)(out + at) = chunk;
 }
 
-// One row of the output. Each thread takes pixels by N, or values by N where channels are last, and goes on by the width of
-// the launch. A mask says what it needs of a row of pixels once, in `row(y)`, and then the value at each `x`.
-template <class Out, class Mask> __device__ inline void render(const Picture &picture, Mask mask, Out *out)
+// One row of the output, N values of memory at once: N pixels of a channel, or, where channels are last, of fewer pixels.
+// All are of one row of pixels. Threads go on by the width of the launch. A mask is told the row of pixels, in `row(y)`, and
+// then gives the value `at(x)`.
+template <int N, class Out, class Mask> __device__ inline void render(const Picture &picture, Mask &mask, Out *out)
 {
-    constexpr int N = 16 / sizeof(Out);
-    const int pixels = picture.height * picture.width, channels = picture.channels;
-    const int repeats = picture.channels_last ? channels : 1; // neighbours in memory that share a mask's value
-    const int values = pixels * repeats;
-    float shown[N];
+    const int repeats = picture.channels_last ? picture.channels : 1; // neighbours in memory that share a mask's value
+    const int planes = picture.channels_last ? 1 : picture.channels;
+    const int values = picture.height * picture.width * repeats; // of a plane
+#pragma unroll 1 // the compiler's own choice makes code four times as long, and spills
     for (int at = N * (blockIdx.x * BLOCK + threadIdx.x); at < values; at += N * BLOCK * gridDim.x) { // bound
-        const int count = min(N, values - at); // bound
-        const int pixel = at / repeats;
-        int repeat = at - pixel * repeats, y = pixel / picture.width, x = pixel - y * picture.width;
+        const int pixel = at / repeats, y = pixel / picture.width;
+        int repeat = at - pixel * repeats, x = pixel - y * picture.width;
         mask.row(y);
+        float shown[N];
         float value = mask.at(x);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
-            shown[k] = value;
-            if (k + 1 < count && ++repeat == repeats) { // bound
+            if (repeat == repeats) {
                 repeat = 0;
-                if (++x == picture.width) {
-                    x = 0;
-                    mask.row(++y);
-                }
-                value = mask.at(x);
+                value = mask.at(++x);
             }
+            shown[k] = value;
+            ++repeat;
         }
-        if (picture.channels_last)
-            blend(picture, at, count, shown, out);
-        else
-            for (int channel = 0; channel < channels; ++channel)
-                blend(picture, channel * pixels + at, count, shown, out);
+#pragma unroll 1
+        for (int plane = 0; plane < planes; ++plane)
+            blend(picture, plane * values + at, shown, out);
     }
+}
+
+// By 16 bytes of output where rows of pixels are whole numbers of those and every pointer allows it, else value by value
+template <class Out, class Mask> __device__ inline void render(const Picture &picture, Mask &mask, Out *out)
+{
+    constexpr int N = 16 / sizeof(Out);
+    const bool whole = picture.width * (picture.channels_last ? picture.channels : 1) % N == 0;
+    const bool fits = aligned(out) && aligned(picture.image) && aligned(picture.baseline) && aligned(picture.noise);
+    if (whole && fits) // speed
+        render<N>(picture, mask, out);
+    else
+        render<1>(picture, mask, out);
 }
 
 // A place between samples `low` and `low + 1`: the weights of both
@@ -177,18 +172,28 @@ struct Between {
     float weight, next;
 };
 
-// numerator / denominator, exact but for the last rounding: the remainder is an integer, so large places lose no digits.
-// A floor that rounding made one too low gives the weights 0 and 1, the same value.
-__device__ inline Between between(int numerator, int denominator)
-{
-    const float inverse = 1.0f / (float)denominator;
-    Between place;
-    place.low = (int)floorf((float)numerator * inverse);
-    const int rest = numerator - place.low * denominator;
-    place.next = (float)rest * inverse;
-    place.weight = (float)(denominator - rest) * inverse;
-    return place;
-}
+// Places are fractions of one denominator. The remainder is an integer, so that far places lose no digits; a floor that
+// rounding made one too low gives the weights 0 and 1, the same value.
+struct Axis {
+    int denominator;
+    float inverse;
+
+    __device__ void begin(int places)
+    {
+        denominator = places;
+        inverse = 1.0f / (float)places;
+    }
+
+    __device__ Between between(int numerator) const
+    {
+        Between place;
+        place.low = (int)floorf((float)numerator * inverse);
+        const int rest = numerator - place.low * denominator;
+        place.next = (float)rest * inverse;
+        place.weight = 1.0f - place.next;
+        return place;
+    }
+};
 
 // RISE: a coarse grid upsampled as kernels/rise.py says (`upsampling`), cropped at a shift
 struct Rise {
@@ -200,29 +205,33 @@ struct Rise {
     int dy, dx;
     unsigned long long upper, lower; // the two rows of cells around a row of pixels
     Between rows;
+    Axis down, across;
 
     __device__ void begin(int index)
     {
         grids += (size_t)index * words;
         dy = shifts[2 * index];
         dx = shifts[2 * index + 1];
+        down.begin(2 * upsampled(height));
+        across.begin(2 * upsampled(width));
     }
 
-    // Half-pixel centres: (i + 1/2) * grid / total - 1/2, over its denominator, for total = (grid + 1) * cell pixels
-    __device__ Between cells(int i, int length) const
+    // Pixels of the whole upsampled grid: one cell more than the picture takes, for the shift
+    __device__ int upsampled(int length) const { return (grid + 1) * ((length + grid - 1) / grid); }
+
+    // Half-pixel centres: (i + 1/2) * grid / upsampled - 1/2, over the axis' denominator of 2 * upsampled
+    __device__ Between cells(const Axis &axis, int i) const
     {
-        const int total = (grid + 1) * ((length + grid - 1) / grid);
-        return between((2 * i + 1) * grid - total, 2 * total); // half-pixel
+        const int centre = 2 * i + 1, half = axis.denominator / 2; // half-pixel
+        return axis.between(centre * grid - half);
     }
 
-    // Borders mirrored about the centre of the border cell: -1 is 1
+    // Borders mirrored about the centre of the border cell: -1 is 1, and `grid` is grid - 2; a single cell is its own mirror
     __device__ int mirrored(int cell) const
     {
-        if (cell < 0)
-            cell = -cell; // mirror
-        if (cell >= grid)
-            cell = 2 * (grid - 1) - cell; // mirror
-        return max(cell, 0); // clamp: a grid of one cell has no neighbour to mirror
+        const int inside = abs(cell); // mirror
+        const int folded = min(inside, 2 * (grid - 1) - inside);
+        return max(folded, 0);
     }
 
     // A row of up to 64 cells may lie over two words
@@ -230,14 +239,14 @@ struct Rise {
     {
         const int start = row * grid, word = start / 64, shift = start % 64;
         unsigned long long found = grids[word] >> shift;
-        if (shift + grid > 64) // bound
+        if (shift + grid > 64)
             found |= grids[word + 1] << (64 - shift);
         return found;
     }
 
     __device__ void row(int y)
     {
-        rows = cells(y + dy, height);
+        rows = cells(down, y + dy);
         upper = bits(mirrored(rows.low));
         lower = bits(mirrored(rows.low + 1));
     }
@@ -250,7 +259,7 @@ struct Rise {
 
     __device__ float at(int x) const
     {
-        const Between columns = cells(x + dx, width);
+        const Between columns = cells(across, x + dx);
         return columns.weight * column(mirrored(columns.low)) + columns.next * column(mirrored(columns.low + 1));
     }
 };
@@ -314,28 +323,29 @@ struct Learned {
     int before; // pixels of the sides before this one
     const float *upper, *lower;
     Between rows;
+    Axis down, across;
 
     __device__ void begin(int row)
     {
+        down.begin(max(height - 1, 1));
+        across.begin(max(sides * width - 1, 1));
         masks += (size_t)(row % pairs) * side * sides * side;
         before = row / pairs * width;
     }
 
-    __device__ static Between samples(int i, int length, int count) { return between(i * (count - 1), max(length - 1, 1)); } // clamp
-
     __device__ void row(int y)
     {
-        rows = samples(y, height, side);
+        rows = down.between(y * (side - 1));
         upper = masks + rows.low * sides * side;
-        lower = masks + min(rows.low + 1, side - 1) * sides * side; // clamp
+        lower = masks + min(rows.low + 1, side - 1) * sides * side;
     }
 
     __device__ float column(int cell) const { return rows.weight * upper[cell] + rows.next * lower[cell]; }
 
     __device__ float at(int x) const
     {
-        const Between columns = samples(before + x, sides * width, sides * side);
-        const int next = min(columns.low + 1, sides * side - 1); // clamp
+        const Between columns = across.between((before + x) * (sides * side - 1));
+        const int next = min(columns.low + 1, sides * side - 1);
         return columns.weight * column(columns.low) + columns.next * column(next);
     }
 };
@@ -344,7 +354,7 @@ template <class Out, class Mask>
 __device__ inline void show(Picture picture, Mask mask, Out *out, int first, int count)
 {
     const int row = blockIdx.y;
-    if (row >= count) // bound
+    if (row >= count)
         return;
     mask.begin(first + row);
     render(picture, mask, out + (size_t)row * picture.channels * picture.height * picture.width);
@@ -364,37 +374,32 @@ __device__ inline void show(Picture picture, Learned mask, Out *out, int first, 
     show(picture, mask, out, first, count);
 }
 
-#define COMMON(OUT)                                                                                                            \
-    const float *image, const float *baseline, OUT *out, int first, int count, int channels, int height, int width,            \
-        int channels_last
-#define KERNEL(NAME) extern "C" __global__ void __launch_bounds__(BLOCK) NAME
+#define KERNEL(NAME, OUT, ...)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(BLOCK)                                                               \
+        NAME(const float *image, const float *baseline, OUT *out, int first, int count, int channels, int height,     \
+             int width, int channels_last, __VA_ARGS__)
 #define PICTURE(NOISE) Picture{image, baseline, NOISE, channels, height, width, channels_last}
 
-#define KERNELS(SUFFIX, OUT)                                                                                                   \
-    KERNEL(rise_##SUFFIX)                                                                                                      \
-    (COMMON(OUT), const unsigned long long *grids, int words, int grid, const int *shifts)                                     \
-    {                                                                                                                          \
-        show(PICTURE(nullptr), Rise{grids, words, grid, shifts, height, width}, out, first, count);                            \
-    }                                                                                                                          \
-    KERNEL(window_##SUFFIX)                                                                                                    \
-    (COMMON(OUT), const int *tops, int rows, const int *lefts, int columns, int tall, int wide)                                \
-    {                                                                                                                          \
-        show(PICTURE(nullptr), Window{tops, rows, lefts, columns, tall, wide}, out, first, count);                             \
-    }                                                                                                                          \
-    KERNEL(segments_##SUFFIX)                                                                                                  \
-    (COMMON(OUT), const int *segments, const unsigned long long *samples, int words)                                           \
-    {                                                                                                                          \
-        show(PICTURE(nullptr), Segments{segments, samples, words, width}, out, first, count);                                  \
-    }                                                                                                                          \
-    KERNEL(rank_##SUFFIX)                                                                                                      \
-    (COMMON(OUT), const int *ranks, const int *counts, const unsigned char *inserted)                                          \
-    {                                                                                                                          \
-        show(PICTURE(nullptr), Rank{ranks, counts, inserted, width}, out, first, count);                                       \
-    }                                                                                                                          \
-    KERNEL(learned_##SUFFIX)                                                                                                   \
-    (COMMON(OUT), const float *masks, int side, int sides, int pairs, const float *noise, int noises)                          \
-    {                                                                                                                          \
-        show(PICTURE(noise), Learned{masks, side, sides, pairs, height, width}, out, first, count, noises);                    \
+#define KERNELS(SUFFIX, OUT)                                                                                          \
+    KERNEL(rise_##SUFFIX, OUT, const unsigned long long *grids, int words, int grid, const int *shifts)               \
+    {                                                                                                                 \
+        show(PICTURE(nullptr), Rise{grids, words, grid, shifts, height, width}, out, first, count);                   \
+    }                                                                                                                 \
+    KERNEL(window_##SUFFIX, OUT, const int *tops, int rows, const int *lefts, int columns, int tall, int wide)        \
+    {                                                                                                                 \
+        show(PICTURE(nullptr), Window{tops, rows, lefts, columns, tall, wide}, out, first, count);                    \
+    }                                                                                                                 \
+    KERNEL(segments_##SUFFIX, OUT, const int *segments, const unsigned long long *samples, int words)                 \
+    {                                                                                                                 \
+        show(PICTURE(nullptr), Segments{segments, samples, words, width}, out, first, count);                         \
+    }                                                                                                                 \
+    KERNEL(rank_##SUFFIX, OUT, const int *ranks, const int *counts, const unsigned char *inserted)                    \
+    {                                                                                                                 \
+        show(PICTURE(nullptr), Rank{ranks, counts, inserted, width}, out, first, count);                              \
+    }                                                                                                                 \
+    KERNEL(learned_##SUFFIX, OUT, const float *masks, int side, int sides, int pairs, const float *noise, int noises) \
+    {                                                                                                                 \
+        show(PICTURE(noise), Learned{masks, side, sides, pairs, height, width}, out, first, count, noises);           \
     }
 
 KERNELS(f32, float)

@@ -23,6 +23,7 @@ static thread_local Dimensions blockIdx, threadIdx, gridDim, blockDim;
 
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
+using std::abs;
 
 static inline unsigned __float_as_uint(float value)
 {
