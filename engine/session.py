@@ -91,10 +91,19 @@ class Session:
         return output
 
 
-def gpu_session(path: Path, setting: Setting, digest: str, capability: tuple[int, int]) -> ort.InferenceSession:
-    """A session on the CUDA or TensorRT provider; digest: sha256 of the graph; capability: the device's, such as (9, 0).
+def gpu_session(
+    path: Path,
+    setting: Setting,
+    digest: str,
+    capability: tuple[int, int],
+    folder: Path | None = None,
+    further: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
+    """A session on the CUDA or TensorRT provider.
 
-    TensorRT's engines are kept in the cache folder. Raises BundleError, ProviderError.
+    digest: sha256 of the graph; capability: the device's, such as (9, 0); folder: of TensorRT's engines and timings, None:
+    the engine's own; further: options of TensorRT, over the usual ones
+    Raises BundleError, ProviderError.
     """
     with contextlib.redirect_stdout(sys.stderr):  # where it says what it cannot load
         getattr(ort, "preload_dlls", lambda: None)()  # from NVIDIA's wheels
@@ -102,14 +111,19 @@ def gpu_session(path: Path, setting: Setting, digest: str, capability: tuple[int
         return opened(path, "cuda", None, cuda_options(setting))
     with contextlib.suppress(ImportError):
         import tensorrt  # noqa: F401, PLC0415 - loads libnvinfer from its wheel; without it the session says so below
-    folder = cache_folder() / "tensorrt"
-    options = tensorrt_options(setting, folder, digest, Versions(ort.__version__, _tensorrt_version(), capability))
+    versions = Versions(ort.__version__, tensorrt_version(), capability)
+    options = {**tensorrt_options(setting, folder or tensorrt_folder(), digest, versions), **(further or {})}
     Path(options["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
     Path(options["trt_timing_cache_path"]).mkdir(parents=True, exist_ok=True)
     return opened(path, "tensorrt", None, options)
 
 
-def _tensorrt_version() -> str:
+def tensorrt_folder() -> Path:
+    """Where TensorRT's engines and timings are kept."""
+    return cache_folder() / "tensorrt"
+
+
+def tensorrt_version() -> str:
     found = [d.version for name in ("tensorrt-cu13", "tensorrt") for d in importlib.metadata.distributions(name=name)]
     return found[0] if found else "unknown"
 
