@@ -122,7 +122,7 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     names = (graph.input, shape, graph.output, output)
     session: Runner
     if provider in GPU_PROVIDERS:
-        require_gpu(provider)
+        require_gpu(provider)  # for callers that have not
         session = DeviceSession(path, provider, precision, graph_digest(bundle, graph), *names)
     elif provider == "openvino":
         from engine.openvino_session import OpenVinoSession  # noqa: PLC0415 - an optional package

@@ -144,8 +144,10 @@ def run_options(setting: Setting, graph: int) -> dict[str, str]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether ONNX Runtime, TensorRT or the driver ran out of the device's memory."""
-    text = f"{type(error).__name__} {error} {error.__cause__}".lower()
-    return isinstance(error, MemoryError) or any(word in text for word in MEMORY_WORDS)
+    text = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or any(word in text for word in MEMORY_WORDS):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)
 
 
 def largest_that_fits(

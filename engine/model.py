@@ -21,7 +21,7 @@ from engine.passes import whole_embeddings
 from engine.precision import choose, target_of
 from engine.preprocessing import Box
 from engine.protocol import Runner
-from engine.session import Notice, providers_named, unheard
+from engine.session import GPU_PROVIDERS, Notice, providers_named, require_gpu, unheard
 
 Condition = int | str | None
 
@@ -85,6 +85,8 @@ class LoadedModel:
             choose(self.manifest, self.bundle.precision, provider) if precision == "auto" else asked
         )
         self.threads = threads or _cores()
+        if provider in GPU_PROVIDERS:
+            require_gpu(provider)
         if provider == "tensorrt":
             notice("tensorrt builds engines for a graph once, in minutes, and keeps them in the cache folder")
         self.similarity = self._open("similarity", self.precision)
