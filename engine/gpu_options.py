@@ -126,7 +126,6 @@ def cache_key(setting: Setting, graph_digest: str, versions: Versions) -> str:
         setting.precision,
         str(setting.profile),
         list(setting.shape),
-        setting.captured,
         dataclasses.astuple(versions),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -18,12 +18,12 @@ import pytest
 
 import engine.device
 from engine import Explainer, Lime, ProviderError, Rise, Window
-from engine.device import DeviceSession, close_device
+from engine.device import DeviceSession, DeviceStage, close_device
 from engine.evaluate import insertion_deletion
 from engine.gpu_options import LADDER, Setting
 from engine.session import opened
 from kernels.blend import blend
-from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, NoDevice, OutOfMemory
+from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, NoDevice, OutOfMemory
 from kernels.nvidia import version
 from kernels.plan import KernelPlan
 from kernels.rank import RankRenderer
@@ -258,12 +258,23 @@ def test_maps_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.usefixtures("lent")
-def test_only_plans_go_in_and_embeddings_come_out() -> None:
+def test_only_plans_go_in_and_embeddings_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
     explainer = Explainer(provider="cuda", precision="fp32")
+    draw, drawn_into = Device.draw, []
+
+    def spied(self: Device, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
+        drawn_into.append(rows.pointer)
+        draw(self, drawing, first, count, rows)
+
+    monkeypatch.setattr(Device, "draw", spied)
     before = counts()
     prepared = explainer.prepare(CAT[0], Rise(masks=1000), baseline="blur")
     after = counts()
-    assert len(prepared.embeddings) == 1000
+    first, second, *rest = drawn_into
+    assert first != second
+    assert rest == [first, second]  # so that one is drawn while the network reads the other
+    expected = Explainer(provider="cpu", precision="fp32").prepare(CAT[0], Rise(masks=1000), baseline="blur").embeddings
+    np.testing.assert_allclose(prepared.embeddings, expected, atol=1e-4 * np.abs(expected).max())
     assert after["launches"] - before["launches"] == 4  # of 256 masks
     assert after["copies_in"] - before["copies_in"] == 4  # grids, shifts, picture, baseline
     assert after["copies_out"] - before["copies_out"] == 1
@@ -272,9 +283,15 @@ def test_only_plans_go_in_and_embeddings_come_out() -> None:
 @pytest.mark.usefixtures("lent")
 def test_passes_end_refine_and_run_side_by_side_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, cpu = Explainer(provider="cuda", precision="fp32"), Explainer(provider="cpu", precision="fp32")
+    waited: list[DeviceStage] = []
+    wait = DeviceStage.wait
+    monkeypatch.setattr(DeviceStage, "wait", lambda self: waited.append(self) or wait(self))
     late = gpu.prepare(CAT[0], Rise(masks=2000), deadline=1e-6)
     assert late.late
     assert len(late.embeddings) == 256
+    assert len(waited) == 1  # or a batch would seem to take no time
+    gpu.prepare(CAT[0], Rise(masks=600))
+    assert len(waited) == 1  # and without a deadline nobody waits
     expected = cpu.prepare(CAT[0], Rise(masks=300)).embeddings
     scale = np.abs(expected).max()
     refined = gpu.prepare(CAT[0], Rise(masks=200)).refine(100)
@@ -339,6 +356,7 @@ def test_sessions_go_before_their_device_and_with_their_explainer() -> None:
     assert counts()["allocations"] == of_one
     close_device()
     assert held() == {}
+    assert not session._whole
     with pytest.raises(ProviderError, match="closed"):
         explainer.embed([CAT[0]])
 
