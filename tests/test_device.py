@@ -1,6 +1,7 @@
 """The launcher and the engine's device path over the test double of libcuda, and what is said where there is no GPU."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -88,6 +89,12 @@ class TestWithoutDriver:
         assert explainer.provider_reason.startswith("tensorrt needs an NVIDIA driver")
         assert "cuda needs an NVIDIA driver" in explainer.provider_reason
         assert Explainer(provider="cpu").provider_reason == "asked for"
+
+    def test_json_says_which_provider_ran(self) -> None:
+        command = [sys.executable, "-m", "engine.explain", "--provider", "auto", "--masks", "64", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert [explanation["provider"] for explanation in json.loads(done.stdout)] == ["cpu"]
+        assert done.stderr == ""
 
     def test_pycuda_is_not_even_imported(self) -> None:
         program = "import sys, engine; engine.Explainer(); print([m for m in sys.modules if m.split('.')[0] == 'pycuda'])"
