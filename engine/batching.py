@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import OutputError
-from engine.files import write_whole
+from engine.files import cache_folder, write_whole
 from engine.preprocessing import Preprocessing
 from engine.protocol import Runner
 
@@ -52,12 +52,6 @@ def calibrated_batch(session: Runner, preprocessing: Preprocessing, setting: Seq
     except (OSError, OutputError):
         pass  # a cache that cannot be written costs the next process one calibration
     return batch
-
-
-def cache_folder() -> Path:
-    """Where calibrations are kept: `sane-engine` in $XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sane-engine"
 
 
 def _candidates(largest: int) -> list[int]:

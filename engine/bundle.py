@@ -18,13 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from engine.attributes import AttributeTable
+from engine.device import DeviceSession
 from engine.errors import BundleError
 from engine.gradient import GradientSession
 from engine.manifest import Graph, Manifest, attributes_from_json, identity
 from engine.onnxfile import external_files
+from engine.passes import MaskedPasses, silent
 from engine.precision import Report
 from engine.protocol import Runner
-from engine.session import Session
+from engine.session import GPU_PROVIDERS, Session, require_gpu
+from kernels.rank import RankRenderer
 
 MANIFEST = "manifest.json"
 ATTRIBUTES = "attributes.json"
@@ -118,7 +121,10 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     shape = bundle.manifest.preprocessing.input_shape
     names = (graph.input, shape, graph.output, output)
     session: Runner
-    if provider == "openvino":
+    if provider in GPU_PROVIDERS:
+        require_gpu(provider)  # for callers that have not
+        session = DeviceSession(path, provider, precision, graph_digest(bundle, graph), *names)
+    elif provider == "openvino":
         from engine.openvino_session import OpenVinoSession  # noqa: PLC0415 - an optional package
 
         session = OpenVinoSession(path, precision, threads, *names)
@@ -127,6 +133,27 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
     _require_canonical(bundle, graph, provider, got, TOLERANCE[precision])
     return session
+
+
+def verify_masked(bundle: Bundle, provider: str, session: Runner) -> None:
+    """Run the canonical picture through the hot loop behind one mask that hides nothing; raises BundleError.
+
+    So the kernel, the bound buffers and the fixed batch of a GPU are checked as whole pictures are by `open_graph`.
+    """
+    preprocessing, picture = bundle.manifest.preprocessing, bundle.canonical["picture"]
+    ranks = np.zeros((preprocessing.height, preprocessing.width), np.int64)
+    nothing = RankRenderer(ranks, np.ones(1, np.int64), np.ones(1, bool))
+    image = preprocessing.normalised(picture)
+    passes = MaskedPasses(session, nothing, preprocessing, image, np.zeros_like(image), 1)
+    ((got,),) = passes.run(0, 1, None, silent, 1)
+    graph = next(g for g in bundle.manifest.graphs if g.file == session.path.name)
+    _require_canonical(bundle, graph, provider, got, TOLERANCE[graph.precision])
+
+
+def graph_digest(bundle: Bundle, graph: Graph) -> str:
+    """sha256 of a graph and of the files it keeps tensors in."""
+    files = [graph.file, *sorted(external_files((bundle.folder / graph.file).read_bytes()))]
+    return hashlib.sha256("".join(bundle.digests[name] for name in files).encode()).hexdigest()
 
 
 def open_gradient(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> GradientSession:

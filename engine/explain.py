@@ -15,8 +15,8 @@ from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.rise import ESTIMATORS, Rise
-from engine.session import PROVIDERS
-from engine.terminal import Bar, say
+from engine.session import PROVIDERS, unheard
+from engine.terminal import Bar, notice, say
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     for file in files:
         check_writable(file)
     method = _method(options)
-    explainer = Explainer(options.bundle, options.provider, options.precision)
+    explainer = Explainer(options.bundle, options.provider, options.precision, notice=unheard if options.quiet else notice)
     with Bar(options.quiet, "passes", "pass") as bar:
         explanations = explainer.explain_many(query, references, method, options.mode, options.condition, progress=bar.show)
     if out:

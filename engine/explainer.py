@@ -16,14 +16,14 @@ from engine.images import ImageLike
 from engine.learned import LearnedMask
 from engine.learned_pairs import explain_learned
 from engine.methods import Method, Planned, method_named, method_of, planned
-from engine.model import Condition, LoadedModel, Picture
+from engine.model import Condition, Picture, loaded
 from engine.passes import Progress
 from engine.prepared import Known, Prepared, require_top
 from engine.prepared_file import load_prepared
 from engine.preparing import extended_together, known_references, prepared_picture
 from engine.protocol import Plan, require_whole
 from engine.rise import AUTO, BLOCK, Rise
-from engine.session import provider_named
+from engine.session import Notice, unheard
 from engine.stopping import Budget
 
 MODES = ("fixed", "both")
@@ -35,10 +35,12 @@ class Explainer:
     """One model, loaded and verified. Threads may share it: equal settings give equal maps, bit for bit.
 
     bundle: folder made by `python -m export`; None: the embedded demo (emoji)
-    provider: auto, cpu, cuda, tensorrt, openvino; what is asked for is verified, auto is the CPU with ONNX Runtime
+    provider: auto, cpu, cuda, tensorrt, openvino; what is asked for is verified; auto is the first of TensorRT, CUDA and the
+        CPU (with ONNX Runtime) that truly runs the model; `provider_reason` says why
     precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it (OpenVINO runs a fp32 graph in bf16); auto is the
         fastest that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
     threads: CPU threads per network run; None: all cores
+    notice: told, in lines, what takes long while a GPU is made ready, and what auto tried that does not run
     cache_bytes: memory for prepared queries that `explain` and `explain_many` keep for the next reference; 0: none
 
     Raises BundleError, ProviderError, OptionError.
@@ -51,12 +53,14 @@ class Explainer:
         precision: str = "auto",
         threads: int | None = None,
         cache_bytes: int = 0,
+        *,
+        notice: Notice = unheard,
     ) -> None:
         if threads is not None:
             require_whole("threads", threads, 1, MOST_THREADS)
         require_whole("cache_bytes", cache_bytes, 0, 2**63)
         folder = Path(bundle) if bundle is not None else demo_bundle()
-        self._model = LoadedModel(folder, provider_named(provider), precision, threads)
+        self._model, self.provider_reason = loaded(folder, provider, precision, threads, notice)
         self._cache = PreparedCache(cache_bytes)
 
     @property

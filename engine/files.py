@@ -1,10 +1,16 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all; where the engine keeps its own."""
 
 import os
 import secrets
 from pathlib import Path
 
 from engine.errors import OutputError
+
+
+def cache_folder() -> Path:
+    """Calibrations and TensorRT engines: `sane-engine` in $XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sane-engine"
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -29,7 +29,8 @@ class GradientSession:
         output_name: str,
         embedding: int,
     ) -> None:
-        self._session, self._path, self._input = opened(path, provider, threads), path, input_name
+        exact = {"use_tf32": "False"} if provider == "cuda" else None
+        self._session, self._path, self._input = opened(path, provider, threads, exact), path, input_name
         vectors = (embedding,)
         inputs: dict[str, tuple[int | None, ...]] = {input_name: input_shape, TARGET: vectors, WEIGHTS: vectors}
         outputs: dict[str, tuple[int | None, ...]] = {output_name: vectors, SIMILARITY: (), GRADIENT: input_shape}

@@ -12,7 +12,8 @@ from engine import bundle as bundles
 from engine import similarity
 from engine.attributes import Seen, see
 from engine.batching import calibrated_batch, largest_batch
-from engine.errors import ImageError, OptionError
+from engine.device import DeviceSession
+from engine.errors import EngineError, ImageError, OptionError
 from engine.gradient import GradientSession
 from engine.images import ImageLike, load
 from engine.manifest import PRECISIONS, Graph
@@ -20,6 +21,7 @@ from engine.passes import whole_embeddings
 from engine.precision import choose, target_of
 from engine.preprocessing import Box
 from engine.protocol import Runner
+from engine.session import GPU_PROVIDERS, Notice, providers_named, require_gpu, unheard
 
 Condition = int | str | None
 
@@ -51,13 +53,29 @@ class Gradient:
     provider: str
 
 
+def loaded(folder: Path, provider: str, precision: str, threads: int | None, notice: Notice) -> tuple["LoadedModel", str]:
+    """The model on the provider asked for, or for auto on the first that truly runs it; and why that one, in one line.
+
+    Raises BundleError, ProviderError, OptionError.
+    """
+    *first, last = (names := providers_named(provider))[0]
+    reasons = [names[1]] if names[1] else []
+    for name in first:
+        try:
+            return LoadedModel(folder, name, precision, threads, notice), "; ".join(["the first that runs", *reasons])
+        except EngineError as error:  # whatever it is: the CPU's own error, if it has one, is raised below
+            reasons.append(f"{name} does not run: {error}")
+        notice(reasons[-1])
+    return LoadedModel(folder, last, precision, threads, notice), "; ".join(reasons) if provider == "auto" else "asked for"
+
+
 class LoadedModel:
     """graph_digest: sha256 of the similarity graph that runs: model and precision in one
 
     Raises BundleError, ProviderError, OptionError.
     """
 
-    def __init__(self, folder: Path, provider: str, precision: str, threads: int | None) -> None:
+    def __init__(self, folder: Path, provider: str, precision: str, threads: int | None, notice: Notice = unheard) -> None:
         self.bundle = bundles.load(folder)
         self.manifest = self.bundle.manifest
         self.preprocessing = self.manifest.preprocessing
@@ -67,15 +85,26 @@ class LoadedModel:
             choose(self.manifest, self.bundle.precision, provider) if precision == "auto" else asked
         )
         self.threads = threads or _cores()
+        if provider in GPU_PROVIDERS:
+            require_gpu(provider)
+        if provider == "tensorrt":
+            notice("tensorrt builds engines for a graph once, in minutes, and keeps them in the cache folder")
         self.similarity = self._open("similarity", self.precision)
         self.attributes = self._open("attributes", "fp32") if self.bundle.attributes else None
         self.graph_digest = self.bundle.digests[self.similarity.path.name]
-        setting = (self.graph_digest, self.provider, self.precision, self.threads)
-        # measured now where it never was, and not behind the first caller's deadline
-        batch = calibrated_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
+        batch = self._batch(notice)  # found now, and not behind the first caller's deadline
         self._gradient: Gradient | None = None
         self._opening = threading.Lock()
         self.running = Running(self.provider, self.precision, self.threads, batch)
+
+    def _batch(self, notice: Notice) -> int:
+        """Rows of a run over masked pictures: what a GPU's memory holds, or what was fastest on this CPU."""
+        if not isinstance(self.similarity, DeviceSession):
+            setting = (self.graph_digest, self.provider, self.precision, self.threads)
+            return calibrated_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
+        batch = self.similarity.fit(notice)
+        bundles.verify_masked(self.bundle, self.provider, self.similarity)
+        return batch
 
     def _open(self, role: str, precision: str) -> Runner:
         target = target_of(self.provider)
@@ -110,7 +139,8 @@ class LoadedModel:
                 "method mask needs the gradient of the model, which this bundle does not have: export it anew by "
                 "`python -m export similarity ... --gradient`, then what it had of attributes and int8"
             )
-        provider = "cpu" if self.provider == "openvino" else self.provider  # which explanations then say
+        # which explanations then say; TensorRT would build an engine for every number of references
+        provider = {"openvino": "cpu", "tensorrt": "cuda"}.get(self.provider, self.provider)
         base = self.manifest.graph("similarity", "fp32", target_of(provider))
         network = self.similarity
         if base is not None and (provider, "fp32") != (self.provider, self.precision):

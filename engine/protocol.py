@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.errors import OptionError
+from kernels.plan import KernelPlan
 
 
 class Runner(Protocol):
@@ -22,6 +23,31 @@ class Renderer(Protocol):
 
     def masks(self, start: int, stop: int, out: np.ndarray) -> None:
         """Write masks start..stop into `out` (stop - start, H, W) float32: 1 where the picture shows, 0 where not."""
+
+    def kernel_plan(self) -> KernelPlan:
+        """What the CUDA kernel that draws the same masks needs."""
+
+
+class Stage(Protocol):
+    """Where masked pictures and their embeddings are while the hot loop runs: in numpy arrays, or on a GPU."""
+
+    def __enter__(self) -> "Stage":
+        """A run begins: the buffers are its own, with no embeddings in them."""
+
+    def __exit__(self, *_: object) -> None:
+        """It ends."""
+
+    def draw(self, first: int, count: int) -> None:
+        """Show the picture through masks first..first + count in the first rows of the buffer."""
+
+    def run(self, count: int) -> None:
+        """Run the network over the buffer and keep the embeddings of its first rows."""
+
+    def wait(self) -> None:
+        """Until what was asked is done."""
+
+    def embeddings(self) -> list[np.ndarray]:
+        """Of all rows that were run, (n, D) float32 in parts; raises BundleError where one is not finite."""
 
 
 class Plan(Protocol):

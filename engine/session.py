@@ -1,12 +1,19 @@
 """One graph in an ONNX Runtime session, on the provider that was asked for or not at all."""
 
+import contextlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from engine.errors import BundleError, OptionError, ProviderError, first_line
+from engine.files import cache_folder
+from engine.gpu_options import Setting, Versions, cuda_options, tensorrt_options
 from engine.precision import int8_overflows
+from kernels.device import lacking
 
 RUNTIME_PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'sane-engine[cpu]'"),
@@ -15,15 +22,45 @@ RUNTIME_PROVIDERS = {
 }
 """ONNX Runtime's own, and what to install for them."""
 PROVIDERS = (*RUNTIME_PROVIDERS, "openvino")
+GPU_PROVIDERS = ("tensorrt", "cuda")
+"""The one to try first, first."""
+GRAPH_ERRORS = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument")
+"""ONNX Runtime's, where the graph is to blame and not the device."""
+
+Notice = Callable[[str], None]
+"""Told, in one line, what takes long while a model loads, or what was tried and did not work."""
 
 
-def provider_named(name: str) -> str:
-    """`name`, with auto resolved; raises OptionError for an unknown one."""
+def unheard(line: str) -> None:
+    """Nothing is told unless a caller asks for it."""
+
+
+def providers_named(name: str) -> tuple[list[str], str]:
+    """The providers to try, in order, and for auto what else there could have been; raises OptionError for an unknown name.
+
+    auto begins with a GPU where this machine has what one needs, and ends with the CPU.
+    """
     if name == "auto":
-        return "cpu"
+        missing = {provider: gpu_lacks(provider) for provider in GPU_PROVIDERS}
+        reasons = [f"{provider} needs {' and '.join(what)}" for provider, what in missing.items() if what]
+        return [*(p for p, what in missing.items() if not what), "cpu"], "; ".join(reasons)
     if not isinstance(name, str) or name not in PROVIDERS:
         raise OptionError(f"provider must be one of auto, {', '.join(PROVIDERS)}, got {name!r}")
-    return name
+    return [name], ""
+
+
+def gpu_lacks(provider: str) -> list[str]:
+    """What this machine lacks for a GPU provider, in words, as far as can be told at once."""
+    wheel = [] if RUNTIME_PROVIDERS[provider][0] in ort.get_available_providers() else ["the package onnxruntime-gpu"]
+    return [*lacking(), *wheel]
+
+
+def require_gpu(provider: str) -> None:
+    """Raise ProviderError where something is lacking."""
+    missing = gpu_lacks(provider)
+    if missing:
+        what, remedy = " and ".join(missing), RUNTIME_PROVIDERS[provider][1]
+        raise ProviderError(f"provider {provider!r} was asked for, this machine lacks {what}; {remedy}")
 
 
 class Session:
@@ -54,9 +91,48 @@ class Session:
         return output
 
 
-def opened(path: Path, provider: str, threads: int | None) -> ort.InferenceSession:
-    """Raises BundleError where the graph does not load, ProviderError where the provider is missing."""
-    wanted, _ = RUNTIME_PROVIDERS[provider]
+def gpu_session(
+    path: Path,
+    setting: Setting,
+    digest: str,
+    capability: tuple[int, int],
+    folder: Path | None = None,
+    further: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
+    """A session on the CUDA or TensorRT provider.
+
+    digest: sha256 of the graph; capability: the device's, such as (9, 0); folder: of TensorRT's engines and timings, None:
+    the engine's own; further: options of TensorRT, over the usual ones
+    Raises BundleError, ProviderError.
+    """
+    with contextlib.redirect_stdout(sys.stderr):  # where it says what it cannot load
+        getattr(ort, "preload_dlls", lambda: None)()  # from NVIDIA's wheels
+    if setting.provider == "cuda":
+        return opened(path, "cuda", None, cuda_options(setting))
+    with contextlib.suppress(ImportError):
+        import tensorrt  # noqa: F401, PLC0415 - loads libnvinfer from its wheel; without it the session says so below
+    versions = Versions(ort.__version__, tensorrt_version(), capability)
+    options = {**tensorrt_options(setting, folder or tensorrt_folder(), digest, versions), **(further or {})}
+    Path(options["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
+    Path(options["trt_timing_cache_path"]).mkdir(parents=True, exist_ok=True)
+    return opened(path, "tensorrt", None, options)
+
+
+def tensorrt_folder() -> Path:
+    """Where TensorRT's engines and timings are kept."""
+    return cache_folder() / "tensorrt"
+
+
+def tensorrt_version() -> str:
+    found = [d.version for name in ("tensorrt-cu13", "tensorrt") for d in importlib.metadata.distributions(name=name)]
+    return found[0] if found else "unknown"
+
+
+def opened(
+    path: Path, provider: str, threads: int | None, provider_options: Mapping[str, str] | None = None
+) -> ort.InferenceSession:
+    """Raises BundleError where the graph does not load, ProviderError where the provider is missing or cannot run it."""
+    wanted, remedy = RUNTIME_PROVIDERS[provider]
     _require(provider, ort.get_available_providers())
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors come as exceptions; warnings about fallback are checked below
@@ -68,8 +144,13 @@ def opened(path: Path, provider: str, threads: int | None) -> ort.InferenceSessi
     if provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=[wanted])
+        chosen = (wanted, dict(provider_options)) if provider_options else wanted
+        # on a GPU's error it would print, and try the CPU
+        fallback = {} if provider == "cpu" else {"enable_fallback": 0}
+        session = ort.InferenceSession(str(path), options, providers=[chosen], **fallback)
     except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
+        if provider in GPU_PROVIDERS and type(error).__name__ not in GRAPH_ERRORS:
+            raise ProviderError(f"provider {provider!r} cannot run {path}: {first_line(error)}; {remedy}") from error
         raise BundleError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
     _require(provider, session.get_providers())  # the list above names providers the machine cannot run
     return session

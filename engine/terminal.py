@@ -24,6 +24,11 @@ class Bar:
         self._bar.update(done - self._bar.n)
 
 
+def notice(line: str) -> None:
+    """One line on standard error, for what takes long or did not work."""
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
+
+
 def say(text: str) -> None:
     """Print, whatever the terminal can show; raises OutputError where standard output is full or closed."""
     encoding = sys.stdout.encoding or "utf-8"

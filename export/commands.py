@@ -7,6 +7,8 @@ from pathlib import Path
 
 from engine.attributes import CONFIDENCES
 from engine.errors import EngineError, failed
+from engine.gpu_options import LADDER
+from engine.manifest import PRECISIONS
 from engine.precision import TARGETS
 from engine.preprocessing import CHANNEL_ORDERS, FITS, LAYOUTS
 from engine.similarity import METRICS
@@ -22,6 +24,7 @@ EXAMPLES = """examples:
   python -m export attributes --trained runs/attributes/attributes.pt --out bundle
   python -m export quantize bundle --images pictures
   python -m export calibrate bundle --images pictures --labels labels.csv
+  python -m export tensorrt bundle
   python -m export check bundle
 """
 
@@ -32,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "check":
             print(check(options.bundle))
+        elif options.command == "tensorrt":
+            print(importlib.import_module("export.tensorrt").run(options))  # where it runs there is no PyTorch
         else:
             # imported now: PyTorch takes seconds to load, and `check` does without it
             print(importlib.import_module("export.handlers").run(options))
@@ -108,6 +113,22 @@ def _parser() -> argparse.ArgumentParser:
     calibrator.add_argument("--images", type=Path, required=True, metavar="DIR", help="where the pictures are")
     calibrator.add_argument("--labels", type=Path, required=True, metavar="FILE", help="a CSV, see below")
     calibrator.add_argument("--seed", type=int, default=0, metavar="S", help="of everything that is drawn (0)")
+    builder = commands.add_parser(
+        "tensorrt",
+        help="build TensorRT's engines for a bundle ahead, on a machine with the GPU that will run it",
+        description="Builds what the engine would build when it first loads the bundle with provider tensorrt: an engine "
+        "for whole pictures, one for masked ones, one for attributes. Each is named by what it depends on and appears whole "
+        "or not at all; one that is there already stays.",
+        allow_abbrev=False,
+    )
+    builder.add_argument("bundle", type=Path, help="the bundle's folder")
+    builder.add_argument("--out", type=Path, metavar="DIR", help="where (in the engine's cache, where it looks for them)")
+    builder.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the similarity (auto)")
+    builder.add_argument(
+        "--batches", type=int, nargs="+", default=LADDER, metavar="N", help="masked pictures in one run: the first of these "
+        f"that fits the device's memory ({' '.join(map(str, LADDER))})"
+    )  # fmt: skip
+    builder.add_argument("--list", action="store_true", help="only say what would be built; needs no GPU")
     checker = commands.add_parser("check", help="verify a bundle and say what is in it", allow_abbrev=False)
     checker.add_argument("bundle", type=Path, help="the bundle's folder")
     return parser

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kernels.plan import KernelPlan, whole
+
 
 class RankRenderer:
     """ranks: (H, W) int, 0 for the most salient pixel; counts: (N,) int, how many pixels a mask shows or hides; inserted:
@@ -15,3 +17,7 @@ class RankRenderer:
         """Write masks start..stop into `out` (stop - start, H, W) float32: 1 where the picture shows, 0 where not."""
         top = self._ranks < self._counts[start:stop, None, None]
         np.equal(top, self._inserted[start:stop, None, None], out=out, casting="unsafe")
+
+    def kernel_plan(self) -> KernelPlan:
+        """The same masks for the CUDA kernel."""
+        return KernelPlan("rank", (whole(self._ranks), whole(self._counts), self._inserted.astype("u1")))

@@ -7,6 +7,7 @@ and the transpose (sums of masks weighted by scores) without ever holding N mask
 import numpy as np
 
 from kernels.areas import areas
+from kernels.plan import KernelPlan, packed, whole
 
 GROUP = 16
 """Weightings summed at once: bounds the memory of `RiseRenderer.transpose`, whatever the number of references."""
@@ -64,6 +65,11 @@ class RiseRenderer:
         dy, dx = self.shifts[start:stop].T
         tall = np.matmul(self._rows[dy], self.grids[start:stop].astype(np.float32))  # (n, H, s)
         np.matmul(tall, self._columns[dx], out=out)
+
+    def kernel_plan(self) -> KernelPlan:
+        """The same masks for the CUDA kernel."""
+        words = packed(self.grids)
+        return KernelPlan("rise", (words, words.shape[1], self.grids.shape[1], whole(self.shifts)))
 
     def tiles(self, parts: int) -> np.ndarray:
         """Each mask averaged over parts x parts equal tiles of the picture, row-major: (N, parts * parts) float64."""

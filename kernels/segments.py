@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kernels.plan import KernelPlan, packed, whole
+
 
 class SegmentRenderer:
     """segments: (H, W) int in [0, S); samples: (N, S) bool, True where a segment shows."""
@@ -13,3 +15,8 @@ class SegmentRenderer:
     def masks(self, start: int, stop: int, out: np.ndarray) -> None:
         """Write masks start..stop into `out` (stop - start, H, W) float32: 1 where the segment shows, 0 where not."""
         np.take(self._samples[start:stop].astype(np.float32), self._segments, axis=1, out=out)
+
+    def kernel_plan(self) -> KernelPlan:
+        """The same masks for the CUDA kernel."""
+        words = packed(self._samples)
+        return KernelPlan("segments", (whole(self._segments), words, words.shape[1]))

@@ -2,11 +2,14 @@
 
 import numpy as np
 
+from kernels.plan import KernelPlan, whole
+
 
 class WindowRenderer:
     """tops, lefts: first row and column of each window, row-major over the lattice; size: its (height, width), pixels."""
 
     def __init__(self, tops: np.ndarray, lefts: np.ndarray, size: tuple[int, int], height: int, width: int) -> None:
+        self._tops, self._lefts, self._size = tops, lefts, size
         rows, columns = np.arange(height), np.arange(width)
         self._rows = (rows >= tops[:, None]) & (rows < tops[:, None] + size[0])  # (A, H) hidden
         self._columns = (columns >= lefts[:, None]) & (columns < lefts[:, None] + size[1])  # (B, W) hidden
@@ -16,3 +19,8 @@ class WindowRenderer:
         row, column = np.divmod(np.arange(start, stop), len(self._columns))
         hidden = self._rows[row][:, :, None] & self._columns[column][:, None, :]
         np.logical_not(hidden, out=out, casting="unsafe")
+
+    def kernel_plan(self) -> KernelPlan:
+        """The same masks for the CUDA kernel."""
+        tops, lefts = whole(self._tops), whole(self._lefts)
+        return KernelPlan("window", (tops, len(tops), lefts, len(lefts), *self._size))

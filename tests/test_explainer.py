@@ -12,7 +12,7 @@ from torch import nn
 from engine import BundleError, Explainer, ImageError, OptionError, ProviderError, Rise, RisePlan
 from engine.batching import largest_batch
 from engine.preprocessing import Preprocessing
-from engine.session import Session
+from engine.session import Session, opened
 from export import TorchSource, export_similarity
 
 
@@ -97,10 +97,10 @@ def test_threads_and_provider_reach_the_session(tiny_bundle: Path, monkeypatch: 
     # a provider that is listed but does not come up must not pass: ONNX Runtime falls back in silence
     monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(
-        "engine.session.ort.InferenceSession", lambda p, o, providers: make(p, providers=["CPUExecutionProvider"])
+        "engine.session.ort.InferenceSession", lambda p, *_, **__: make(p, providers=["CPUExecutionProvider"])
     )
-    with pytest.raises(ProviderError, match="cuda"):
-        Explainer(tiny_bundle, provider="cuda")
+    with pytest.raises(ProviderError, match=r"cuda.*has CPUExecutionProvider"):
+        opened(next(tiny_bundle.glob("*.onnx")), "cuda", None)
 
 
 def test_notes_say_what_is_missing(

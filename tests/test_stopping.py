@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Explainer, ImageError, Lime, OptionError, Rise, Window
-from engine.batching import cache_folder, calibrated_batch, largest_batch
+from engine.batching import calibrated_batch, largest_batch
+from engine.files import cache_folder
 from engine.preparing import known_references
 from engine.session import Session
 from engine.stopping import Budget, Fidelity

@@ -1,0 +1,53 @@
+"""ResNet-50 as an ONNX graph without weights: what published throughputs are about, to count its work."""
+
+import onnx
+from onnx import TensorProto, helper
+
+STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
+"""Width, blocks and stride of the first block (He et al. 2016; the stride in the 3 x 3 convolution, "v1.5")."""
+
+
+class _Graph:
+    """Nodes so far, and the shapes of the weights that they take as inputs."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.ValueInfoProto] = []
+
+    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+        output = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def weight(self, *shape: int) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def conv(self, x: str, inputs: int, outputs: int, kernel: int, stride: int = 1) -> str:
+        """With a bias: batch norms are folded."""
+        pads, weights = [kernel // 2] * 4, self.weight(outputs, inputs, kernel, kernel)
+        shape = {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "pads": pads}
+        return self.op("Conv", x, weights, self.weight(outputs), **shape)
+
+
+def resnet50(size: int = 224, classes: int = 1000) -> onnx.ModelProto:
+    """(batch, 3, size, size) -> (batch, classes); its weights are inputs after the picture."""
+    graph = _Graph()
+    x = graph.op("Relu", graph.conv("image", 3, 64, 7, 2))
+    x = graph.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    inputs = 64
+    for width, blocks, first_stride in STAGES:
+        for i in range(blocks):
+            stride = first_stride if i == 0 else 1
+            y = graph.op("Relu", graph.conv(x, inputs, width, 1))
+            y = graph.op("Relu", graph.conv(y, width, width, 3, stride))
+            y = graph.conv(y, width, 4 * width, 1)
+            shortcut = graph.conv(x, inputs, 4 * width, 1, stride) if i == 0 else x
+            x, inputs = graph.op("Relu", graph.op("Add", y, shortcut)), 4 * width
+    x = graph.op("Flatten", graph.op("GlobalAveragePool", x))
+    x = graph.op("Gemm", x, graph.weight(inputs, classes), graph.weight(classes))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, size, size])
+    output = helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", classes])
+    made = helper.make_graph(graph.nodes, "resnet50", [image, *graph.weights], [output])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -1,0 +1,209 @@
+"""The launcher: one CUDA device, driven through pycuda by one worker thread that owns all there is on it.
+
+The thread holds the device's primary context (which ONNX Runtime uses too), two streams, the module of masks.cu with its
+prepared kernels, and every array. Methods of `Device` may be called from any thread: they run on the worker, one after
+another.
+"""
+
+import contextlib
+import dataclasses
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kernels.cubins import KernelError
+from kernels.driver import (
+    DRAWING,
+    NETWORK,
+    SUFFIXES,
+    DeviceArray,
+    DeviceError,
+    Drawing,
+    Driver,
+    NoDevice,
+    OutOfMemory,
+    lacking,
+)
+from kernels.plan import KernelPlan
+
+__all__ = [
+    "DRAWING",
+    "NETWORK",
+    "Device",
+    "DeviceArray",
+    "DeviceError",
+    "Drawing",
+    "NoDevice",
+    "OutOfMemory",
+    "lacking",
+]
+
+T = TypeVar("T")
+
+
+class Device:
+    """Raises NoDevice where there is none, DeviceError where it fails, OutOfMemory; so do all methods.
+
+    name: the device's; capability: its compute capability, such as (9, 0); stream: handle of the network's stream
+    """
+
+    def __init__(self, ordinal: int = 0) -> None:
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=_work, args=(self._jobs,), name="cuda", daemon=True)
+        self._worker.start()
+        self._driver = Driver()
+        self._close = weakref.finalize(self, _end, self._jobs, self._worker, self._driver)
+        self.ordinal = ordinal
+        try:
+            self.call(lambda: self._driver.open(ordinal))
+        except BaseException:
+            self.close()
+            raise
+        self.name, self.capability = self._driver.name, self._driver.capability
+        self.stream: int = self._driver.streams[NETWORK].handle
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is under way, then give everything back in the reverse of the order it was taken. Once is enough."""
+        self._close()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """What `function` gives on the worker thread; what pycuda raises becomes a DeviceError."""
+        if threading.current_thread() is self._worker:
+            return function()
+        if not self._close.alive:
+            raise DeviceError("the CUDA device was closed")
+        job = _Job(function)
+        self._jobs.put(job)
+        return job.future.result()
+
+    def attach(self, close: Callable[[], None]) -> int:
+        """`close` runs on the worker when the device closes, before the arrays go, or at `release` of the number given."""
+        return self.call(lambda: self._driver.attach(close))
+
+    def release(self, owner: int) -> None:
+        """Run what was attached under this number, once. On a closed device, nothing: it was run."""
+        with contextlib.suppress(DeviceError):
+            self.call(lambda: self._driver.release(owner))
+
+    def free_memory(self) -> int:
+        """Bytes that are free on the device."""
+        return int(self.call(lambda: self._driver.module.mem_get_info()[0]))
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+        """An array of zeros."""
+        return self.call(lambda: self._driver.empty(shape, dtype))
+
+    def upload(self, values: np.ndarray) -> DeviceArray:
+        """A copy on the device, there before anything is drawn that is drawn later."""
+        return self.call(lambda: self._driver.upload(values))
+
+    def download(self, array: DeviceArray, rows: int) -> np.ndarray:
+        """The first rows (rows, ...), when all that was asked of both streams is done."""
+        return self.call(lambda: self._driver.download(array, rows))
+
+    def copy(self, source: DeviceArray, target: DeviceArray, at: int, rows: int) -> None:
+        """The first rows of `source` to row `at` of `target`, on the network's stream."""
+        if source.row != target.row or not (0 <= rows <= source.shape[0] and 0 <= at <= target.shape[0] - rows):
+            raise DeviceError(f"{rows} rows of {source} do not fit at row {at} of {target}")
+        self.call(lambda: self._driver.copy(source.pointer, target.pointer + at * target.row, rows * source.row))
+
+    def free(self, *arrays: DeviceArray) -> None:
+        """On a closed device, nothing: they went with it."""
+        with contextlib.suppress(DeviceError):
+            self.call(lambda: self._driver.free(arrays))
+
+    def event(self) -> int:
+        """The number of a new event."""
+        return self.call(self._driver.event)
+
+    def record(self, event: int, stream: int) -> None:
+        """The event happens when all that the stream was asked is done."""
+        self.call(lambda: self._driver.events[event].record(self._driver.streams[stream]))
+
+    def wait(self, event: int, stream: int) -> None:
+        """The stream goes on once the event happened; one that was never recorded has."""
+        self.call(lambda: self._driver.streams[stream].wait_for_event(self._driver.events[event]))
+
+    def join(self, event: int) -> None:
+        """Wait here until the event happened."""
+        self.call(lambda: self._driver.join(event))
+
+    def synchronize(self) -> None:
+        """Wait here until both streams are done."""
+        self.call(self._driver.synchronize)
+
+    def drawing(self, plan: KernelPlan, image: np.ndarray, baseline: np.ndarray, channels_last: bool) -> Drawing:
+        """Plan and picture, copied to the device.
+
+        image, baseline: (C, H, W), or (H, W, C) if `channels_last`, float32
+        """
+        if image.ndim != 3 or image.shape != baseline.shape or not image.dtype == baseline.dtype == np.float32:
+            raise DeviceError(f"picture and baseline must be float32 (C, H, W), got {image.shape} and {baseline.shape}")
+        return self.call(lambda: self._driver.drawing(plan, image, baseline, channels_last))
+
+    def draw(self, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
+        """Show the picture through masks first..first + count in the first rows of `rows` (B, ...), on the drawing stream.
+
+        The rows after them become 0.
+        """
+        if rows.shape[1:] != drawing.image.shape or not 0 < count <= rows.shape[0] or rows.dtype not in SUFFIXES:
+            raise DeviceError(f"{count} pictures {drawing.image.shape} do not go into {rows.dtype} {rows.shape}")
+        self.call(lambda: self._driver.draw(drawing, first, count, rows))
+
+    def discard(self, drawing: Drawing) -> None:
+        """Free what it keeps on the device."""
+        self.free(drawing.image, *([drawing.baseline] if drawing.baseline else []), *drawing.arrays)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """Something for the worker to do, and where the answer goes."""
+
+    function: Callable[[], Any]
+    future: "Future[Any]" = dataclasses.field(default_factory=Future)
+
+    def run(self) -> None:
+        try:
+            self.future.set_result(self.function())
+        except DeviceError as error:
+            self.future.set_exception(error)
+        except KernelError as error:
+            self.future.set_exception(DeviceError(str(error)))
+        except BaseException as error:
+            self.future.set_exception(_told(error))
+
+
+def _told(error: BaseException) -> BaseException:
+    """pycuda's errors in our words, others as they are."""
+    cuda = sys.modules.get("pycuda.driver")
+    if cuda is None or not isinstance(error, cuda.Error):
+        return error
+    kind = OutOfMemory if isinstance(error, cuda.MemoryError) else DeviceError
+    told = kind(f"the CUDA driver refused: {str(error).strip().splitlines()[0]}")
+    told.__cause__ = error
+    return told
+
+
+def _work(jobs: "queue.SimpleQueue[_Job | None]") -> None:
+    while (job := jobs.get()) is not None:
+        job.run()
+        del job  # its closure may hold the device, which then could not go
+
+
+def _end(jobs: "queue.SimpleQueue[_Job | None]", worker: threading.Thread, driver: Driver) -> None:
+    jobs.put(_Job(driver.close))
+    jobs.put(None)
+    if threading.current_thread() is not worker:  # the device went while a job of its own ran
+        worker.join()

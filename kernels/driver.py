@@ -1,0 +1,256 @@
+"""What the worker thread of `kernels.device` does through pycuda, which is imported here alone, when a device is opened."""
+
+import contextlib
+import ctypes
+import dataclasses
+import importlib.util
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kernels.cubins import fatbin
+from kernels.plan import KernelPlan
+
+DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+DRAWING, NETWORK = 0, 1
+"""The streams: masks are drawn on one while the network runs on the other."""
+SUFFIXES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""Of kernels, by what they write."""
+BLOCK, STORED = 256, 16
+"""Threads of a block; bytes that each writes at once."""
+
+
+class DeviceError(RuntimeError):
+    """What went wrong on the device, on one line."""
+
+
+class NoDevice(DeviceError):
+    """No CUDA device can be used here; says what is missing."""
+
+
+class OutOfMemory(DeviceError):
+    """The device's memory does not suffice."""
+
+
+def lacking() -> list[str]:
+    """What this machine lacks before a device can be looked for, in words; in well under a millisecond, without pycuda."""
+    found = []
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        found.append(f"an NVIDIA driver ({DRIVER})")
+    if importlib.util.find_spec("pycuda") is None:
+        found.append("pycuda")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceArray:
+    """Memory that a pointer names, C-contiguous; it is freed by `Device.free`, or with the device.
+
+    dtype: "float32", "float16", "bfloat16", ..., as numpy or masks.cu calls it
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "DeviceArray":
+        """A numpy array's own memory, which must outlive this."""
+        if not values.flags.c_contiguous:
+            raise DeviceError("memory that a pointer names must be contiguous")
+        return cls(values.ctypes.data, values.shape, values.dtype.name)
+
+    @property
+    def itemsize(self) -> int:
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
+    @property
+    def row(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * self.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A plan and a picture on the device. arrays: what it keeps there; arguments: of the kernel, after the common ones"""
+
+    kernel: str
+    image: DeviceArray
+    baseline: DeviceArray | None
+    channels_last: bool
+    arrays: tuple[DeviceArray, ...]
+    arguments: tuple[int, ...]
+    types: str
+
+
+class Driver:
+    """All that belongs to pycuda; used by the worker thread alone. Raises what pycuda raises, and NoDevice."""
+
+    def __init__(self) -> None:
+        self.module: Any = None  # pycuda.driver
+        self.streams: list[Any] = []
+        self.events: list[Any] = []
+        self.name, self.capability = "", (0, 0)
+        self._context: Any = None
+        self._code: Any = None
+        self._functions: dict[tuple[str, str], Any] = {}
+        self._memory: dict[int, Any] = {}
+        self._owners: dict[int, Callable[[], None]] = {}
+
+    def open(self, ordinal: int) -> None:
+        cuda = self.module = _pycuda()
+        if not 0 <= ordinal < cuda.Device.count():
+            raise NoDevice(f"there is no CUDA device {ordinal}: the driver finds {cuda.Device.count()}")
+        device = cuda.Device(ordinal)
+        self.name, self.capability = device.name(), device.compute_capability()
+        self._context = device.retain_primary_context()
+        self._context.push()
+        self.streams = [cuda.Stream(), cuda.Stream()]
+        try:
+            self._code = cuda.module_from_buffer(fatbin())
+        except cuda.Error:  # the driver finds nothing in it for this device
+            from kernels.build import compiled  # noqa: PLC0415 - needs NVRTC, which most devices never do
+
+            major, minor = self.capability
+            self._code = cuda.module_from_buffer(compiled(10 * major + minor))
+
+    def close(self) -> None:
+        """Each step is done whether or not the one before it failed: a process whose context stays pushed aborts."""
+        steps = [self.synchronize, *(lambda owner=owner: self.release(owner) for owner in reversed(self._owners))]
+        steps += [self.synchronize, self.free_all, self._functions.clear, self.unload, self._leave]
+        for step in steps:
+            with contextlib.suppress(Exception):
+                step()
+
+    def free_all(self) -> None:
+        while self._memory:
+            self._memory.popitem()[1].free()
+
+    def unload(self) -> None:
+        self._code = None
+        self.events.clear()
+        self.streams.clear()
+
+    def _leave(self) -> None:
+        context, self._context = self._context, None
+        if context is None:
+            return
+        self.module.Context.pop()
+        context.detach()
+        # to release a primary context pycuda makes it current once more, and leaves it so
+        ctypes.CDLL(DRIVER).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+    def attach(self, close: Callable[[], None]) -> int:
+        number = max(self._owners, default=0) + 1
+        self._owners[number] = close
+        return number
+
+    def release(self, owner: int) -> None:
+        if owner in self._owners:
+            self.synchronize()
+            self._owners.pop(owner)()
+
+    def synchronize(self) -> None:
+        for stream in self.streams:
+            stream.synchronize()
+
+    def event(self) -> int:
+        self.events.append(self.module.Event(self.module.event_flags.DISABLE_TIMING))
+        return len(self.events) - 1
+
+    def join(self, event: int) -> None:
+        self.events[event].synchronize()
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+        array = self._allocated(shape, dtype)
+        self.module.memset_d8_async(array.pointer, 0, array.nbytes, self.streams[DRAWING])
+        self.streams[DRAWING].synchronize()  # or the network could write first
+        return array
+
+    def upload(self, values: np.ndarray) -> DeviceArray:
+        values = np.ascontiguousarray(values)
+        array = self._allocated(values.shape, values.dtype.name)
+        self.module.memcpy_htod_async(array.pointer, values, self.streams[DRAWING])  # pageable: read before it returns
+        return array
+
+    def _allocated(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+        size = DeviceArray(0, shape, dtype).nbytes
+        memory = self.module.mem_alloc(max(size, 1))
+        self._memory[int(memory)] = memory
+        return DeviceArray(int(memory), shape, dtype)
+
+    def download(self, array: DeviceArray, rows: int) -> np.ndarray:
+        values = np.empty((rows, *array.shape[1:]), array.dtype)
+        self.synchronize()
+        if values.nbytes:
+            self.module.memcpy_dtoh(values, array.pointer)
+        return values
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        self.module.memcpy_dtod_async(target, source, size, self.streams[NETWORK])
+
+    def free(self, arrays: tuple[DeviceArray, ...]) -> None:
+        for array in arrays:
+            memory = self._memory.pop(array.pointer, None)
+            if memory is not None:
+                memory.free()
+
+    def drawing(self, plan: KernelPlan, image: np.ndarray, baseline: np.ndarray, channels_last: bool) -> Drawing:
+        arrays, arguments, types = [], [], ""
+        for value in plan.arguments:
+            if isinstance(value, np.ndarray):
+                arrays.append(self.upload(value))
+                arguments.append(arrays[-1].pointer)
+                types += "P"
+            else:
+                arguments.append(value)
+                types += "i"
+        hidden = self.upload(baseline) if baseline.any() else None
+        shown = self.upload(image)
+        return Drawing(plan.kernel, shown, hidden, channels_last, tuple(arrays), tuple(arguments), types)
+
+    def draw(self, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
+        shape = drawing.image.shape
+        channels, height, width = (shape[2], *shape[:2]) if drawing.channels_last else shape
+        function = self._function(f"{drawing.kernel}_{SUFFIXES[rows.dtype]}", "PPPiiiiii" + drawing.types)
+        grid = (-(-height * width // (BLOCK * STORED // rows.itemsize)), count)
+        where = (drawing.image.pointer, drawing.baseline.pointer if drawing.baseline else 0, rows.pointer)
+        what = (first, count, channels, height, width, int(drawing.channels_last))
+        stream = self.streams[DRAWING]
+        function.prepared_async_call(grid, (BLOCK, 1, 1), stream, *where, *what, *drawing.arguments)
+        rest = (rows.shape[0] - count) * rows.row
+        if rest:
+            self.module.memset_d8_async(rows.pointer + count * rows.row, 0, rest, stream)
+
+    def _function(self, name: str, types: str) -> Any:
+        if (name, types) not in self._functions:
+            self._functions[name, types] = self._code.get_function(name).prepare(types)
+        return self._functions[name, types]
+
+
+def _pycuda() -> Any:
+    """pycuda.driver, initialised. Raises NoDevice, saying what is missing."""
+    missing = lacking()
+    if missing:
+        raise NoDevice(f"this machine lacks {' and '.join(missing)}")
+    try:
+        import pycuda.driver as cuda  # noqa: PLC0415 - optional, and slow
+    except ImportError as error:
+        raise NoDevice(f"pycuda cannot be loaded: {str(error).splitlines()[0]}") from error
+    try:
+        cuda.init()
+        count = cuda.Device.count()
+    except cuda.Error as error:
+        raise NoDevice(f"the NVIDIA driver finds no CUDA device: {str(error).strip().splitlines()[0]}") from error
+    if not count:
+        raise NoDevice("the NVIDIA driver finds no CUDA device")
+    return cuda

@@ -1,0 +1,381 @@
+"""Tests that run over the test double of libcuda.so.1; `tests/test_device.py` starts them in a process of their own.
+
+pycuda is the real one, and so is the launcher and the engine's device path; the network runs on ONNX Runtime's CPU provider,
+bound to the double's memory by pointer. What no test here can tell: whether CUDA's and TensorRT's providers behave so too.
+"""
+
+import ctypes
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pycuda.driver as cuda
+import pytest
+
+import engine.device
+from engine import Explainer, Lime, ProviderError, Rise, Window
+from engine.device import DeviceSession, DeviceStage, close_device
+from engine.evaluate import insertion_deletion
+from engine.gpu_options import LADDER, Setting
+from engine.session import opened
+from kernels.blend import blend
+from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, NoDevice, OutOfMemory
+from kernels.nvidia import version
+from kernels.plan import KernelPlan
+from kernels.rank import RankRenderer
+from kernels.rise import RiseRenderer, cell_size
+from kernels.segments import SegmentRenderer
+from kernels.window import WindowRenderer
+
+PICTURES = Path(engine.__file__).parent / "data" / "pictures"
+CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
+NAMES = ("allocations", "streams", "events", "modules", "contexts", "retained", "launches", "copies_in", "copies_out")
+HELD = NAMES[:6]
+
+
+def counts() -> dict[str, int]:
+    found = (ctypes.c_long * len(NAMES))()
+    ctypes.CDLL("libcuda.so.1").double_counts(found)
+    return dict(zip(NAMES, found, strict=True))
+
+
+def held() -> dict[str, int]:
+    return {name: count for name, count in counts().items() if name in HELD and count}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    close_device()
+    gc.collect()
+    assert held() == {}
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with Device() as device:
+        yield device
+
+
+def renderers(height: int, width: int) -> dict[str, object]:
+    rng = np.random.default_rng(3)
+    shifts = rng.integers(0, (cell_size(height, 5), cell_size(width, 5)), (40, 2))
+    return {
+        "rise": RiseRenderer(rng.random((40, 5, 5)) < 0.5, shifts, height, width),
+        "rise, 9 x 9": RiseRenderer(rng.random((40, 9, 9)) < 0.5, shifts % 2, height, width),
+        "window": WindowRenderer(np.arange(-3, 17, 4), np.arange(-3, 21, 3), (6, 7), height, width),
+        "segments": SegmentRenderer(rng.integers(0, 70, (height, width)), rng.random((40, 70)) < 0.5),
+        "rank": RankRenderer(
+            rng.permutation(height * width).reshape(height, width), rng.integers(0, height * width, 40), rng.random(40) < 0.5
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", list(renderers(8, 8)))
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("hidden", [0.0, -0.5])
+def test_kernels_draw_what_numpy_draws(device: Device, kind: str, channels_last: bool, hidden: float) -> None:
+    height, width = 31, 26
+    renderer, shape = renderers(height, width)[kind], (height, width, 3) if channels_last else (3, height, width)
+    image = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    baseline = np.full(shape, hidden, np.float32)
+    rows = device.upload(np.ones((9, *shape), np.float32))
+    drawing = device.drawing(renderer.kernel_plan(), image, baseline, channels_last)
+    device.draw(drawing, 11, 7, rows)
+    masks, expected = np.empty((7, height, width), np.float32), np.empty((7, *shape), np.float32)
+    renderer.masks(11, 18, out=masks)
+    blend(image, baseline, masks, channels_last, out=expected)
+    got = device.download(rows, 9)
+    np.testing.assert_allclose(got[:7], expected, atol=2e-6)
+    assert not got[7:].any()  # rows that are not drawn hold no earlier picture
+    device.discard(drawing)
+    assert counts()["allocations"] == 1
+
+
+def test_arrays_go_there_and_back(device: Device) -> None:
+    values = np.arange(24, dtype=np.float32).reshape(6, 4)
+    there = device.upload(values)
+    elsewhere = device.empty((8, 4), "float32")
+    np.testing.assert_array_equal(device.download(there, 5), values[:5])
+    device.copy(there, elsewhere, 2, 3)
+    np.testing.assert_array_equal(device.download(elsewhere, 8), np.pad(values[:3], ((2, 3), (0, 0))))
+    assert (there.row, there.nbytes, there.itemsize) == (16, 96, 4)
+    free = device.free_memory()
+    device.free(there, elsewhere)
+    device.free(there)  # it was freed: nothing
+    assert device.free_memory() == free + 96 + 128
+    for source, target, at, rows in ((there, elsewhere, 6, 3), (there, elsewhere, -1, 2), (there, elsewhere, 0, 7)):
+        with pytest.raises(DeviceError, match="do not fit"):
+            device.copy(source, target, at, rows)
+
+
+def test_streams_wait_for_events(device: Device) -> None:
+    """The double's streams do nothing before they are waited for, as a GPU's may."""
+    source, target = device.upload(np.ones((1, 4), np.float32)), device.empty((1, 4), "float32")
+    looks = DeviceArray(target.pointer, target.shape, target.dtype)
+    memory = np.frombuffer((ctypes.c_float * 4).from_address(looks.pointer), np.float32)
+    event = device.event()
+    device.join(event)  # never recorded: it has happened
+    device.copy(source, target, 0, 1)
+    device.record(event, NETWORK)
+    assert not memory.any()
+    device.wait(event, DRAWING)
+    assert memory.all()
+
+
+def test_the_driver_refuses_what_it_must(device: Device) -> None:
+    array = device.empty((4, 4), "float32")
+    too_large = np.empty(array.nbytes + 64, np.uint8)
+    with pytest.raises(DeviceError, match="cuMemcpyDtoH failed"):
+        device.call(lambda: cuda.memcpy_dtoh(too_large, array.pointer))
+    with pytest.raises(cuda.LogicError, match="201"):  # no context on this thread: it is the worker's
+        cuda.mem_alloc(16)
+    with pytest.raises(DeviceError, match="cuModuleGetFunction failed"):
+        picture = np.ones((3, 4, 4), np.float32)
+        rows = device.empty((1, 3, 4, 4), "float32")
+        device.draw(device.drawing(KernelPlan("nothing", ()), picture, picture, False), 0, 1, rows)
+    assert device.call(threading.current_thread) is not threading.current_thread()
+    with pytest.raises(ZeroDivisionError):  # what is no error of the device stays what it is
+        device.call(lambda: 1 / 0)
+
+
+def test_the_launcher_refuses_what_does_not_fit(device: Device) -> None:
+    picture = np.ones((3, 8, 8), np.float32)
+    plan = renderers(8, 8)["rank"].kernel_plan()
+    for image, baseline in ((picture[0], picture[0]), (picture, picture[:, :4]), (picture.astype(np.float64), picture)):
+        with pytest.raises(DeviceError, match="must be float32"):
+            device.drawing(plan, image, baseline, False)
+    drawing = device.drawing(plan, picture, picture, False)
+    for shape, dtype, count in (
+        ((4, 3, 8, 9), "float32", 1),
+        ((4, 3, 8, 8), "float64", 1),
+        ((4, 3, 8, 8), "float32", 5),
+        ((4, 3, 8, 8), "float32", 0),
+    ):
+        with pytest.raises(DeviceError, match="do not go into"):
+            device.draw(drawing, 0, count, device.empty(shape, dtype))
+    with pytest.raises(TypeError, match="contiguous"):
+        KernelPlan("rank", (np.ones(3),))
+
+
+def test_a_missing_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NoDevice, match="no CUDA device 7"):
+        Device(7)
+    monkeypatch.setenv("CUDA_DOUBLE_DEVICES", "0")
+    with pytest.raises(NoDevice, match="finds no CUDA device"):
+        Device()
+
+
+def test_memory_that_does_not_suffice_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_DOUBLE_MEMORY", "1000")
+    with Device() as device, pytest.raises(OutOfMemory, match="out of memory"):
+        device.empty((1001,), "uint8")
+
+
+def test_an_architecture_that_is_not_carried_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        version()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("CUDA_DOUBLE_NO_FATBIN", "1")
+    with Device() as device:
+        assert counts()["modules"] == 1
+        assert device.capability == (8, 6)
+
+
+def test_everything_is_given_back_in_order() -> None:
+    order: list[str] = []
+    device = Device()
+    array = device.empty((4,), "float32")
+
+    def owner(name: str) -> Callable[[], None]:
+        # while owners are closed their arrays are there, and so is the stream
+        return lambda: order.append(f"{name} {counts()['allocations']} {counts()['streams']}")
+
+    first = device.attach(owner("first"))
+    device.attach(owner("second"))
+    device.attach(owner("third"))
+    device.release(first)
+    device.release(first)
+    assert order == ["first 1 2"]
+    device.close()
+    device.close()
+    assert order == ["first 1 2", "third 1 2", "second 1 2"]
+    assert held() == {}
+    device.free(array)  # after the end these do nothing, so that whoever holds something need not know
+    device.release(2)
+    with pytest.raises(DeviceError, match="closed"):
+        device.synchronize()
+
+
+def test_a_forgotten_device_is_closed() -> None:
+    device = Device()
+    device.empty((4,), "float32")
+    del device
+    gc.collect()
+    assert held() == {}
+
+
+def on_the_cpu(path: Path, setting: Setting, digest: str, capability: tuple[int, int]) -> ort.InferenceSession:
+    assert len(digest) == 64
+    assert capability == (8, 6)
+    assert setting.stream
+    return opened(path, "cpu", 1)
+
+
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Provider "cuda" is the double's memory and ONNX Runtime's CPU provider."""
+    monkeypatch.setattr("engine.device.gpu_session", on_the_cpu)
+    monkeypatch.setattr("engine.device.MEMORY", "cpu")
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: names)
+
+
+@pytest.mark.usefixtures("lent")
+def test_maps_are_those_of_the_cpu() -> None:
+    gpu, cpu = Explainer(provider="cuda", precision="fp32"), Explainer(provider="cpu", precision="fp32")
+    assert (gpu.provider, gpu.provider_reason) == ("cuda", "asked for")
+    for method, baseline in (
+        (Rise(masks=300), None),
+        (Rise(masks=130, estimator="sane"), "blur"),
+        (Window(size=16, stride=6), "black"),
+        (Lime(samples=150), None),
+    ):
+        got, expected = (e.explain(*CAT, method, baseline=baseline) for e in (gpu, cpu))
+        assert (got.passes, got.provider, got.precision) == (expected.passes, "cuda", "fp32")
+        scale = np.abs(expected.saliency).max()
+        np.testing.assert_allclose(got.saliency, expected.saliency, atol=2e-3 * scale)
+        assert got.similarity == pytest.approx(expected.similarity, abs=1e-5)
+        assert [a.name for a in got.attributes] == [a.name for a in expected.attributes]
+    saliency = cpu.explain(*CAT, Rise(masks=64)).saliency
+    curves = [insertion_deletion(e, *CAT, saliency, steps=31) for e in (gpu, cpu)]
+    np.testing.assert_allclose(curves[0].insertion_scores, curves[1].insertion_scores, atol=1e-5)
+
+
+@pytest.mark.usefixtures("lent")
+def test_only_plans_go_in_and_embeddings_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = Explainer(provider="cuda", precision="fp32")
+    draw, drawn_into = Device.draw, []
+
+    def spied(self: Device, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
+        drawn_into.append(rows.pointer)
+        draw(self, drawing, first, count, rows)
+
+    monkeypatch.setattr(Device, "draw", spied)
+    before = counts()
+    prepared = explainer.prepare(CAT[0], Rise(masks=1000), baseline="blur")
+    after = counts()
+    first, second, *rest = drawn_into
+    assert first != second
+    assert rest == [first, second]  # so that one is drawn while the network reads the other
+    expected = Explainer(provider="cpu", precision="fp32").prepare(CAT[0], Rise(masks=1000), baseline="blur").embeddings
+    np.testing.assert_allclose(prepared.embeddings, expected, atol=1e-4 * np.abs(expected).max())
+    assert after["launches"] - before["launches"] == 4  # of 256 masks
+    assert after["copies_in"] - before["copies_in"] == 4  # grids, shifts, picture, baseline
+    assert after["copies_out"] - before["copies_out"] == 1
+
+
+@pytest.mark.usefixtures("lent")
+def test_passes_end_refine_and_run_side_by_side_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = Explainer(provider="cuda", precision="fp32"), Explainer(provider="cpu", precision="fp32")
+    waited: list[DeviceStage] = []
+    wait = DeviceStage.wait
+    monkeypatch.setattr(DeviceStage, "wait", lambda self: waited.append(self) or wait(self))
+    late = gpu.prepare(CAT[0], Rise(masks=2000), deadline=1e-6)
+    assert late.late
+    assert len(late.embeddings) == 256
+    assert len(waited) == 1  # or a batch would seem to take no time
+    gpu.prepare(CAT[0], Rise(masks=600))
+    assert len(waited) == 1  # and without a deadline nobody waits
+    expected = cpu.prepare(CAT[0], Rise(masks=300)).embeddings
+    scale = np.abs(expected).max()
+    refined = gpu.prepare(CAT[0], Rise(masks=200)).refine(100)
+    np.testing.assert_allclose(refined.embeddings, expected, atol=1e-4 * scale)
+    with ThreadPoolExecutor(3) as pool:
+        methods = [Rise(masks=300, seed=seed) for seed in range(6)]
+        together = list(pool.map(lambda method: gpu.prepare(CAT[0], method).embeddings, methods))
+    for method, embeddings in zip(methods, together, strict=True):
+        np.testing.assert_array_equal(embeddings, gpu.prepare(CAT[0], method).embeddings)
+    # more embeddings than stay on the device are copied out in parts
+    monkeypatch.setattr("engine.device.KEPT_BYTES", 1)
+    small = Explainer(provider="cuda", precision="fp32")
+    np.testing.assert_allclose(small.prepare(CAT[0], Rise(masks=300)).embeddings, expected, atol=1e-4 * scale)
+
+
+@pytest.mark.usefixtures("lent")
+def test_the_largest_batch_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    rows = 3 * 64 * 64 * 4
+    monkeypatch.setenv("CUDA_DOUBLE_MEMORY", str(engine.device.KEPT_BYTES + 2 * 64 * rows + 2**18))
+    explainer = Explainer(provider="cuda", precision="fp32", notice=lines.append)
+    assert explainer._model.running.batch == 64
+    tried = [str(line) for line in lines if "out of memory" in line]
+    assert [batch for batch in LADDER if any(line.endswith(f" {batch}") for line in tried)] == [256, 128]
+    monkeypatch.setenv("CUDA_DOUBLE_MEMORY", str(2**20))
+    with pytest.raises(ProviderError, match="out of memory"):
+        Explainer(provider="cuda", precision="fp32")
+
+
+@pytest.mark.usefixtures("lent")
+def test_runs_that_refuse_to_be_captured_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncaptured(path: Path, setting: Setting, digest: str, capability: tuple[int, int]) -> ort.InferenceSession:
+        if setting.captured:
+            raise ProviderError("this graph has nodes that cannot be captured")
+        return on_the_cpu(path, setting, digest, capability)
+
+    monkeypatch.setattr("engine.device.gpu_session", uncaptured)
+    lines: list[str] = []
+    assert Explainer(provider="cuda", precision="fp32", notice=lines.append)._model.running.batch == LADDER[0]
+    assert sum("no CUDA graphs, this graph has nodes" in line for line in lines) == 1
+
+
+@pytest.mark.usefixtures("lent")
+def test_what_draws_wrong_is_found_when_the_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the kernel hides the picture that it was asked to show
+    monkeypatch.setattr("engine.bundle.RankRenderer", lambda ranks, counts, shown: RankRenderer(ranks, counts, ~shown))
+    with pytest.raises(engine.BundleError, match="canonical result on cuda"):
+        Explainer(provider="cuda", precision="fp32")
+
+
+@pytest.mark.usefixtures("lent")
+def test_sessions_go_before_their_device_and_with_their_explainer() -> None:
+    explainer = Explainer(provider="cuda", precision="fp32")
+    session = explainer._model.similarity
+    assert isinstance(session, DeviceSession)
+    of_one = counts()["allocations"]
+    assert of_one == 2 * engine.device.BUFFERS + 1
+    other = Explainer(provider="cuda", precision="fp32")
+    assert counts()["allocations"] == 2 * of_one
+    del other
+    gc.collect()
+    assert counts()["allocations"] == of_one
+    close_device()
+    assert held() == {}
+    assert not session._whole
+    with pytest.raises(ProviderError, match="closed"):
+        explainer.embed([CAT[0]])
+
+
+@pytest.mark.usefixtures("lent")
+def test_auto_takes_the_first_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = Explainer(precision="fp32")
+    assert explainer.provider == "cuda"
+    assert "tensorrt needs the package onnxruntime-gpu" in explainer.provider_reason
+    assert explainer.explain(*CAT, Rise(masks=8)).provider == "cuda"
+
+    def broken(path: Path, setting: Setting, *_: object) -> ort.InferenceSession:
+        raise ProviderError(f"no {setting.provider} today")
+
+    monkeypatch.setattr("engine.device.gpu_session", broken)
+    lines: list[str] = []
+    explainer = Explainer(precision="fp32", notice=lines.append)
+    assert explainer.provider == "cpu"
+    assert "no cuda today" in explainer.provider_reason
+    assert lines == ["cuda does not run: no cuda today"]
+    with pytest.raises(ProviderError, match="no cuda today"):
+        Explainer(provider="cuda")

@@ -1,0 +1,119 @@
+"""What only a GPU can tell. NO GPU HAS RUN THESE TESTS YET; wherever there is one: `pytest -m gpu -rs`.
+
+They need onnxruntime-gpu in place of onnxruntime, pycuda, and a CUDA device; those of provider tensorrt its package too.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from engine import Explainer, ProviderError, Rise, Window
+from engine import bundle as bundles
+from engine.device import DeviceSession, shared_device
+from engine.session import gpu_lacks, opened
+from export import export_quantized
+from kernels.device import Device
+
+PICTURES = Path(bundles.__file__).parent / "data" / "pictures"
+CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
+CORRELATION = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
+"""Of a map with the CPU's in fp32: the emoji network in int8 is not among those that "auto" would take."""
+
+
+def missing(provider: str) -> str | None:
+    """Why provider cannot be tested here, or None."""
+    lacks = gpu_lacks(provider)
+    if lacks:
+        return f"needs {' and '.join(lacks)}"
+    try:
+        shared_device()
+    except ProviderError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(params=["cuda", "tensorrt"])
+def provider(request: pytest.FixtureRequest) -> str:
+    why = missing(request.param)
+    if why:
+        pytest.skip(f"no GPU: {why}")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's, with graphs for GPUs."""
+    folder = Path(shutil.copytree(bundles.demo_bundle(), tmp_path_factory.mktemp("gpu") / "bundle"))
+    export_quantized(folder, PICTURES, ["gpu"])
+    return folder
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_embeddings_and_maps_are_the_cpus(provider: str, bundle: Path, precision: str) -> None:
+    gpu, cpu = Explainer(bundle, provider, precision), Explainer(bundle, "cpu", "fp32")
+    assert (gpu.provider, gpu.precision) == (provider, precision)
+    expected = cpu.embed(CAT)
+    limit = bundles.TOLERANCE[precision] * np.abs(expected).max()
+    np.testing.assert_allclose(gpu.embed(CAT), expected, atol=limit)
+    masked = [e.prepare(CAT[0], Rise(masks=1000)).embeddings for e in (gpu, cpu)]
+    np.testing.assert_allclose(*masked, atol=limit)
+    for method in (Rise(masks=1000), Window(size=16, stride=6)):
+        got, wanted = (e.explain(*CAT, method).saliency.ravel() for e in (gpu, cpu))
+        assert np.corrcoef(got, wanted)[0, 1] > CORRELATION[precision]
+
+
+@pytest.mark.gpu
+def test_the_same_maps_again(provider: str) -> None:
+    """Captured runs, the other buffer, and batches that are not full give the same numbers."""
+    explainer = Explainer(provider=provider, precision="fp32")
+    first = explainer.prepare(CAT[0], Rise(masks=900)).embeddings
+    for masks in (900, 300, 900):
+        np.testing.assert_array_equal(explainer.prepare(CAT[0], Rise(masks=masks)).embeddings, first[:masks])
+
+
+@pytest.mark.gpu
+def test_only_plans_go_in_and_embeddings_come_out(provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Profiled(ort.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.enable_profiling, self.profile_file_prefix = True, str(tmp_path / "profile")
+
+    monkeypatch.setattr("engine.session.ort.SessionOptions", Profiled)
+    explainer = Explainer(provider=provider, precision="fp32")
+    session: Any = explainer._model.similarity
+    assert isinstance(session, DeviceSession)
+    moved: list[int] = []
+    for name in ("upload", "download"):
+        move = getattr(Device, name)
+
+        def spied(self: Device, *arguments: Any, move: Any = move) -> Any:
+            moved.append(getattr(arguments[0], "nbytes", 0))
+            return move(self, *arguments)
+
+        monkeypatch.setattr(Device, name, spied)
+    explainer.prepare(CAT[0], Rise(masks=1000))
+    assert len(moved) == 1  # the embeddings; plan and picture go in with the drawing, inside the driver
+    events = json.loads(Path(session._masked.bound[0]._session.end_profiling()).read_text())
+    assert not [event["name"] for event in events if "Memcpy" in event["name"]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["cuda"], indirect=True)
+def test_a_bogus_option_is_refused(provider: str) -> None:
+    graph = bundles.demo_bundle() / "similarity.fp32.onnx"
+    opened(graph, provider, None, {"use_tf32": "False"})
+    with pytest.raises(ProviderError, match="no_such_option"):
+        opened(graph, provider, None, {"no_such_option": "1"})
+
+
+@pytest.mark.gpu
+def test_auto_takes_the_gpu(provider: str) -> None:
+    explainer = Explainer()
+    assert explainer.provider in ("tensorrt", "cuda")
+    assert explainer.explain(*CAT, Rise(masks=256)).provider == explainer.provider
