@@ -26,6 +26,7 @@ section { border-top: 1px solid #ddd; padding: 1.5rem 0; }
 figure { margin: 0; } figcaption, .by, th { color: #6e6e73; font-size: .9rem; font-weight: normal; }
 img { display: block; max-width: 100%; border-radius: 4px; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
+th:first-child { width: 12rem; } th:nth-child(2) { width: 18rem; }
 td.number { font-variant-numeric: tabular-nums; }
 .bar { background: #f0eeec; width: 12rem; height: .8rem; border-radius: 2px; }
 .bar i { display: block; height: 100%; background: #c8401e; border-radius: 2px; }
