@@ -47,7 +47,8 @@ class Explanation:
     correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
     attributes: best first, those of at least `attribute_threshold` confidence (the `top` of them, where that was asked for)
     opposing_attributes: best first, words for the regions that lower the similarity: ranked by the same formula with the
-        same phi and threshold, where `match` is with `opposing`; only those that match it, and the saliency negatively
+        same phi and threshold, where `match` is with `opposing`; only those that match it, and the saliency negatively. A
+        confident word may stand in both lists: the sign of its match says on which side it is
     phi: the weights they were ranked with
     query_image, reference_image: (H, W, 3) uint8 as the network saw them (None: given as an embedding)
     query_box, reference_box: that part of the upright original, (left, top, right, bottom) in its pixels
