@@ -35,7 +35,8 @@ MOST_PAIRS = 300
 """Pairs that are explained for phi; each query costs the passes of an explanation."""
 MOST_PRIOR_PAIRS = 5000
 TCAV = (
-    "TCAV on the embeddings as they are, concept vectors cross-fitted over halves of the groups; p against "
+    "TCAV on the embeddings as they are, under no condition; concept vectors cross-fitted over halves of the groups; p "
+    "against "
     f"{tcav.CONCEPTS} random concepts carried by as many groups, 0 where p > {tcav.LEVEL:g} or fewer than "
     f"{tcav.LEAST_PAIRS} pairs carry the attribute; for squared distances a pair's two directions have opposite signs, and "
     "none can pass"

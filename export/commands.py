@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         help="prior, calibrated confidences and phi for a bundle's attributes, from labelled pictures",
         description="Finds which attributes the similarity grows towards (TCAV, tested against random concepts), makes "
         "confidences probabilities (Platt scaling) and weighs confidence, match and prior by attribute removal. Writes "
-        "attributes.json and calibration.json; the model stays the same. Give pictures that neither network was trained on.",
+        "attributes.json and calibration.json; the model stays the same. Pairs are compared under no condition. "
+        "Give pictures that neither network was trained on.",
         epilog="FILE is a CSV with columns image,group,attributes: a file below DIR; any text, equal for pictures that "
         "match (without this column each picture is paired with the one most similar to it); names with ; between them.",
         allow_abbrev=False,
