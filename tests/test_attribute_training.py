@@ -19,7 +19,8 @@ from training import attributes, loop
 from training.attributes import Teacher, map_size, start_published, started_from, table_of, train_attributes
 from training.augment import normalise
 from training.datasets.protocol import Pairs
-from training.loop import Randomness, Schedule
+from training.loop import PublishedSchedule, Randomness, Schedule
+from training.losses import HEATMAP_WEIGHT
 from training.saliency import Maps, saliency_maps
 from training.similarity import trained_similarity
 
@@ -249,6 +250,16 @@ def test_the_published_network_takes_resnet50s_weights(tmp_path: Path) -> None:
         torch.save(wrong, tmp_path / "wrong.pt")
         with pytest.raises(OptionError, match="ResNet-50"):
             start_published(network, tmp_path / "wrong.pt")
+
+
+def test_the_published_network_trains_as_published(data: Squares, maps: Maps, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, schedule = PublishedAttributeNet(3), PublishedSchedule(epochs=2)
+    before = network.head.weight.detach().clone()
+    train_attributes(network, data, 0, tmp_path, schedule, "sane", Teacher(maps, HEATMAP_WEIGHT), batch=4)
+    rates = [json.loads(line)["rate"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rates == [pytest.approx(5e-4 * 0.985), pytest.approx(5e-4 * 0.985**2)]
+    assert np.isfinite(losses(tmp_path)).all() and not torch.equal(network.head.weight, before)
 
 
 def test_types_of_pairs_get_weights_of_their_own(data: Squares, tmp_path: Path) -> None:
