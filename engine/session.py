@@ -1,19 +1,23 @@
 """One graph in an ONNX Runtime session, on the provider that was asked for or not at all."""
 
 import contextlib
+import ctypes
 import importlib.metadata
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+from engine.engines import kept_or_built
 from engine.errors import BundleError, OptionError, ProviderError, first_line
 from engine.files import cache_folder
-from engine.gpu_options import Setting, Versions, cuda_options, tensorrt_options
+from engine.gpu_options import Setting, Versions, cache_key, cuda_options, tensorrt_options
 from engine.precision import int8_overflows
 from kernels.device import lacking
+from kernels.driver import DRIVER
 
 RUNTIME_PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'sane-engine[cpu]'"),
@@ -91,31 +95,49 @@ class Session:
         return output
 
 
-def gpu_session(
-    path: Path,
-    setting: Setting,
-    digest: str,
-    capability: tuple[int, int],
-    folder: Path | None = None,
-    further: Mapping[str, str] | None = None,
-) -> ort.InferenceSession:
-    """A session on the CUDA or TensorRT provider.
+def warned(line: str) -> None:
+    """For what must be heard even where no caller asks for notices."""
+    warnings.warn(line, stacklevel=2)
 
-    digest: sha256 of the graph; capability: the device's, such as (9, 0); folder: of TensorRT's engines and timings, None:
-    the engine's own; further: options of TensorRT, over the usual ones
+
+def gpu_session(
+    path: Path, setting: Setting, digest: str, capability: tuple[int, int], notice: Notice = warned
+) -> ort.InferenceSession:
+    """A session on the CUDA or TensorRT provider, whose engines are kept in the engine's own cache.
+
+    digest: sha256 of the graph; capability: the device's, such as (9, 0)
     Raises BundleError, ProviderError.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # where it says what it cannot load
-        getattr(ort, "preload_dlls", lambda: None)()  # from NVIDIA's wheels
     if setting.provider == "cuda":
+        _load_libraries()
         return opened(path, "cuda", None, cuda_options(setting))
+    versions = versions_of(setting.ordinal, capability)
+
+    def open_in(folder: Path, without: tuple[str, ...]) -> ort.InferenceSession:
+        return tensorrt_session(path, tensorrt_options(setting, folder, digest, versions), without)
+
+    return kept_or_built(tensorrt_folder(), cache_key(setting, digest, versions), open_in, notice)
+
+
+def tensorrt_session(path: Path, options: Mapping[str, str], without: tuple[str, ...] = ()) -> ort.InferenceSession:
+    """A session on TensorRT, that writes engines straight where the options say. without: how options to leave out begin
+
+    Raises BundleError, ProviderError.
+    """
+    _load_libraries()
     with contextlib.suppress(ImportError):
         import tensorrt  # noqa: F401, PLC0415 - loads libnvinfer from its wheel; without it the session says so below
-    versions = Versions(ort.__version__, tensorrt_version(), capability)
-    options = {**tensorrt_options(setting, folder or tensorrt_folder(), digest, versions), **(further or {})}
-    Path(options["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
-    Path(options["trt_timing_cache_path"]).mkdir(parents=True, exist_ok=True)
-    return opened(path, "tensorrt", None, options)
+    kept = {key: value for key, value in options.items() if not key.startswith(without)}
+    for key in kept.keys() & {"trt_engine_cache_path", "trt_timing_cache_path"}:
+        with contextlib.suppress(OSError):  # ONNX Runtime says so in its own words
+            Path(kept[key]).mkdir(parents=True, exist_ok=True)
+    return opened(path, "tensorrt", None, kept)
+
+
+def _load_libraries() -> None:
+    """CUDA and cuDNN, from NVIDIA's wheels where there are any."""
+    with contextlib.redirect_stdout(sys.stderr):  # where it says what it cannot load
+        getattr(ort, "preload_dlls", lambda: None)()
 
 
 def tensorrt_folder() -> Path:
@@ -123,9 +145,30 @@ def tensorrt_folder() -> Path:
     return cache_folder() / "tensorrt"
 
 
+def versions_of(ordinal: int, capability: tuple[int, int]) -> Versions:
+    """What an engine built here for this device is good for."""
+    return Versions(ort.__version__, tensorrt_version(), device_name(ordinal), capability)
+
+
 def tensorrt_version() -> str:
+    """Of its wheel, or of the library that the system has; "unknown" where neither says one."""
     found = [d.version for name in ("tensorrt-cu13", "tensorrt") for d in importlib.metadata.distributions(name=name)]
-    return found[0] if found else "unknown"
+    if found:
+        return found[0]
+    try:
+        return str(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
+    except (OSError, AttributeError):
+        return "unknown"
+
+
+def device_name(ordinal: int) -> str:
+    """Of a CUDA device, as the driver says it; "unknown" where there is none."""
+    name = ctypes.create_string_buffer(256)
+    try:
+        failed = ctypes.CDLL(DRIVER).cuDeviceGetName(name, len(name), ordinal)
+    except (OSError, AttributeError):
+        return "unknown"
+    return "unknown" if failed else name.value.decode(errors="replace")
 
 
 def opened(
