@@ -28,6 +28,14 @@ RUNTIME_PROVIDERS = {
 PROVIDERS = (*RUNTIME_PROVIDERS, "openvino")
 GPU_PROVIDERS = ("tensorrt", "cuda")
 """The one to try first, first."""
+SHAPE_ARITHMETIC = frozenset(
+    (
+        *("Shape", "Size", "Constant", "ConstantOfShape", "Range", "Identity", "Cast", "Where", "Equal", "Greater", "Less"),
+        *("And", "Or", "Not", "Gather", "Slice", "Split", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Expand"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Floor", "Ceil", "ReduceProd", "ScatterND"),
+    )
+)
+"""Operators that sizes are computed with: such nodes ONNX Runtime keeps on the CPU beside CUDA, by design."""
 GRAPH_ERRORS = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument")
 """ONNX Runtime's, where the graph is to blame and not the device."""
 
@@ -57,6 +65,11 @@ def gpu_lacks(provider: str) -> list[str]:
     """What this machine lacks for a GPU provider, in words, as far as can be told at once."""
     wheel = [] if RUNTIME_PROVIDERS[provider][0] in ort.get_available_providers() else ["the package onnxruntime-gpu"]
     return [*lacking(), *wheel]
+
+
+def driver_found() -> bool:
+    """Whether this machine has an NVIDIA driver, and so most likely a GPU."""
+    return not any(DRIVER in what for what in lacking())
 
 
 def require_gpu(provider: str) -> None:
@@ -184,7 +197,9 @@ def opened(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == "cpu" and int8_overflows():
         options.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels that do not
-    if provider != "cpu":
+    if provider == "cuda":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `require_network_on`
+    elif provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         chosen = (wanted, dict(provider_options)) if provider_options else wanted
@@ -196,7 +211,24 @@ def opened(
             raise ProviderError(f"provider {provider!r} cannot run {path}: {first_line(error)}; {remedy}") from error
         raise BundleError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
     _require(provider, session.get_providers())  # the list above names providers the machine cannot run
+    if provider == "cuda":
+        require_network_on(session, path)
     return session
+
+
+def require_network_on(session: ort.InferenceSession, path: Path) -> None:
+    """Raise ProviderError where the CPU was given more than the arithmetic of sizes.
+
+    Of ONNX Runtime before 1.24, which cannot tell, nothing is required.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    parts = session.get_provider_graph_assignment_info()
+    nodes = [node for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()]
+    strays = sorted({node.op_type for node in nodes} - SHAPE_ARITHMETIC)
+    if strays:
+        names = ", ".join(strays)
+        raise ProviderError(f"provider 'cuda' does not run all of {path}: ONNX Runtime leaves {names} to the CPU")
 
 
 def run_finite(
