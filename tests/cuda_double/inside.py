@@ -4,12 +4,15 @@ pycuda is the real one, and so is the launcher and the engine's device path; the
 bound to the double's memory by pointer. What no test here can tell: whether CUDA's and TensorRT's providers behave so too.
 """
 
+import contextlib
 import ctypes
 import gc
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -23,13 +26,15 @@ from engine.evaluate import insertion_deletion
 from engine.gpu_options import LADDER, Setting
 from engine.session import opened
 from kernels.blend import blend
-from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, NoDevice, OutOfMemory
+from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, Job, NoDevice, OutOfMemory
 from kernels.nvidia import version
 from kernels.plan import KernelPlan
 from kernels.rank import RankRenderer
 from kernels.rise import RiseRenderer, cell_size
 from kernels.segments import SegmentRenderer
 from kernels.window import WindowRenderer
+
+T = TypeVar("T")
 
 PICTURES = Path(engine.__file__).parent / "data" / "pictures"
 CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
@@ -61,6 +66,17 @@ def device() -> Iterator[Device]:
         yield device
 
 
+def uploaded(device: Device, values: np.ndarray) -> DeviceArray:
+    return device.call(lambda: device._driver.upload(values))
+
+
+def in_time(function: Callable[[], T]) -> T:
+    """What it gives; fails where it never comes back."""
+    answer: queue.SimpleQueue[T] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answer.put(function()), daemon=True).start()
+    return answer.get(timeout=60)
+
+
 def renderers(height: int, width: int) -> dict[str, object]:
     rng = np.random.default_rng(3)
     shifts = rng.integers(0, (cell_size(height, 5), cell_size(width, 5)), (40, 2))
@@ -83,7 +99,7 @@ def test_kernels_draw_what_numpy_draws(device: Device, kind: str, channels_last:
     renderer, shape = renderers(height, width)[kind], (height, width, 3) if channels_last else (3, height, width)
     image = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     baseline = np.full(shape, hidden, np.float32)
-    rows = device.upload(np.ones((9, *shape), np.float32))
+    rows = uploaded(device, np.ones((9, *shape), np.float32))
     drawing = device.drawing(renderer.kernel_plan(), image, baseline, channels_last)
     device.draw(drawing, 11, 7, rows)
     masks, expected = np.empty((7, height, width), np.float32), np.empty((7, *shape), np.float32)
@@ -98,16 +114,16 @@ def test_kernels_draw_what_numpy_draws(device: Device, kind: str, channels_last:
 
 def test_arrays_go_there_and_back(device: Device) -> None:
     values = np.arange(24, dtype=np.float32).reshape(6, 4)
-    there = device.upload(values)
+    there = uploaded(device, values)
     elsewhere = device.empty((8, 4), "float32")
     np.testing.assert_array_equal(device.download(there, 5), values[:5])
     device.copy(there, elsewhere, 2, 3)
     np.testing.assert_array_equal(device.download(elsewhere, 8), np.pad(values[:3], ((2, 3), (0, 0))))
     assert (there.row, there.nbytes, there.itemsize) == (16, 96, 4)
-    free = device.free_memory()
+    assert counts()["allocations"] == 2
     device.free(there, elsewhere)
     device.free(there)  # it was freed: nothing
-    assert device.free_memory() == free + 96 + 128
+    assert counts()["allocations"] == 0
     for source, target, at, rows in ((there, elsewhere, 6, 3), (there, elsewhere, -1, 2), (there, elsewhere, 0, 7)):
         with pytest.raises(DeviceError, match="do not fit"):
             device.copy(source, target, at, rows)
@@ -115,7 +131,7 @@ def test_arrays_go_there_and_back(device: Device) -> None:
 
 def test_streams_wait_for_events(device: Device) -> None:
     """The double's streams do nothing before they are waited for, as a GPU's may."""
-    source, target = device.upload(np.ones((1, 4), np.float32)), device.empty((1, 4), "float32")
+    source, target = uploaded(device, np.ones((1, 4), np.float32)), device.empty((1, 4), "float32")
     looks = DeviceArray(target.pointer, target.shape, target.dtype)
     memory = np.frombuffer((ctypes.c_float * 4).from_address(looks.pointer), np.float32)
     event = device.event()
@@ -137,7 +153,7 @@ def test_the_driver_refuses_what_it_must(device: Device) -> None:
     with pytest.raises(DeviceError, match="cuModuleGetFunction failed"):
         picture = np.ones((3, 4, 4), np.float32)
         rows = device.empty((1, 3, 4, 4), "float32")
-        device.draw(device.drawing(KernelPlan("nothing", ()), picture, picture, False), 0, 1, rows)
+        device.draw(device.drawing(KernelPlan("nothing", 1, ()), picture, picture, False), 0, 1, rows)
     assert device.call(threading.current_thread) is not threading.current_thread()
     with pytest.raises(ZeroDivisionError):  # what is no error of the device stays what it is
         device.call(lambda: 1 / 0)
@@ -158,8 +174,20 @@ def test_the_launcher_refuses_what_does_not_fit(device: Device) -> None:
     ):
         with pytest.raises(DeviceError, match="do not go into"):
             device.draw(drawing, 0, count, device.empty(shape, dtype))
+    rows = device.empty((4, 3, 8, 8), "float32")
+    device.draw(drawing, 36, 4, rows)  # the last of them
+    for first in (-1, 37, 40):
+        with pytest.raises(DeviceError, match=f"masks {first} to {first + 4} were asked for, the plan has 40"):
+            device.draw(drawing, first, 4, rows)
+    large = np.broadcast_to(np.zeros((), np.float32), (1, 2**15, 2**15))
+    with pytest.raises(DeviceError, match=f"fewer than {2**30} values, got .*: {2**30}"):
+        device.drawing(plan, large, large, False)
+    grids, shifts = np.zeros((1, 65, 65), bool), np.zeros((1, 2), np.int64)
+    with pytest.raises(ValueError, match="1 to 64 cells a side, got 65"):
+        RiseRenderer(grids, shifts, 65, 65).kernel_plan()
+    RiseRenderer(grids[:, :64, :64], shifts, 64, 64).kernel_plan()
     with pytest.raises(TypeError, match="contiguous"):
-        KernelPlan("rank", (np.ones(3),))
+        KernelPlan("rank", 3, (np.ones(3),))
 
 
 def test_a_missing_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +236,54 @@ def test_everything_is_given_back_in_order() -> None:
     assert held() == {}
     device.free(array)  # after the end these do nothing, so that whoever holds something need not know
     device.release(2)
+    device.forget(0)
+    device.later(lambda: order.append("never"))
     with pytest.raises(DeviceError, match="closed"):
         device.synchronize()
+    assert len(order) == 3
+
+
+def test_what_is_put_while_the_device_closes_is_answered() -> None:
+    """A job behind the last one would never be."""
+    device = Device()
+    jobs = device._jobs
+    with jobs._lock:  # as between the question whether it is open and the job that is put
+        closing = threading.Thread(target=device.close, daemon=True)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        jobs.put(job := Job(lambda: "answered"))
+    assert in_time(job.result) == "answered"
+    closing.join(60)
+    assert not closing.is_alive()
+    with pytest.raises(DeviceError, match="closed"):
+        jobs.put(job)
+
+
+def test_calls_from_many_threads_end_with_the_device() -> None:
+    device, refused = Device(), threading.Semaphore(0)
+
+    def call_on() -> None:
+        with contextlib.suppress(DeviceError):
+            while True:
+                device.call(lambda: None)
+        refused.release()
+
+    for _ in range(8):
+        threading.Thread(target=call_on, daemon=True).start()
+    device.close()
+    assert all(refused.acquire(timeout=60) for _ in range(8))
+
+
+def test_events_are_given_back(device: Device) -> None:
+    first, second = device.event(), device.event()
+    device.forget(first)
+    device.forget(first)
+    assert counts()["events"] == 1
+    assert device.event() not in (first, second)
+    device.record(second, NETWORK)
+    with pytest.raises(KeyError):
+        device.join(first)
 
 
 def test_a_forgotten_device_is_closed() -> None:
