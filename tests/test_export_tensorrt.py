@@ -94,7 +94,9 @@ class Compiler:
         engine.write_text("engine")
         if "trt_ep_context_file_path" in options:
             Path(options["trt_ep_context_file_path"]).write_text("context")
-        (Path(options["trt_timing_cache_path"]) / "sm90.timing").write_text(f"{len(self.asked)}")
+        timing = Path(options["trt_timing_cache_path"]) / "sm90.timing"
+        known = timing.read_text() if timing.exists() else ""
+        timing.write_text(f"{known}{most} ")
 
     def _compile(self, name: str, most: int) -> None:
         self.asked.append((name, most))
@@ -168,7 +170,7 @@ def test_engines_lie_where_the_engine_looks(folder: Path, tmp_path: Path, compil
         record = json.loads((built.folder / RECORD).read_text())
         assert (record["graph"], record["device"], record["capability"]) == (file, "a card", [9, 0])
     (timing,) = out.glob("timing-*/*")
-    assert timing.read_text() == "3"
+    assert timing.read_text() == f"8 {LADDER[0]} 8 "
     assert len(list(out.iterdir())) == 4  # three engines, the timings
 
 
@@ -267,8 +269,10 @@ def test_a_load_builds_once(load: Load, compiler: Compiler) -> None:
     assert load().get_providers() == ["CPUExecutionProvider"]
     assert compiler.asked == [(FP16, WHOLE_PROFILE.most)]
     assert (load.engines(), load.lines) == (["engine"], [])
-    assert len(list(tensorrt_folder().glob("timing-*/*"))) == 1
-    assert len(list(tensorrt_folder().iterdir())) == 2  # and no staging folder
+    assert len(list(tensorrt_folder().iterdir())) == 2  # the engine, the timings, and no staging folder
+    gpu_session(load.path, SETTING, "cd" * 32, Card.capability)  # of another graph: it knows what was timed for the first
+    (timing,) = tensorrt_folder().glob("timing-*/*")
+    assert timing.read_text() == "8 8 "
 
 
 def test_a_load_that_is_killed_leaves_no_engine(load: Load, compiler: Compiler) -> None:
@@ -312,7 +316,7 @@ def test_other_errors_of_an_engine_are_not_hidden(load: Load, compiler: Compiler
     monkeypatch.setattr("engine.session.opened", lost)
     with pytest.raises(ProviderError, match="lost"):
         load()
-    assert load.engines() == ["engine"]
+    assert (load.engines(), load.lines) == (["engine"], [])
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
