@@ -21,6 +21,7 @@ import pytest
 
 import engine.device
 from engine import Explainer, Lime, ProviderError, Rise, Window
+from engine.binding import Bound
 from engine.device import DeviceSession, DeviceStage, close_device
 from engine.evaluate import insertion_deletion
 from engine.gpu_options import LADDER, Setting
@@ -60,6 +61,12 @@ def nothing_is_left() -> Iterator[None]:
     assert held() == {}
 
 
+def settled() -> None:
+    """What finalizers asked for is done."""
+    gc.collect()
+    engine.device.shared_device().synchronize()
+
+
 @pytest.fixture
 def device() -> Iterator[Device]:
     with Device() as device:
@@ -75,6 +82,20 @@ def in_time(function: Callable[[], T]) -> T:
     answer: queue.SimpleQueue[T] = queue.SimpleQueue()
     threading.Thread(target=lambda: answer.put(function()), daemon=True).start()
     return answer.get(timeout=60)
+
+
+@contextlib.contextmanager
+def busy(device: Device) -> Iterator[None]:
+    """The worker does nothing else until the end."""
+    begun, enough = threading.Event(), threading.Event()
+    thread = threading.Thread(target=device.call, args=(lambda: begun.set() or enough.wait(),))
+    thread.start()
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
 
 
 def renderers(height: int, width: int) -> dict[str, object]:
@@ -286,6 +307,27 @@ def test_events_are_given_back(device: Device) -> None:
         device.join(first)
 
 
+def test_finalizers_wait_for_nothing() -> None:
+    """The garbage collector may call one on any thread, whatever lock that holds."""
+    device = Device()
+    array = device.empty((4,), "float32")
+
+    class Holder:
+        pass
+
+    holder = Holder()
+    engine.device.own(holder, device, lambda: device.free(array))
+    with busy(device):
+        holders = [holder]
+        del holder
+        with device._jobs._lock:
+            in_time(holders.clear)
+        assert counts()["allocations"] == 1
+    device.synchronize()
+    assert counts()["allocations"] == 0
+    device.close()
+
+
 def test_a_forgotten_device_is_closed() -> None:
     device = Device()
     device.empty((4,), "float32")
@@ -382,6 +424,147 @@ def test_passes_end_refine_and_run_side_by_side_as_on_the_cpu(monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("lent")
+def test_the_next_batch_is_drawn_before_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may end by waiting for its stream. Of each buffer: wait, draw, run, copy, in turns that events keep."""
+    explainer = Explainer(provider="cuda", precision="fp32")
+    assert isinstance(explainer._model.similarity, DeviceSession)
+    masked = explainer._model.similarity._masked
+    assert masked is not None
+    names: dict[int, str] = {}
+    for number in range(engine.device.BUFFERS):
+        names |= {masked._drawn[number]: f"drawn {number}", masked._free[number]: f"free {number}"}
+        names |= {masked.rows[number].pointer: f"rows {number}", masked.outputs[number].pointer: f"outputs {number}"}
+        names[id(masked.bound[number])] = f"network {number}"
+    done: list[str] = []
+
+    def spy(owner: type, method: str, named: Callable[..., int]) -> None:
+        real = getattr(owner, method)
+
+        def spied(*arguments: object) -> object:
+            done.append(f"{method} {names[named(*arguments)]}")
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, method, spied)
+
+    for method in ("wait", "record", "join"):
+        spy(Device, method, lambda self, event, *_: event)
+    spy(Device, "draw", lambda self, drawing, first, count, rows: rows.pointer)
+    spy(Device, "copy", lambda self, source, *_: source.pointer)
+    spy(Bound, "run", id)
+    explainer.prepare(CAT[0], Rise(masks=600))
+
+    def drawn(number: int) -> list[str]:
+        return [f"wait free {number}", f"draw rows {number}", f"record drawn {number}"]
+
+    def run(number: int) -> list[str]:
+        return [f"wait drawn {number}", f"run network {number}", f"copy outputs {number}", f"record free {number}"]
+
+    first, second = masked._turn ^ 1, masked._turn  # of three batches
+    expected = [*drawn(first), f"join free {first}", *drawn(second), *run(first), f"join free {second}"]
+    assert done == [*expected, *drawn(first), *run(second), f"join free {first}", *run(first)]
+
+
+@pytest.mark.usefixtures("lent")
+def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None waits for another's whole run, and none gets another's embeddings or errors."""
+    session = Explainer(provider="cuda", precision="fp32")._model.similarity
+    assert isinstance(session, DeviceSession)
+    batch = session.batch
+    assert batch is not None
+    random = np.random.default_rng(4)
+    pictures = random.standard_normal((3, 3, 64, 64)).astype(np.float32)
+    plan = RankRenderer(
+        random.permutation(64 * 64).reshape(64, 64),
+        random.integers(0, 64 * 64, 2 * batch + 9),
+        random.random(2 * batch + 9) < 0.5,
+    )
+    stages = [session.stage(plan, picture, np.zeros_like(picture), False) for picture in pictures]
+    batches = [(0, batch), (batch, batch), (2 * batch, 9)]
+
+    def alone(stage: DeviceStage) -> np.ndarray:
+        with stage:
+            for one in batches:
+                stage.embed(*one)
+            return np.concatenate(stage.embeddings())
+
+    def together() -> list[np.ndarray]:
+        first, second, third = stages
+        with first, second, third:
+            for one in batches:
+                for stage in stages:
+                    stage.embed(*one)
+                second.wait()
+            return [np.concatenate(stage.embeddings()) for stage in stages]
+
+    expected = [alone(stage) for stage in stages]
+    assert not np.allclose(expected[0], expected[1])
+    for got, wanted in zip(in_time(together), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+    run = Bound.run
+
+    def broken(self: Bound) -> None:
+        monkeypatch.setattr(Bound, "run", run)
+        raise engine.BundleError("this run alone")
+
+    def one_fails() -> np.ndarray:
+        first, second, _ = stages
+        with second:
+            monkeypatch.setattr(Bound, "run", broken)
+            with first:
+                first.embed(*batches[0])
+                second.embed(*batches[0])  # here the first one's fails
+                with pytest.raises(engine.BundleError, match="this run alone"):
+                    first.embed(*batches[1])
+            for one in batches[1:]:
+                second.embed(*one)
+            return np.concatenate(second.embeddings())
+
+    np.testing.assert_array_equal(in_time(one_fails), expected[1])
+    for step in (DeviceStage.wait, DeviceStage.embeddings):
+        monkeypatch.setattr(Bound, "run", broken)
+        with stages[0] as stage, pytest.raises(engine.BundleError, match="this run alone"):
+            stage.embed(*batches[0])
+            step(stage)
+    with stages[0]:
+        stages[0].embed(*batches[0])
+    assert session._masked is not None
+    assert session._masked._due is None  # what was broken off is not left for others to run
+
+
+@pytest.mark.usefixtures("lent")
+def test_only_cuda_captures_runs_as_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[Setting] = []
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: names)
+    monkeypatch.setattr(
+        "engine.device.gpu_session",
+        lambda path, setting, *rest: settings.append(setting) or on_the_cpu(path, setting, *rest),
+    )
+    for provider, captured in (("cuda", True), ("tensorrt", False)):
+        lines: list[str] = []
+        Explainer(provider=provider, precision="fp32", notice=lines.append)
+        assert [setting.captured for setting in settings if setting.profile.fixed] == [captured]
+        assert not any("no CUDA graphs" in line for line in lines)
+        settings.clear()
+
+
+@pytest.mark.usefixtures("lent")
+def test_a_graph_that_is_captured_once_for_both_buffers_is_found_when_the_model_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, captured = Bound.run, []
+
+    def replayed(self: Bound) -> None:
+        captured.append(self)
+        run(captured[0])
+
+    monkeypatch.setattr(Bound, "run", replayed)
+    with pytest.raises(engine.BundleError, match="canonical result on cuda"):
+        Explainer(provider="cuda", precision="fp32")
+
+
+@pytest.mark.usefixtures("lent")
 def test_the_largest_batch_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     rows = 3 * 64 * 64 * 4
@@ -421,13 +604,16 @@ def test_sessions_go_before_their_device_and_with_their_explainer() -> None:
     explainer = Explainer(provider="cuda", precision="fp32")
     session = explainer._model.similarity
     assert isinstance(session, DeviceSession)
+    settled()
     of_one = counts()["allocations"]
-    assert of_one == 2 * engine.device.BUFFERS + 1
+    assert (of_one, counts()["events"]) == (2 * engine.device.BUFFERS, 2 * engine.device.BUFFERS)
     other = Explainer(provider="cuda", precision="fp32")
-    assert counts()["allocations"] == 2 * of_one
+    other.explain(*CAT, Rise(masks=8))
+    settled()
+    assert (counts()["allocations"], counts()["events"]) == (2 * of_one, 2 * of_one)
     del other
-    gc.collect()
-    assert counts()["allocations"] == of_one
+    settled()
+    assert (counts()["allocations"], counts()["events"]) == (of_one, of_one)
     close_device()
     assert held() == {}
     assert not session._whole
