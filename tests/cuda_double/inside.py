@@ -25,7 +25,7 @@ from engine.binding import Bound
 from engine.device import DeviceSession, DeviceStage, close_device
 from engine.evaluate import insertion_deletion
 from engine.gpu_options import LADDER, Setting
-from engine.session import opened
+from engine.session import opened, run_finite
 from kernels.blend import blend
 from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, Job, NoDevice, OutOfMemory
 from kernels.nvidia import version
@@ -562,6 +562,29 @@ def test_a_graph_that_is_captured_once_for_both_buffers_is_found_when_the_model_
     monkeypatch.setattr(Bound, "run", replayed)
     with pytest.raises(engine.BundleError, match="canonical result on cuda"):
         Explainer(provider="cuda", precision="fp32")
+
+
+@pytest.mark.usefixtures("lent")
+def test_gradients_are_the_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def spied(real: Callable[..., T]) -> Callable[..., T]:
+        return lambda *arguments: threads.append(threading.current_thread()) or real(*arguments)
+
+    on_cpu = spied(lambda path, provider, *_: opened(path, "cpu", 1))
+    monkeypatch.setattr("engine.gradient.opened", on_cpu)
+    monkeypatch.setattr("engine.gradient.run_finite", spied(run_finite))
+    explainer = Explainer(provider="cuda", precision="fp32")
+    session = explainer._model.gradient().session
+    assert len(threads) == 2  # opened, and checked
+    assert set(threads) == {engine.device.shared_device()._worker}
+    pictures, targets = np.zeros((1, 3, 64, 64), np.float32), np.ones((1, 64), np.float32)
+    session.run(pictures, targets, targets)
+    assert set(threads) == {engine.device.shared_device()._worker}
+    close_device()
+    assert not session._session
+    with pytest.raises(ProviderError, match="closed"):
+        session.run(pictures, targets, targets)
 
 
 @pytest.mark.usefixtures("lent")
