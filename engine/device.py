@@ -28,6 +28,7 @@ from engine.gpu_options import (
 from engine.protocol import Renderer
 from engine.session import Notice, check_nodes, gpu_session, run_finite
 from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, Job
+from kernels.plan import KernelPlan
 
 T = TypeVar("T")
 
@@ -253,7 +254,8 @@ class _Masked:
 class DeviceStage:
     """What `engine.passes` draws on and runs, as `HostStage`. Stages of several threads share the buffers, batch by batch.
 
-    Nothing here waits for the device but `embed`, for the batch before the last one, `wait` and `embeddings`.
+    Nothing here waits for the device but `embed`, for the batch before the last one, `wait` and `embeddings`. Each step is
+    one job of the worker's: every job may have to wait for a batch of another caller.
     """
 
     def __init__(
@@ -266,24 +268,27 @@ class DeviceStage:
         channels_last: bool,
     ) -> None:
         self._device, self._masked, self.batch = device, masked, masked.batch
-        output = masked.outputs[0]
+        plan = renderer.kernel_plan()
         with told("cannot take the plan"):
-            self._drawing = device.drawing(renderer.kernel_plan(), image, baseline, channels_last)
-            weakref.finalize(self, device.later, functools.partial(device.discard, self._drawing))
-            rows = min(max(KEPT_BYTES // output.row, self.batch), self._drawing.masks)
-            self._kept = device.empty((rows, *output.shape[1:]), output.dtype)
-            weakref.finalize(self, device.later, functools.partial(device.free, self._kept))
+            device.call(lambda: self._take_in(plan, image, baseline, channels_last))
         self._filled = 0
         self._due: Job[None] | None = None
         self._taken: list[np.ndarray] = []
+
+    def _take_in(self, plan: KernelPlan, image: np.ndarray, baseline: np.ndarray, channels_last: bool) -> None:
+        device, output = self._device, self._masked.outputs[0]
+        self._drawing = device.drawing(plan, image, baseline, channels_last)
+        weakref.finalize(self, device.later, functools.partial(device.discard, self._drawing))
+        rows = min(max(KEPT_BYTES // output.row, self.batch), plan.masks)
+        self._kept = device.empty((rows, *output.shape[1:]), output.dtype)
+        weakref.finalize(self, device.later, functools.partial(device.free, self._kept))
 
     def __enter__(self) -> "DeviceStage":
         self._filled, self._due, self._taken = 0, None, []
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(DeviceError):
-            self._device.call(self._masked.finish)  # nothing of this run is left to be done, even where it was broken off
+        self._device.later(self._masked.finish)  # nothing of this run is left to be done, even where it was broken off
 
     def embed(self, first: int, count: int) -> None:
         if self._filled + count > self._kept.shape[0]:
@@ -294,9 +299,12 @@ class DeviceStage:
         self._check(before)
 
     def wait(self) -> None:
-        self._do(self._masked.finish)
+        self._do(self._finish)
         self._check(self._due)
-        self._do(self._device.synchronize)
+
+    def _finish(self) -> None:
+        self._masked.finish()
+        self._device.synchronize()
 
     def embeddings(self) -> list[np.ndarray]:
         self._take()
@@ -305,13 +313,16 @@ class DeviceStage:
     def _take(self) -> None:
         if not self._filled:
             return
-        self._do(self._masked.finish)
+        found = self._do(self._download).astype(np.float32, copy=False)
         self._check(self._due)
-        found = self._do(lambda: self._device.download(self._kept, self._filled)).astype(np.float32, copy=False)
         if not np.isfinite(found).all():
             raise BundleError(f"{self._masked.path} gives numbers that are not finite for this picture")
         self._taken.append(found)
         self._filled = 0
+
+    def _download(self) -> np.ndarray:
+        self._masked.finish()
+        return self._device.download(self._kept, self._filled)
 
     def _check(self, job: Job[None] | None) -> None:
         """Raise what a batch that was run raised."""

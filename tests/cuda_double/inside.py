@@ -528,8 +528,25 @@ def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) 
             step(stage)
     with stages[0]:
         stages[0].embed(*batches[0])
+    settled()
     assert session._masked is not None
     assert session._masked._due is None  # what was broken off is not left for others to run
+
+
+@pytest.mark.usefixtures("lent")
+def test_a_run_is_few_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may wait for a batch of another caller, which a deadline must bear."""
+    session = Explainer(provider="cuda", precision="fp32")._model.similarity
+    assert isinstance(session, DeviceSession)
+    image, jobs = np.ones((3, 64, 64), np.float32), session._device._jobs
+    asked: list[object] = []
+    put = type(jobs).put
+    monkeypatch.setattr(type(jobs), "put", lambda self, job: asked.append(job) or put(self, job))
+    with session.stage(renderers(64, 64)["rank"], image, np.zeros_like(image), False) as stage:
+        stage.embed(0, 40)
+        stage.wait()
+        stage.embeddings()
+    assert len(asked) == 4
 
 
 @pytest.mark.usefixtures("lent")
