@@ -325,10 +325,10 @@ class DeviceStage:
         return self._device.download(self._kept, self._filled)
 
     def _check(self, job: Job[None] | None) -> None:
-        """Raise what a batch that was run raised."""
+        """Raise what the network's run over a batch raised; it is over."""
         if job is not None:
             with told(f"cannot run {self._masked.path}"):
-                job.result()
+                job.result(timeout=0)
 
     def _do(self, job: Callable[[], T]) -> T:
         with told(f"cannot run {self._masked.path}"):

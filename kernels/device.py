@@ -197,9 +197,12 @@ class Job(Generic[T]):
         except BaseException as error:
             self._future.set_exception(_told(error))
 
-    def result(self) -> T:
-        """What it gave, once it ran; raises what it raised, pycuda's errors as a DeviceError."""
-        return self._future.result()
+    def result(self, timeout: float | None = None) -> T:
+        """What it gave, once it ran; raises what it raised, pycuda's errors as a DeviceError.
+
+        timeout: seconds after which to raise TimeoutError; None: never
+        """
+        return self._future.result(timeout)
 
 
 class _Jobs:
