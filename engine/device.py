@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -25,14 +27,17 @@ from engine.gpu_options import (
 )
 from engine.protocol import Renderer
 from engine.session import Notice, check_nodes, gpu_session, run_finite
-from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError
+from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, Job
+from kernels.plan import KernelPlan
+
+T = TypeVar("T")
 
 MEMORY = "cuda"
 """Where bound memory lies, as ONNX Runtime calls it."""
 BUFFERS = 2
 """Masks are drawn into one while the network reads the other."""
 KEPT_BYTES = 2**25
-"""Embeddings that stay on the device before they are copied out, some ten thousand rows."""
+"""Embeddings of one picture that stay on the device before they are copied out, some ten thousand rows."""
 WARM_UPS = 3
 """Runs before a network is as fast as it gets: the first ones choose algorithms, and a CUDA graph is captured."""
 
@@ -64,6 +69,11 @@ def told(what: str) -> Iterator[None]:
         raise ProviderError(f"the GPU {what}: {error}") from error
 
 
+def own(holder: object, device: Device, close: Callable[[], None]) -> None:
+    """`close` runs on the worker when `holder` goes, or the device before it."""
+    weakref.finalize(holder, device.later, functools.partial(device.release, device.attach(close)))
+
+
 class DeviceSession:
     """Runs one graph with one input and one output on the device; threads may share it.
 
@@ -90,7 +100,7 @@ class DeviceSession:
         check_nodes(path, "input", whole.get_inputs(), {input_name: input_shape})
         check_nodes(path, "output", whole.get_outputs(), {output_name: output_shape})
         self._whole = [whole]  # for whole pictures
-        self._own(self._whole.clear)
+        own(self, self._device, self._whole.clear)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where that is not finite."""
@@ -105,6 +115,7 @@ class DeviceSession:
     def fit(self, notice: Notice) -> int:
         """Make ready for masked pictures: the largest batch that the device's memory holds, warmed up; gives that batch.
 
+        Runs are captured as CUDA graphs on provider cuda alone: TensorRT's keeps one, whichever memory a run is bound to.
         notice: told what is going on, in lines. Raises ProviderError, BundleError.
         """
         name = f"{self._provider} on {self._device.name}"
@@ -121,21 +132,17 @@ class DeviceSession:
             return largest_that_fits(lambda batch: attempt(batch, graphs), stepped=too_large)
 
         with told(f"cannot run {self.path}"):
-            refused = ""
-            try:
-                masked = fitted(graphs=True)
-            except (BundleError, ProviderError, DeviceError) as error:
-                refused = str(error)
+            masked, refused = None, ""
+            if self._provider == "cuda":
+                try:
+                    masked = fitted(graphs=True)
+                except (BundleError, ProviderError, DeviceError) as error:
+                    refused = str(error)
             if refused:  # outside the handler: its traceback keeps memory
                 notice(f"{name}: no CUDA graphs, {refused}")
-                masked = fitted(graphs=False)
-            self._own(masked.close)
-        self._masked = masked
-        return masked.batch
-
-    def _own(self, close: Callable[[], None]) -> None:
-        """`close` runs on the worker when this object goes, or the device before it."""
-        weakref.finalize(self, self._device.release, self._device.attach(close))
+            self._masked = masked or fitted(graphs=False)
+            own(self, self._device, self._masked.close)
+        return self._masked.batch
 
     @property
     def batch(self) -> int | None:
@@ -166,17 +173,22 @@ class DeviceSession:
 
 
 class _Masked:
-    """The network at one fixed batch, bound to buffers that never move. Made and closed by the worker thread.
+    """The network at one fixed batch, bound to buffers that never move. Made, used and closed by the worker thread.
 
+    Batches of all callers take turns with the buffers, in the order they come. The network is asked to run over one when the
+    next is being drawn, or at `finish`: a run that ends by waiting for the stream, as a CUDA graph's may, delays no drawing.
     Raises BundleError, DeviceError.
     """
 
     def __init__(self, device: Device, session: ort.InferenceSession, setting: Setting, path: Path) -> None:
-        self.batch, self.path, self.lock = setting.profile.most, path, threading.Lock()
-        self._device = device
+        self.batch, self.path = setting.profile.most, path
+        self._device, self._turn = device, 0
+        self._due: Job[None] | None = None
         self.rows: list[DeviceArray] = []
         self.outputs: list[DeviceArray] = []
         self.bound: list[Bound] = []
+        self._drawn: list[int] = []
+        self._free: list[int] = []
         (given,) = session.get_outputs()
         size = given.shape[1] if len(given.shape) == 2 else None
         if not isinstance(size, int):
@@ -186,28 +198,64 @@ class _Masked:
             for number in range(1, BUFFERS + 1):
                 self.rows.append(device.empty((self.batch, *setting.shape), element_of(taken)))
                 self.outputs.append(device.empty((self.batch, size), element_of(given)))
+                self._drawn.append(device.event())
+                self._free.append(device.event())
                 memory, options = (MEMORY, setting.ordinal), run_options(setting, number)
                 self.bound.append(Bound(session, self.rows[-1], self.outputs[-1], memory, options))
-            room = max(KEPT_BYTES // self.outputs[0].row, self.batch)
-            self.embeddings = device.empty((room, size), element_of(given))
-            for bound in self.bound * WARM_UPS:
-                bound.run()
-                device.synchronize()
+            self._warm_up()
         except BaseException:
             self.close()
             raise
-        self.drawn, self.free = ([device.event() for _ in range(BUFFERS)] for _ in range(2))
+
+    def _warm_up(self) -> None:
+        spare = self._device.empty((KEPT_BYTES,), "uint8")  # there must be room for the embeddings of a run
+        try:
+            for bound in self.bound * WARM_UPS:
+                bound.run()
+                self._device.synchronize()
+        finally:
+            self._device.free(spare)
+
+    def put(self, drawing: Drawing, first: int, count: int, kept: DeviceArray, at: int) -> Job[None]:
+        """Draw a batch, and run the network over the one before it.
+
+        The job given is done later; it brings the embeddings to row `at` of `kept`.
+        """
+        device, turn = self._device, self._turn
+        device.wait(self._free[turn], DRAWING)  # the network has read what was drawn here two batches ago
+        device.draw(drawing, first, count, self.rows[turn])
+        device.record(self._drawn[turn], DRAWING)
+        self.finish()
+        device.join(self._free[turn])  # no caller runs further ahead
+        self._turn = (turn + 1) % BUFFERS
+        self._due = Job(lambda: self._run(turn, count, kept, at))
+        return self._due
+
+    def finish(self) -> None:
+        """Run the network over the batch that was drawn last, whoever's it is, unless it has. Its job keeps the error."""
+        due, self._due = self._due, None
+        if due is not None:
+            due.run()
+
+    def _run(self, turn: int, count: int, kept: DeviceArray, at: int) -> None:
+        device = self._device
+        device.wait(self._drawn[turn], NETWORK)
+        self.bound[turn].run()
+        device.copy(self.outputs[turn], kept, at, count)
+        device.record(self._free[turn], NETWORK)
 
     def close(self) -> None:
+        self.finish()
         self.bound.clear()  # and with the last of them the session
-        kept = [self.embeddings] if hasattr(self, "embeddings") else []
-        self._device.free(*self.rows, *self.outputs, *kept)
+        self._device.free(*self.rows, *self.outputs)
+        self._device.forget(*self._drawn, *self._free)
 
 
 class DeviceStage:
-    """What `engine.passes` draws on and runs, as `HostStage`; between `with` and its end the buffers are this one's own.
+    """What `engine.passes` draws on and runs, as `HostStage`. Stages of several threads share the buffers, batch by batch.
 
-    Nothing here waits for the device but `draw`, for the batch before the last one, `wait` and `embeddings`.
+    Nothing here waits for the device but `embed`, for the batch before the last one, `wait` and `embeddings`. Each step is
+    one job of the worker's: every job may have to wait for a batch of another caller.
     """
 
     def __init__(
@@ -220,47 +268,43 @@ class DeviceStage:
         channels_last: bool,
     ) -> None:
         self._device, self._masked, self.batch = device, masked, masked.batch
+        plan = renderer.kernel_plan()
         with told("cannot take the plan"):
-            self._drawing = device.drawing(renderer.kernel_plan(), image, baseline, channels_last)
-        weakref.finalize(self, device.discard, self._drawing)
-        self._filled, self._turn = 0, 0
+            device.call(lambda: self._take_in(plan, image, baseline, channels_last))
+        self._filled = 0
+        self._due: Job[None] | None = None
         self._taken: list[np.ndarray] = []
 
+    def _take_in(self, plan: KernelPlan, image: np.ndarray, baseline: np.ndarray, channels_last: bool) -> None:
+        device, output = self._device, self._masked.outputs[0]
+        self._drawing = device.drawing(plan, image, baseline, channels_last)
+        weakref.finalize(self, device.later, functools.partial(device.discard, self._drawing))
+        rows = min(max(KEPT_BYTES // output.row, self.batch), plan.masks)
+        self._kept = device.empty((rows, *output.shape[1:]), output.dtype)
+        weakref.finalize(self, device.later, functools.partial(device.free, self._kept))
+
     def __enter__(self) -> "DeviceStage":
-        self._masked.lock.acquire()
-        self._filled, self._turn, self._taken = 0, 0, []
+        self._filled, self._due, self._taken = 0, None, []
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._masked.lock.release()
+        self._device.later(self._masked.finish)  # nothing of this run is left to be done, even where it was broken off
 
-    def draw(self, first: int, count: int) -> None:
-        device, masked, turn = self._device, self._masked, self._turn
-
-        def do() -> None:
-            device.join(masked.free[turn])  # the network has read what was drawn here two batches ago
-            device.draw(self._drawing, first, count, masked.rows[turn])
-            device.record(masked.drawn[turn], DRAWING)
-
-        self._do(do)
-
-    def run(self, count: int) -> None:
-        device, masked, turn = self._device, self._masked, self._turn
-        if self._filled + count > masked.embeddings.shape[0]:
+    def embed(self, first: int, count: int) -> None:
+        if self._filled + count > self._kept.shape[0]:
             self._take()
-
-        def do() -> None:
-            device.wait(masked.drawn[turn], NETWORK)
-            masked.bound[turn].run()
-            device.copy(masked.outputs[turn], masked.embeddings, self._filled, count)
-            device.record(masked.free[turn], NETWORK)
-
-        self._do(do)
+        at, before = self._filled, self._due
+        self._due = self._do(lambda: self._masked.put(self._drawing, first, count, self._kept, at))
         self._filled += count
-        self._turn = (turn + 1) % BUFFERS
+        self._check(before)
 
     def wait(self) -> None:
-        self._do(self._device.synchronize)
+        self._do(self._finish)
+        self._check(self._due)
+
+    def _finish(self) -> None:
+        self._masked.finish()
+        self._device.synchronize()
 
     def embeddings(self) -> list[np.ndarray]:
         self._take()
@@ -269,13 +313,23 @@ class DeviceStage:
     def _take(self) -> None:
         if not self._filled:
             return
-        with told(f"cannot run {self._masked.path}"):
-            found = self._device.download(self._masked.embeddings, self._filled).astype(np.float32, copy=False)
+        found = self._do(self._download).astype(np.float32, copy=False)
+        self._check(self._due)
         if not np.isfinite(found).all():
             raise BundleError(f"{self._masked.path} gives numbers that are not finite for this picture")
         self._taken.append(found)
         self._filled = 0
 
-    def _do(self, job: Callable[[], None]) -> None:
+    def _download(self) -> np.ndarray:
+        self._masked.finish()
+        return self._device.download(self._kept, self._filled)
+
+    def _check(self, job: Job[None] | None) -> None:
+        """Raise what the network's run over a batch raised; it is over."""
+        if job is not None:
+            with told(f"cannot run {self._masked.path}"):
+                job.result(timeout=0)
+
+    def _do(self, job: Callable[[], T]) -> T:
         with told(f"cannot run {self._masked.path}"):
-            self._device.call(job)
+            return self._device.call(job)

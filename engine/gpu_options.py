@@ -17,8 +17,18 @@ LADDER = (256, 128, 64, 32)
 """Pictures of a batch of masked ones: the largest that the device's memory holds."""
 WHOLE = 8
 """Whole pictures in one run at most."""
-MEMORY_WORDS = ("out of memory", "outofmemory", "failed to allocate memory", "cudaerrormemoryallocation", "bfc_arena")
-"""How ONNX Runtime, TensorRT and CUDA say that memory did not suffice."""
+MEMORY_WORDS = (
+    "out of memory",
+    "outofmemory",
+    "failed to allocate memory",
+    "cudaerrormemoryallocation",
+    "bfc_arena",
+    "cublas_status_alloc_failed",
+    # of any failure to build or run an engine, which memory is the usual reason of: TensorRT logs the reason elsewhere
+    "tensorrt ep failed to create engine from network for fused node",
+    "tensorrt ep failed to create context",
+)
+"""How ONNX Runtime, TensorRT and CUDA say, in small letters, that memory did not suffice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +80,14 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Versions:
-    """What a TensorRT engine is good for beside its graph. capability: compute capability, such as (9, 0)"""
+    """What a TensorRT engine is good for beside its graph.
+
+    device: the card's name; capability: its compute capability, such as (9, 0)
+    """
 
     onnxruntime: str
     tensorrt: str
+    device: str
     capability: tuple[int, int]
 
 

@@ -1,11 +1,16 @@
 """The graph that gives a similarity and its gradient by every pixel in one run; `export.gradient` makes it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from engine.session import check_nodes, opened, run_finite
+from engine.device import own, shared_device, told
+from engine.session import GPU_PROVIDERS, check_nodes, opened, run_finite
 from kernels.areas import areas
+
+T = TypeVar("T")
 
 TARGET, WEIGHTS = "sane_target", "sane_weights"
 """Inputs beside the pictures, (B, D) float32: the embeddings to compare with, and what both sides are multiplied by first: a
@@ -30,12 +35,17 @@ class GradientSession:
         embedding: int,
     ) -> None:
         exact = {"use_tf32": "False"} if provider == "cuda" else None
-        self._session, self._path, self._input = opened(path, provider, threads, exact), path, input_name
+        self._device = shared_device() if provider in GPU_PROVIDERS else None
+        self._path, self._input = path, input_name
+        session = self._do(lambda: opened(path, provider, threads, exact))
+        self._session = [session]
+        if self._device is not None:
+            own(self, self._device, self._session.clear)
         vectors = (embedding,)
         inputs: dict[str, tuple[int | None, ...]] = {input_name: input_shape, TARGET: vectors, WEIGHTS: vectors}
         outputs: dict[str, tuple[int | None, ...]] = {output_name: vectors, SIMILARITY: (), GRADIENT: input_shape}
-        check_nodes(path, "input", self._session.get_inputs(), inputs)
-        check_nodes(path, "output", self._session.get_outputs(), outputs)
+        check_nodes(path, "input", session.get_inputs(), inputs)
+        check_nodes(path, "output", session.get_outputs(), outputs)
 
     def run(self, pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Similarities (B,) and gradients (B, ...) float32.
@@ -44,8 +54,15 @@ class GradientSession:
         not finite.
         """
         feeds = {self._input: pictures, TARGET: targets, WEIGHTS: weights}
-        similarities, gradients = run_finite(self._session, self._path, [SIMILARITY, GRADIENT], feeds)
+        similarities, gradients = self._do(lambda: run_finite(self._session[0], self._path, [SIMILARITY, GRADIENT], feeds))
         return similarities, gradients
+
+    def _do(self, job: Callable[[], T]) -> T:
+        """A GPU's work is done by the one thread that owns it."""
+        if self._device is None:
+            return job()
+        with told(f"cannot run {self._path}"):
+            return self._device.call(job)
 
     def canonical(self, picture: np.ndarray, embedding: np.ndarray, channels_last: bool) -> np.ndarray:
         """(1 + 16,) float32: what stands for the graph in a bundle: the similarity of one picture (...) float32 to another

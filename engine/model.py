@@ -21,7 +21,7 @@ from engine.passes import whole_embeddings
 from engine.precision import choose, target_of
 from engine.preprocessing import Box
 from engine.protocol import Runner
-from engine.session import GPU_PROVIDERS, Notice, providers_named, require_gpu, unheard
+from engine.session import GPU_PROVIDERS, RUNTIME_PROVIDERS, Notice, driver_found, providers_named, require_gpu, unheard
 
 Condition = int | str | None
 
@@ -60,6 +60,8 @@ def loaded(folder: Path, provider: str, precision: str, threads: int | None, not
     """
     *first, last = (names := providers_named(provider))[0]
     reasons = [names[1]] if names[1] else []
+    if not first and provider == "auto" and driver_found():
+        notice(f"auto passes over a GPU: {names[1]}; {RUNTIME_PROVIDERS['cuda'][1]}")
     for name in first:
         try:
             return LoadedModel(folder, name, precision, threads, notice), "; ".join(["the first that runs", *reasons])

@@ -60,8 +60,7 @@ class MaskedPasses:
                 if until is not None and first > 0 and began + self._slowest > until:
                     break
                 count = min(self._batch, stop - first)
-                stage.draw(first, count)  # a mask is drawn
-                stage.run(count)  # the network runs
+                stage.embed(first, count)  # masks are drawn, and the network runs over them
                 if until is not None:
                     stage.wait()
                 self._slowest = max(self._slowest, time.perf_counter() - began)
@@ -92,12 +91,10 @@ class HostStage:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def draw(self, first: int, count: int) -> None:
+    def embed(self, first: int, count: int) -> None:
         masks = self._masks[:count]
         self._renderer.masks(first, first + count, out=masks)
         blend(self._image, self._baseline, masks, self._channels_last, out=self._rows[:count])
-
-    def run(self, count: int) -> None:
         self._embeddings.append(self._session.run(self._rows)[:count])
 
     def wait(self) -> None:

@@ -32,16 +32,16 @@ class Stage(Protocol):
     """Where masked pictures and their embeddings are while the hot loop runs: in numpy arrays, or on a GPU."""
 
     def __enter__(self) -> "Stage":
-        """A run begins: the buffers are its own, with no embeddings in them."""
+        """A run begins, without embeddings."""
 
     def __exit__(self, *_: object) -> None:
         """It ends."""
 
-    def draw(self, first: int, count: int) -> None:
-        """Show the picture through masks first..first + count in the first rows of the buffer."""
+    def embed(self, first: int, count: int) -> None:
+        """Show the picture through masks first..first + count in the rows of a buffer, and run the network over them.
 
-    def run(self, count: int) -> None:
-        """Run the network over the buffer and keep the embeddings of its first rows."""
+        A GPU may have it done later, before `wait` or `embeddings` is.
+        """
 
     def wait(self) -> None:
         """Until what was asked is done."""

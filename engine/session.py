@@ -1,19 +1,23 @@
 """One graph in an ONNX Runtime session, on the provider that was asked for or not at all."""
 
 import contextlib
+import ctypes
 import importlib.metadata
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+from engine.engines import kept_or_built
 from engine.errors import BundleError, OptionError, ProviderError, first_line
 from engine.files import cache_folder
-from engine.gpu_options import Setting, Versions, cuda_options, tensorrt_options
+from engine.gpu_options import Setting, Versions, cache_key, cuda_options, tensorrt_options
 from engine.precision import int8_overflows
 from kernels.device import lacking
+from kernels.driver import DRIVER
 
 RUNTIME_PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'sane-engine[cpu]'"),
@@ -24,6 +28,14 @@ RUNTIME_PROVIDERS = {
 PROVIDERS = (*RUNTIME_PROVIDERS, "openvino")
 GPU_PROVIDERS = ("tensorrt", "cuda")
 """The one to try first, first."""
+SHAPE_ARITHMETIC = frozenset(
+    (
+        *("Shape", "Size", "Constant", "ConstantOfShape", "Range", "Identity", "Cast", "Where", "Equal", "Greater", "Less"),
+        *("And", "Or", "Not", "Gather", "Slice", "Split", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Expand"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Floor", "Ceil", "ReduceProd", "ScatterND"),
+    )
+)
+"""Operators that sizes are computed with: such nodes ONNX Runtime keeps on the CPU beside CUDA, by design."""
 GRAPH_ERRORS = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument")
 """ONNX Runtime's, where the graph is to blame and not the device."""
 
@@ -53,6 +65,11 @@ def gpu_lacks(provider: str) -> list[str]:
     """What this machine lacks for a GPU provider, in words, as far as can be told at once."""
     wheel = [] if RUNTIME_PROVIDERS[provider][0] in ort.get_available_providers() else ["the package onnxruntime-gpu"]
     return [*lacking(), *wheel]
+
+
+def driver_found() -> bool:
+    """Whether this machine has an NVIDIA driver, and so most likely a GPU."""
+    return not any(DRIVER in what for what in lacking())
 
 
 def require_gpu(provider: str) -> None:
@@ -91,31 +108,49 @@ class Session:
         return output
 
 
-def gpu_session(
-    path: Path,
-    setting: Setting,
-    digest: str,
-    capability: tuple[int, int],
-    folder: Path | None = None,
-    further: Mapping[str, str] | None = None,
-) -> ort.InferenceSession:
-    """A session on the CUDA or TensorRT provider.
+def warned(line: str) -> None:
+    """For what must be heard even where no caller asks for notices."""
+    warnings.warn(line, stacklevel=2)
 
-    digest: sha256 of the graph; capability: the device's, such as (9, 0); folder: of TensorRT's engines and timings, None:
-    the engine's own; further: options of TensorRT, over the usual ones
+
+def gpu_session(
+    path: Path, setting: Setting, digest: str, capability: tuple[int, int], notice: Notice = warned
+) -> ort.InferenceSession:
+    """A session on the CUDA or TensorRT provider, whose engines are kept in the engine's own cache.
+
+    digest: sha256 of the graph; capability: the device's, such as (9, 0)
     Raises BundleError, ProviderError.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # where it says what it cannot load
-        getattr(ort, "preload_dlls", lambda: None)()  # from NVIDIA's wheels
     if setting.provider == "cuda":
+        _load_libraries()
         return opened(path, "cuda", None, cuda_options(setting))
+    versions = versions_of(setting.ordinal, capability)
+
+    def open_in(folder: Path, without: tuple[str, ...]) -> ort.InferenceSession:
+        return tensorrt_session(path, tensorrt_options(setting, folder, digest, versions), without)
+
+    return kept_or_built(tensorrt_folder(), cache_key(setting, digest, versions), open_in, notice)
+
+
+def tensorrt_session(path: Path, options: Mapping[str, str], without: tuple[str, ...] = ()) -> ort.InferenceSession:
+    """A session on TensorRT, that writes engines straight where the options say. without: how options to leave out begin
+
+    Raises BundleError, ProviderError.
+    """
+    _load_libraries()
     with contextlib.suppress(ImportError):
         import tensorrt  # noqa: F401, PLC0415 - loads libnvinfer from its wheel; without it the session says so below
-    versions = Versions(ort.__version__, tensorrt_version(), capability)
-    options = {**tensorrt_options(setting, folder or tensorrt_folder(), digest, versions), **(further or {})}
-    Path(options["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
-    Path(options["trt_timing_cache_path"]).mkdir(parents=True, exist_ok=True)
-    return opened(path, "tensorrt", None, options)
+    kept = {key: value for key, value in options.items() if not key.startswith(without)}
+    for key in kept.keys() & {"trt_engine_cache_path", "trt_timing_cache_path"}:
+        with contextlib.suppress(OSError):  # ONNX Runtime says so in its own words
+            Path(kept[key]).mkdir(parents=True, exist_ok=True)
+    return opened(path, "tensorrt", None, kept)
+
+
+def _load_libraries() -> None:
+    """CUDA and cuDNN, from NVIDIA's wheels where there are any."""
+    with contextlib.redirect_stdout(sys.stderr):  # where it says what it cannot load
+        getattr(ort, "preload_dlls", lambda: None)()
 
 
 def tensorrt_folder() -> Path:
@@ -123,9 +158,30 @@ def tensorrt_folder() -> Path:
     return cache_folder() / "tensorrt"
 
 
+def versions_of(ordinal: int, capability: tuple[int, int]) -> Versions:
+    """What an engine built here for this device is good for."""
+    return Versions(ort.__version__, tensorrt_version(), device_name(ordinal), capability)
+
+
 def tensorrt_version() -> str:
+    """Of its wheel, or of the library that the system has; "unknown" where neither says one."""
     found = [d.version for name in ("tensorrt-cu13", "tensorrt") for d in importlib.metadata.distributions(name=name)]
-    return found[0] if found else "unknown"
+    if found:
+        return found[0]
+    try:
+        return str(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
+    except (OSError, AttributeError):
+        return "unknown"
+
+
+def device_name(ordinal: int) -> str:
+    """Of a CUDA device, as the driver says it; "unknown" where there is none."""
+    name = ctypes.create_string_buffer(256)
+    try:
+        failed = ctypes.CDLL(DRIVER).cuDeviceGetName(name, len(name), ordinal)
+    except (OSError, AttributeError):
+        return "unknown"
+    return "unknown" if failed else name.value.decode(errors="replace")
 
 
 def opened(
@@ -141,7 +197,9 @@ def opened(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == "cpu" and int8_overflows():
         options.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels that do not
-    if provider != "cpu":
+    if provider == "cuda":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `require_network_on`
+    elif provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         chosen = (wanted, dict(provider_options)) if provider_options else wanted
@@ -153,7 +211,24 @@ def opened(
             raise ProviderError(f"provider {provider!r} cannot run {path}: {first_line(error)}; {remedy}") from error
         raise BundleError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
     _require(provider, session.get_providers())  # the list above names providers the machine cannot run
+    if provider == "cuda":
+        require_network_on(session, path)
     return session
+
+
+def require_network_on(session: ort.InferenceSession, path: Path) -> None:
+    """Raise ProviderError where the CPU was given more than the arithmetic of sizes.
+
+    Of ONNX Runtime before 1.24, which cannot tell, nothing is required.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    parts = session.get_provider_graph_assignment_info()
+    nodes = [node for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()]
+    strays = sorted({node.op_type for node in nodes} - SHAPE_ARITHMETIC)
+    if strays:
+        names = ", ".join(strays)
+        raise ProviderError(f"provider 'cuda' does not run all of {path}: ONNX Runtime leaves {names} to the CPU")
 
 
 def run_finite(

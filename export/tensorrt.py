@@ -11,20 +11,18 @@ import contextlib
 import dataclasses
 import functools
 import json
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from engine import bundle as bundles
 from engine.bundle import TOLERANCE, Bundle, graph_digest
 from engine.device import shared_device, told
+from engine.engines import publish, staging
 from engine.errors import BundleError, OptionError, OutputError
 from engine.gpu_options import (
     LADDER,
@@ -35,10 +33,11 @@ from engine.gpu_options import (
     cache_key,
     largest_that_fits,
     masked_profile,
+    tensorrt_options,
 )
 from engine.manifest import Graph
 from engine.precision import choose
-from engine.session import Notice, gpu_session, require_gpu, run_finite, tensorrt_folder, tensorrt_version
+from engine.session import Notice, require_gpu, run_finite, tensorrt_folder, tensorrt_session, versions_of
 
 CONTEXT, RECORD = "context.onnx", "build.json"
 
@@ -105,10 +104,11 @@ def prebuild(bundle: Bundle, jobs: Sequence[Job], out: Path | None, notice: Noti
     """
     require_gpu("tensorrt")
     device = shared_device()
-    versions = Versions(ort.__version__, tensorrt_version(), device.capability)
+    versions = versions_of(device.ordinal, device.capability)
     done = []
-    with _staging(out or tensorrt_folder()) as (folder, staging):
-        shop = _Workshop(bundle, device, versions, folder, staging, notice)
+    folder = out or tensorrt_folder()
+    with _written(folder), staging(folder) as place:
+        shop = _Workshop(bundle, device, versions, folder, place, notice)
         for job in jobs:
             by_batch = {profile.most: profile for profile in job.profiles}
             attempts = functools.partial(shop.built_by_batch, job.graph, by_batch)
@@ -153,10 +153,10 @@ class _Workshop:
         made.mkdir(exist_ok=True)
         self._build(graph, setting, digest, made)
         built = Built(graph.file, profile, self.folder / key, time.perf_counter() - began)
-        record = {"graph": graph.file, "sha256": digest, "precision": graph.precision, "device": self.device.name}
+        record: dict[str, object] = {"graph": graph.file, "sha256": digest, "precision": graph.precision}
         record |= {"profile": dataclasses.asdict(profile), **dataclasses.asdict(self.versions), "seconds": built.seconds}
         (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        _publish(self.staging, self.folder, key)
+        publish(self.staging, self.folder, key)  # over an engine that the engine built: that has no context and no record
         return built
 
     def _setting(self, graph: Graph, profile: Profile) -> Setting:
@@ -171,7 +171,8 @@ class _Workshop:
         rows = np.repeat(picture, setting.profile.most, axis=0)
 
         def do() -> np.ndarray:
-            session = gpu_session(path, setting, digest, self.device.capability, self.staging, context_options(made))
+            options = tensorrt_options(setting, self.staging, digest, self.versions)
+            session = tensorrt_session(path, {**options, **context_options(made)})
             return run_finite(session, path, [graph.output], {graph.input: rows})[0][-1]
 
         with told(f"cannot run {path}"):
@@ -184,34 +185,10 @@ class _Workshop:
             raise BundleError(f"ONNX Runtime wrote no engine of {path}")
 
 
-def _publish(staging: Path, folder: Path, key: str) -> None:
-    """Put an engine and what was learnt about the device's speed in their places."""
-    (staging / key).rename(folder / key)
-    for timing in staging.glob("timing-*"):
-        (folder / timing.name).mkdir(exist_ok=True)
-        for file in timing.iterdir():
-            beside = folder / f".{file.name}"
-            shutil.copyfile(file, beside)
-            beside.replace(folder / timing.name / file.name)
-
-
 @contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """`folder`, and a folder inside it, with the timings that are known, that goes when the block ends.
-
-    Raises OutputError.
-    """
-    new = not folder.exists()
+def _written(folder: Path) -> Iterator[None]:
+    """The system's errors as an OutputError about `folder`."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".building-", dir=folder)).resolve()
-        try:
-            for timing in folder.glob("timing-*"):
-                shutil.copytree(timing, staging / timing.name)
-            yield folder, staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            if new and not any(folder.iterdir()):
-                folder.rmdir()
+        yield
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error

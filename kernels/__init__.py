@@ -1,8 +1,6 @@
 """Rendering masks onto pictures. Knows nothing of similarity models."""
 
-from kernels.cubins import fatbin
-
-__all__ = ["ORIGIN", "fatbin"]
+__all__ = ["ORIGIN"]
 
 ORIGIN = "sane-engine"
 """Tells this package from the unrelated distribution `kernels`; `engine` checks it at import."""

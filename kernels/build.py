@@ -11,9 +11,9 @@ import sys
 from typing import Any
 
 from kernels import nvidia
-from kernels.cubins import ARCHITECTURES, FATBIN, OPTIONS, RECORD, SOURCE, KernelError, fatbin, key, record
+from kernels.cubins import ARCHITECTURES, FATBIN, OPTIONS, RECORD, SOURCE, KernelError, key, record
 
-__all__ = ["KernelError", "compiled", "fatbin"]
+__all__ = ["compiled"]
 
 
 def compiled(architecture: int) -> bytes:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -39,12 +39,16 @@ __all__ = [
     "DeviceArray",
     "DeviceError",
     "Drawing",
+    "Job",
     "NoDevice",
     "OutOfMemory",
     "lacking",
 ]
 
 T = TypeVar("T")
+
+LARGEST_PICTURE = 2**30
+"""Values of a picture, which kernels number in 32 bits; it must have fewer."""
 
 
 class Device:
@@ -54,8 +58,8 @@ class Device:
     """
 
     def __init__(self, ordinal: int = 0) -> None:
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._worker = threading.Thread(target=_work, args=(self._jobs,), name="cuda", daemon=True)
+        self._jobs = _Jobs()
+        self._worker = threading.Thread(target=self._jobs.work, name="cuda", daemon=True)
         self._worker.start()
         self._driver = Driver()
         self._close = weakref.finalize(self, _end, self._jobs, self._worker, self._driver)
@@ -82,11 +86,16 @@ class Device:
         """What `function` gives on the worker thread; what pycuda raises becomes a DeviceError."""
         if threading.current_thread() is self._worker:
             return function()
-        if not self._close.alive:
-            raise DeviceError("the CUDA device was closed")
-        job = _Job(function)
+        job = Job(function)
         self._jobs.put(job)
-        return job.future.result()
+        return job.result()
+
+    def later(self, function: Callable[[], object]) -> None:
+        """Have `function` run on the worker some time, unless the device closes first; nobody waits or hears of its errors.
+
+        For finalizers: the garbage collector may call them anywhere, on a thread that holds any lock.
+        """
+        self._jobs.put_unheard(Job(function))
 
     def attach(self, close: Callable[[], None]) -> int:
         """`close` runs on the worker when the device closes, before the arrays go, or at `release` of the number given."""
@@ -97,17 +106,9 @@ class Device:
         with contextlib.suppress(DeviceError):
             self.call(lambda: self._driver.release(owner))
 
-    def free_memory(self) -> int:
-        """Bytes that are free on the device."""
-        return int(self.call(lambda: self._driver.module.mem_get_info()[0]))
-
     def empty(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """An array of zeros."""
         return self.call(lambda: self._driver.empty(shape, dtype))
-
-    def upload(self, values: np.ndarray) -> DeviceArray:
-        """A copy on the device, there before anything is drawn that is drawn later."""
-        return self.call(lambda: self._driver.upload(values))
 
     def download(self, array: DeviceArray, rows: int) -> np.ndarray:
         """The first rows (rows, ...), when all that was asked of both streams is done."""
@@ -127,6 +128,11 @@ class Device:
     def event(self) -> int:
         """The number of a new event."""
         return self.call(self._driver.event)
+
+    def forget(self, *events: int) -> None:
+        """Free these events. On a closed device, nothing: they went with it."""
+        with contextlib.suppress(DeviceError):
+            self.call(lambda: self._driver.forget(events))
 
     def record(self, event: int, stream: int) -> None:
         """The event happens when all that the stream was asked is done."""
@@ -151,6 +157,10 @@ class Device:
         """
         if image.ndim != 3 or image.shape != baseline.shape or not image.dtype == baseline.dtype == np.float32:
             raise DeviceError(f"picture and baseline must be float32 (C, H, W), got {image.shape} and {baseline.shape}")
+        if image.size >= LARGEST_PICTURE:
+            raise DeviceError(
+                f"kernels draw pictures of fewer than {LARGEST_PICTURE} values, got {image.shape}: {image.size}"
+            )
         return self.call(lambda: self._driver.drawing(plan, image, baseline, channels_last))
 
     def draw(self, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
@@ -160,6 +170,8 @@ class Device:
         """
         if rows.shape[1:] != drawing.image.shape or not 0 < count <= rows.shape[0] or rows.dtype not in SUFFIXES:
             raise DeviceError(f"{count} pictures {drawing.image.shape} do not go into {rows.dtype} {rows.shape}")
+        if not 0 <= first <= drawing.masks - count:
+            raise DeviceError(f"masks {first} to {first + count} were asked for, the plan has {drawing.masks}")
         self.call(lambda: self._driver.draw(drawing, first, count, rows))
 
     def discard(self, drawing: Drawing) -> None:
@@ -168,21 +180,59 @@ class Device:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Job:
+class Job(Generic[T]):
     """Something for the worker to do, and where the answer goes."""
 
-    function: Callable[[], Any]
-    future: "Future[Any]" = dataclasses.field(default_factory=Future)
+    function: Callable[[], T]
+    _future: "Future[T]" = dataclasses.field(default_factory=Future)
 
     def run(self) -> None:
+        """On the worker; raises nothing."""
         try:
-            self.future.set_result(self.function())
+            self._future.set_result(self.function())
         except DeviceError as error:
-            self.future.set_exception(error)
+            self._future.set_exception(error)
         except KernelError as error:
-            self.future.set_exception(DeviceError(str(error)))
+            self._future.set_exception(DeviceError(str(error)))
         except BaseException as error:
-            self.future.set_exception(_told(error))
+            self._future.set_exception(_told(error))
+
+    def result(self, timeout: float | None = None) -> T:
+        """What it gave, once it ran; raises what it raised, pycuda's errors as a DeviceError.
+
+        timeout: seconds after which to raise TimeoutError; None: never
+        """
+        return self._future.result(timeout)
+
+
+class _Jobs:
+    """The worker's queue; what is put before its end is done, what comes later is refused."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._ended = False
+        self._lock = threading.RLock()  # the garbage collector may come by while it is held, and call whatever it finds
+
+    def put(self, job: Job[Any]) -> None:
+        with self._lock:
+            if self._ended:
+                raise DeviceError("the CUDA device was closed")
+            self._queue.put(job)
+
+    def put_unheard(self, job: Job[Any]) -> None:
+        """Takes no lock; after the end nobody looks."""
+        self._queue.put(job)
+
+    def end(self, last: Job[Any]) -> None:
+        with self._lock:
+            self._ended = True
+            self._queue.put(last)
+            self._queue.put(None)
+
+    def work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job.run()
+            del job  # its closure may hold the device, which then could not go
 
 
 def _told(error: BaseException) -> BaseException:
@@ -196,14 +246,7 @@ def _told(error: BaseException) -> BaseException:
     return told
 
 
-def _work(jobs: "queue.SimpleQueue[_Job | None]") -> None:
-    while (job := jobs.get()) is not None:
-        job.run()
-        del job  # its closure may hold the device, which then could not go
-
-
-def _end(jobs: "queue.SimpleQueue[_Job | None]", worker: threading.Thread, driver: Driver) -> None:
-    jobs.put(_Job(driver.close))
-    jobs.put(None)
+def _end(jobs: _Jobs, worker: threading.Thread, driver: Driver) -> None:
+    jobs.end(Job(driver.close))
     if threading.current_thread() is not worker:  # the device went while a job of its own ran
         worker.join()

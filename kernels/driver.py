@@ -58,13 +58,6 @@ class DeviceArray:
     shape: tuple[int, ...]
     dtype: str
 
-    @classmethod
-    def of(cls, values: np.ndarray) -> "DeviceArray":
-        """A numpy array's own memory, which must outlive this."""
-        if not values.flags.c_contiguous:
-            raise DeviceError("memory that a pointer names must be contiguous")
-        return cls(values.ctypes.data, values.shape, values.dtype.name)
-
     @property
     def itemsize(self) -> int:
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
@@ -81,9 +74,13 @@ class DeviceArray:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A plan and a picture on the device. arrays: what it keeps there; arguments: of the kernel, after the common ones"""
+    """A plan and a picture on the device.
+
+    masks: of the plan; arrays: what it keeps there; arguments: of the kernel, after the common ones
+    """
 
     kernel: str
+    masks: int
     image: DeviceArray
     baseline: DeviceArray | None
     channels_last: bool
@@ -98,7 +95,7 @@ class Driver:
     def __init__(self) -> None:
         self.module: Any = None  # pycuda.driver
         self.streams: list[Any] = []
-        self.events: list[Any] = []
+        self.events: dict[int, Any] = {}
         self.name, self.capability = "", (0, 0)
         self._context: Any = None
         self._code: Any = None
@@ -164,8 +161,13 @@ class Driver:
             stream.synchronize()
 
     def event(self) -> int:
-        self.events.append(self.module.Event(self.module.event_flags.DISABLE_TIMING))
-        return len(self.events) - 1
+        number = max(self.events, default=-1) + 1
+        self.events[number] = self.module.Event(self.module.event_flags.DISABLE_TIMING)
+        return number
+
+    def forget(self, events: tuple[int, ...]) -> None:
+        for event in events:
+            self.events.pop(event, None)
 
     def join(self, event: int) -> None:
         self.events[event].synchronize()
@@ -216,7 +218,7 @@ class Driver:
                 types += "i"
         hidden = self.upload(baseline) if baseline.any() else None
         shown = self.upload(image)
-        return Drawing(plan.kernel, shown, hidden, channels_last, tuple(arrays), tuple(arguments), types)
+        return Drawing(plan.kernel, plan.masks, shown, hidden, channels_last, tuple(arrays), tuple(arguments), types)
 
     def draw(self, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
         shape = drawing.image.shape

@@ -33,8 +33,8 @@
 // Launch: blocks of 256 threads, grid (ceil(H * W / (256 * per_thread)), count), per_thread 4 for f32 and 8 for f16 and
 // bf16: 16 bytes. Fewer blocks along x work too. No shared memory, no barriers. H * W * C must be below 2^30.
 //
-// Every `if`, `min`, `max` and `aligned`, and the lines marked `bound`, `mirror`, `half-pixel`, are broken one by one by
-// tests/kernel_mutants.py, which must see a test fail.
+// Every `if`, `min`, `max` and `aligned`, and the lines marked `bound`, `mirror`, `half-pixel`, `within`, `nan`, are broken one by one
+// by tests/kernel_mutants.py, which must see a test fail.
 
 #define BLOCK 256
 
@@ -66,7 +66,7 @@ __device__ inline BF16 rounded(float value, BF16 *)
 #else
     const unsigned word = __float_as_uint(value);
     const unsigned even = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
-    brain.bits = value == value ? (unsigned short)even : (unsigned short)0x7fffu;
+    brain.bits = value == value ? (unsigned short)even : (unsigned short)0x7fffu; // nan
 #endif
     return brain;
 }
@@ -279,8 +279,8 @@ struct Window {
         top = tops[index / columns];
         left = lefts[index % columns];
     }
-    __device__ void row(int y) { hides = y >= top && y < top + tall; }
-    __device__ float at(int x) const { return hides && x >= left && x < left + wide ? 0.0f : 1.0f; }
+    __device__ void row(int y) { hides = y >= top && y < top + tall; } // within
+    __device__ float at(int x) const { return hides && x >= left && x < left + wide ? 0.0f : 1.0f; } // within
 };
 
 // Superpixels, each shown or hidden

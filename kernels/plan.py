@@ -10,12 +10,13 @@ DTYPES = (np.dtype("<u8"), np.dtype("<i4"), np.dtype("u1"))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KernelPlan:
-    """kernel: its name in masks.cu without the type, such as "rise"
+    """kernel: its name in masks.cu without the type, such as "rise"; masks: how many the plan has
 
     arguments: those of its kind, in its order: arrays (C-contiguous; the kernel gets a pointer) and whole numbers (int32)
     """
 
     kernel: str
+    masks: int
     arguments: tuple[np.ndarray | int, ...]
 
     def __post_init__(self) -> None:

@@ -20,4 +20,5 @@ class RankRenderer:
 
     def kernel_plan(self) -> KernelPlan:
         """The same masks for the CUDA kernel."""
-        return KernelPlan("rank", (whole(self._ranks), whole(self._counts), self._inserted.astype("u1")))
+        arguments = whole(self._ranks), whole(self._counts), self._inserted.astype("u1")
+        return KernelPlan("rank", len(self._counts), arguments)

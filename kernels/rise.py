@@ -11,6 +11,8 @@ from kernels.plan import KernelPlan, packed, whole
 
 GROUP = 16
 """Weightings summed at once: bounds the memory of `RiseRenderer.transpose`, whatever the number of references."""
+KERNEL_GRID = 64
+"""Cells a side that the CUDA kernel takes at most: it keeps a row of them in 64 bits."""
 
 
 def cell_size(length: int, grid: int) -> int:
@@ -67,9 +69,12 @@ class RiseRenderer:
         np.matmul(tall, self._columns[dx], out=out)
 
     def kernel_plan(self) -> KernelPlan:
-        """The same masks for the CUDA kernel."""
+        """The same masks for the CUDA kernel. Raises ValueError for a grid that it does not take."""
+        count, grid = self.grids.shape[:2]
+        if not 1 <= grid <= KERNEL_GRID:
+            raise ValueError(f"the CUDA kernel takes grids of 1 to {KERNEL_GRID} cells a side, got {grid}")
         words = packed(self.grids)
-        return KernelPlan("rise", (words, words.shape[1], self.grids.shape[1], whole(self.shifts)))
+        return KernelPlan("rise", count, (words, words.shape[1], grid, whole(self.shifts)))
 
     def tiles(self, parts: int) -> np.ndarray:
         """Each mask averaged over parts x parts equal tiles of the picture, row-major: (N, parts * parts) float64."""

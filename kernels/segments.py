@@ -19,4 +19,4 @@ class SegmentRenderer:
     def kernel_plan(self) -> KernelPlan:
         """The same masks for the CUDA kernel."""
         words = packed(self._samples)
-        return KernelPlan("segments", (whole(self._segments), words, words.shape[1]))
+        return KernelPlan("segments", len(words), (whole(self._segments), words, words.shape[1]))

@@ -23,4 +23,4 @@ class WindowRenderer:
     def kernel_plan(self) -> KernelPlan:
         """The same masks for the CUDA kernel."""
         tops, lefts = whole(self._tops), whole(self._lefts)
-        return KernelPlan("window", (tops, len(tops), lefts, len(lefts), *self._size))
+        return KernelPlan("window", len(tops) * len(lefts), (tops, len(tops), lefts, len(lefts), *self._size))

@@ -28,6 +28,10 @@ STORED = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
 HOST = Path(__file__).parent / "cuda_host"
 SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow,float-divide-by-zero", "-fno-sanitize-recover=all", "-g")
 UNTOUCHED = 0xA5
+NANS = (0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF)
+"""As stored; rounded as a number the last two would become zeros."""
+ROUNDED_NAN = 0x7FFF
+"""The one that the kernels have in f16 and in bf16."""
 
 
 def compiler() -> str | None:
@@ -86,10 +90,11 @@ def case(
     grid: int = 8,
     shifted: frozenset[str] = frozenset(),
     blocks: int | None = None,
+    nans: bool = False,
 ) -> Case:
     """A picture of (C, H, W) = `shape` and a plan of first + count masks at random; without `hidden` the baseline is zero.
 
-    grid: cells a side of RISE's grid, segments, or cells a side of a learned mask
+    grid: cells a side of RISE's grid, segments, or cells a side of a learned mask; nans: the picture begins with some
     """
     random, masks_in_all = np.random.default_rng(seed), first + count
     channels, height, width = shape
@@ -110,6 +115,8 @@ def case(
         renderer.masks(0, masks_in_all, drawn)
         arguments = renderer.kernel_plan().arguments
     image, baseline = random.normal(size=(2, *whole)).astype(np.float32)
+    if nans:
+        image.view(np.uint32).flat[: len(NANS)] = NANS
     return Case(
         kind, image, baseline if hidden else None, noise, channels_last, first, count, arguments, drawn, shifted, blocks
     )
@@ -223,9 +230,21 @@ def numpy_rows(case: Case, masks: np.ndarray, suffix: str) -> np.ndarray:
         blend(case.image, baseline, masks, case.channels_last, out)
     if suffix == "f16":
         with np.errstate(over="ignore"):  # infinity, as the kernel has it
-            return out.astype(np.float16).view(np.uint16)
-    words = out.view(np.uint32)
-    return words if suffix == "f32" else ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
+            rounded = out.astype(np.float16).view(np.uint16)
+    else:
+        words = out.view(np.uint32)
+        if suffix == "f32":
+            return words
+        rounded = ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
+    rounded[np.isnan(out)] = ROUNDED_NAN
+    return rounded
+
+
+def _same(rows: np.ndarray, expected: np.ndarray) -> bool:
+    """Bit by bit; of NaNs in f32, which processors choose, that they are there."""
+    if rows.dtype == np.uint32:
+        rows, expected = (np.where(np.isnan(r.view(np.float32)), np.uint32(NANS[0]), r) for r in (rows, expected))
+    return np.array_equal(rows, expected)
 
 
 def difference(host: Host, case: Case, spare: int = 0) -> str | None:
@@ -236,7 +255,7 @@ def difference(host: Host, case: Case, spare: int = 0) -> str | None:
         return f"{case.kind}: masks differ by {worst}"
     for suffix in PER_THREAD:
         rows = host.rows(case, suffix, spare)
-        if not np.array_equal(rows[: case.count], numpy_rows(case, masks, suffix)):
+        if not _same(rows[: case.count], numpy_rows(case, masks, suffix)):
             return f"{case.kind}_{suffix}: differs from numpy, given the same mask"
         if (rows[case.count :].view(np.uint8) != UNTOUCHED).any():
             return f"{case.kind}_{suffix}: wrote behind its last row"
@@ -254,6 +273,8 @@ FIXED = [
     ),
     *(case("learned", 5, (3, 8, 16), shifted=frozenset([name])) for name in ("image", "baseline", "out", "noise")),
     case("rise", 6, (3, 40, 40), blocks=1),
+    case("window", 7, (1, 24, 24), first=10, count=14),  # windows with all four edges inside the picture
+    *(case("rank", 8, (2, 9, 8), hidden=hidden, nans=True) for hidden in (False, True)),
 ]
 """Small, and enough to tell every mutant of tests/kernel_mutants.py from the kernels."""
 

@@ -2,7 +2,8 @@
 
 Broken are: every `if` (always, never; not never where it is marked `speed`, which is right too, but slow), every `min` and
 `max` (its first argument alone), `aligned` (always), and the lines marked `bound` (a loop that goes on), `mirror` (left out,
-or about the border itself) and `half-pixel` (each offset left out, or another). There are no barriers.
+or about the border itself), `half-pixel` (each offset left out, or another), `within` (each edge left out, or a pixel off),
+and `nan` (taken for a number, or every number for one). There are no barriers.
 
 All mutants are compiled at once, each behind a number that is set at run time, with
 AddressSanitizer and UBSan, and tried in a process each. Exit status 1 where one survives.
@@ -31,6 +32,10 @@ MARKED = {
         (r"[\w.]+ / 2", "0"),
         (r"[\w.]+ / 2", "{0} / 2"),
     ],
+    "within": [
+        (rf"\b[xy] {edge}", instead) for edge in (r">= \w+", r"< \w+ \+ \w+") for instead in ("true", "{} + 1", "{} - 1")
+    ],
+    "nan": [("value == value", "true"), ("value == value", "false")],
 }
 """By the mark at a line's end: what is replaced, and by what."""
 SECONDS = 30

@@ -72,6 +72,18 @@ def test_a_driver_without_a_device_is_said(double: Path) -> None:
     assert "NoDevice: the NVIDIA driver finds no CUDA device: cuInit failed" in done.stderr
 
 
+@needs_pycuda
+def test_a_device_is_named_as_pycuda_names_it(double: Path) -> None:
+    program = """
+from engine.session import device_name
+from kernels.device import Device
+with Device() as device:
+    assert device.name == device_name(device.ordinal) != "unknown"
+"""
+    done = ran(double, "-c", program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif("driver" not in " ".join(lacking()), reason="this machine has an NVIDIA driver")
 class TestWithoutDriver:
     @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -113,3 +125,18 @@ def test_what_is_missing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lacking() == []
     monkeypatch.setattr("kernels.driver.importlib.util.find_spec", lambda name: None)
     assert lacking() == ["pycuda"]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "heard"),
+    [(["pycuda"], ["pycuda", "onnxruntime-gpu", "pip install"]), ([f"an NVIDIA driver ({NAME})", "pycuda"], [])],
+)
+def test_auto_says_what_a_machine_with_a_gpu_lacks(
+    monkeypatch: pytest.MonkeyPatch, lacks: list[str], heard: list[str]
+) -> None:
+    monkeypatch.setattr("engine.session.lacking", lambda: lacks)
+    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: ["CPUExecutionProvider"])
+    lines: list[str] = []
+    assert Explainer(notice=lines.append).provider == "cpu"
+    assert len(lines) == bool(heard)
+    assert all(word in lines[0] for word in heard)

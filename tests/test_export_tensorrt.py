@@ -3,11 +3,12 @@
 The stand-in writes files where the options say and runs the graph on the CPU. No GPU has run the command yet.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -22,9 +23,9 @@ from engine.attributes import AttributeTable
 from engine.bundle import graph_digest
 from engine.device import DeviceSession
 from engine.errors import BundleError, OutputError, ProviderError
-from engine.gpu_options import LADDER, WHOLE_PROFILE, Setting, Versions, cache_key, masked_profile, tensorrt_options
+from engine.gpu_options import LADDER, WHOLE_PROFILE, Setting, Versions, cache_key, masked_profile
 from engine.preprocessing import Preprocessing
-from engine.session import gpu_lacks, opened, tensorrt_version
+from engine.session import gpu_lacks, gpu_session, opened, tensorrt_folder, tensorrt_version
 from export import TorchSource, export_attributes, export_quantized, export_similarity
 from export import tensorrt as prebuilding
 from export.commands import main
@@ -59,43 +60,57 @@ class Card:
 
 
 class Compiler:
-    """Stands in for `gpu_session`. fails: told the graph's name and batches, may raise"""
+    """Stands in for `engine.session.opened`, with TensorRT. fails: told the graph's name and batches, may raise
+
+    An engine is written as ONNX Runtime does: under its name, and not at once; one that is there is read.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
+        self.options: list[dict[str, str]] = []
         self.fails: Callable[[str, int], None] = lambda name, most: None
 
-    def __call__(
-        self,
-        path: Path,
-        setting: Setting,
-        digest: str,
-        capability: tuple[int, int],
-        folder: Path,
-        further: Mapping[str, str],
-    ) -> Any:
-        versions = Versions(ort.__version__, tensorrt_version(), capability)
-        usual = tensorrt_options(setting, folder, digest, versions)
-        options = {**usual, **further}
+    def __call__(self, path: Path, provider: str, threads: int | None, options: dict[str, str]) -> ort.InferenceSession:
+        assert provider == "tensorrt"
         assert faults(TENSORRT, options) == []
-        self.asked.append((path.name, setting.profile.most))
-        context = Path(options["trt_ep_context_file_path"])
-        assert context.parent == Path(usual["trt_engine_cache_path"])  # where the engine will look
-        (context.parent / f"{options['trt_engine_cache_prefix']}_sm90.engine").write_text("engine")
-        self.fails(path.name, setting.profile.most)
-        context.write_text("context")
-        timing = Path(options["trt_timing_cache_path"])
-        timing.mkdir(exist_ok=True)
-        (timing / "sm90.timing").write_text(f"{len(self.asked)}")
+        self.options.append(options)
+        most = int(options["trt_profile_max_shapes"].split(":")[1].split("x")[0])
+        if "trt_engine_cache_path" in options:
+            place = Path(options["trt_engine_cache_path"])
+            if "trt_ep_context_file_path" in options:
+                place = Path(options["trt_ep_context_file_path"]).parent
+            self._built_or_read(path.name, most, place / f"{options['trt_engine_cache_prefix']}_sm90.engine", options)
+        else:
+            self._compile(path.name, most)
         return opened(path, "cpu", None)
+
+    def _built_or_read(self, name: str, most: int, engine: Path, options: Mapping[str, str]) -> None:
+        if engine.exists():
+            if engine.read_text() != "engine":
+                raise ProviderError(f"cannot run {name}: TensorRT EP could not deserialize engine from cache: {engine}")
+            return
+        engine.write_text("half an engine")
+        self._compile(name, most)
+        engine.write_text("engine")
+        if "trt_ep_context_file_path" in options:
+            Path(options["trt_ep_context_file_path"]).write_text("context")
+        timing = Path(options["trt_timing_cache_path"]) / "sm90.timing"
+        known = timing.read_text() if timing.exists() else ""
+        timing.write_text(f"{known}{most} ")
+
+    def _compile(self, name: str, most: int) -> None:
+        self.asked.append((name, most))
+        self.fails(name, most)
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
     stand_in = Compiler()
     monkeypatch.setattr(prebuilding, "require_gpu", lambda provider: None)
     monkeypatch.setattr(prebuilding, "shared_device", Card)
-    monkeypatch.setattr(prebuilding, "gpu_session", stand_in)
+    monkeypatch.setattr("engine.session.opened", stand_in)
+    monkeypatch.setattr("engine.session.device_name", lambda ordinal: "a card")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return stand_in
 
 
@@ -137,7 +152,7 @@ def test_engines_lie_where_the_engine_looks(folder: Path, tmp_path: Path, compil
     out, bundle = tmp_path / "deep" / "engines", bundles.load(folder)
     done = build(folder, out)
     assert compiler.asked == [(FP16, 8), (FP16, LADDER[0]), ("attributes.fp32.onnx", 8)]
-    versions = Versions(ort.__version__, tensorrt_version(), Card.capability)
+    versions = Versions(ort.__version__, tensorrt_version(), "a card", Card.capability)
     shape = bundle.manifest.preprocessing.input_shape
     for built, (file, profile) in zip(
         done,
@@ -155,7 +170,7 @@ def test_engines_lie_where_the_engine_looks(folder: Path, tmp_path: Path, compil
         record = json.loads((built.folder / RECORD).read_text())
         assert (record["graph"], record["device"], record["capability"]) == (file, "a card", [9, 0])
     (timing,) = out.glob("timing-*/*")
-    assert timing.read_text() == "3"
+    assert timing.read_text() == f"8 {LADDER[0]} 8 "
     assert len(list(out.iterdir())) == 4  # three engines, the timings
 
 
@@ -226,3 +241,120 @@ def test_the_bundle_is_not_touched(folder: Path, tmp_path: Path, compiler: Compi
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     build(folder, tmp_path)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+SETTING = Setting("tensorrt", "fp16", "image", (3, SIZE, SIZE), WHOLE_PROFILE)
+
+
+class Load:
+    """What the engine does with the fp16 graph at every load. lines: the notices"""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.lines = folder / FP16, list[str]()
+
+    def __call__(self) -> ort.InferenceSession:
+        return gpu_session(self.path, SETTING, "ab" * 32, Card.capability, self.lines.append)
+
+    def engines(self) -> list[str]:
+        return [file.read_text() for file in tensorrt_folder().glob("*/*.engine")]
+
+
+@pytest.fixture
+def load(folder: Path) -> Load:
+    return Load(folder)
+
+
+def test_a_load_builds_once(load: Load, compiler: Compiler) -> None:
+    load()
+    assert load().get_providers() == ["CPUExecutionProvider"]
+    assert compiler.asked == [(FP16, WHOLE_PROFILE.most)]
+    assert (load.engines(), load.lines) == (["engine"], [])
+    assert len(list(tensorrt_folder().iterdir())) == 2  # the engine, the timings, and no staging folder
+    gpu_session(load.path, SETTING, "cd" * 32, Card.capability)  # of another graph: it knows what was timed for the first
+    (timing,) = tensorrt_folder().glob("timing-*/*")
+    assert timing.read_text() == "8 8 "
+
+
+def test_a_load_that_is_killed_leaves_no_engine(load: Load, compiler: Compiler) -> None:
+    compiler.fails = lambda name, most: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert load.engines() == []
+    compiler.fails = lambda name, most: None
+    load()
+    assert (load.engines(), load.lines) == (["engine"], [])
+
+
+def test_while_an_engine_is_built_nobody_sees_it(load: Load, compiler: Compiler) -> None:
+    """Two processes that start together build one each; the last to end has its own kept."""
+    compiler.fails = lambda name, most: load() and None if len(compiler.asked) < 2 else None
+    load()
+    assert len(compiler.asked) == 2
+    assert (load.engines(), load.lines) == (["engine"], [])
+    assert not list(tensorrt_folder().glob(".building-*"))
+
+
+def test_a_damaged_engine_is_built_anew(load: Load, compiler: Compiler) -> None:
+    load()
+    (engine,) = tensorrt_folder().glob("*/*.engine")
+    engine.write_text("half an engine")
+    load()
+    assert len(compiler.asked) == 2
+    assert load.engines() == ["engine"]
+    (line,) = load.lines
+    assert str(engine.parent) in line
+    load()
+    assert len(load.lines) == 1
+
+
+def test_other_errors_of_an_engine_are_not_hidden(load: Load, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    load()
+
+    def lost(*given: object) -> None:
+        raise ProviderError("the device was lost")
+
+    monkeypatch.setattr("engine.session.opened", lost)
+    with pytest.raises(ProviderError, match="lost"):
+        load()
+    assert (load.engines(), load.lines) == (["engine"], [])
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    load: Load, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert load().get_providers() == ["CPUExecutionProvider"]
+    assert not [key for key in compiler.options[-1] if "cache" in key]
+    (line,) = load.lines
+    assert "/proc/nowhere" in line
+    with pytest.warns(UserWarning, match="/proc/nowhere"):  # where nobody listens
+        gpu_session(load.path, SETTING, "ab" * 32, Card.capability)
+
+
+def test_engines_in_a_cache_that_cannot_be_written_are_used(
+    load: Load, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load()
+
+    def refused(folder: Path) -> None:
+        raise PermissionError(folder)
+
+    monkeypatch.setattr("engine.engines.staging", refused)
+    load()
+    assert len(compiler.asked) == 1
+    assert not [key for key in compiler.options[-1] if "timing" in key]  # ONNX Runtime would make that folder
+    assert load.lines == []
+
+
+def test_what_the_engine_built_first_is_replaced_when_built_ahead(folder: Path, compiler: Compiler) -> None:
+    """A load leaves an engine with no context and no record."""
+    bundle = bundles.load(folder)
+    similarity, *_ = planned(bundle, "fp16")
+    setting = dataclasses.replace(SETTING, input=similarity.graph.input)
+    gpu_session(folder / FP16, setting, graph_digest(bundle, similarity.graph), Card.capability)
+    (engine,) = tensorrt_folder().glob("*/*.engine")
+    done = prebuild(bundle, [similarity], None, lambda line: None)
+    assert [built.folder for built in done] == [engine.parent]
+    assert {p.name for p in engine.parent.iterdir()} == {engine.name, CONTEXT, RECORD}
+    assert len(compiler.asked) == 2
+    assert not list(tensorrt_folder().glob(".building-*"))

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 
-from engine import Explainer, ProviderError, Rise, Window
+from benchmarks.networks import VisionTransformer
+from engine import Explainer, LearnedMask, ProviderError, Rise, Window
 from engine import bundle as bundles
 from engine.device import DeviceSession, shared_device
+from engine.preprocessing import Preprocessing
 from engine.session import gpu_lacks, opened
-from export import export_quantized
+from export import TorchSource, export_quantized, export_similarity
 from kernels.device import Device
 
 PICTURES = Path(bundles.__file__).parent / "data" / "pictures"
@@ -66,6 +69,28 @@ def test_embeddings_and_maps_are_the_cpus(provider: str, bundle: Path, precision
     for method in (Rise(masks=1000), Window(size=16, stride=6)):
         got, wanted = (e.explain(*CAT, method).saliency.ravel() for e in (gpu, cpu))
         assert np.corrcoef(got, wanted)[0, 1] > CORRELATION[precision]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_vision_transformer_runs(provider: str, tmp_path: Path, precision: str) -> None:
+    """Its graph computes sizes, which ONNX Runtime puts on the CPU beside CUDA."""
+    torch.manual_seed(0)
+    preprocessing = Preprocessing(64, 64, mean=(0.5,) * 3, std=(0.25,) * 3)
+    network = TorchSource(VisionTransformer(size=64, width=64, blocks=2).eval())
+    folder = export_similarity(network, preprocessing, tmp_path / "vit")
+    export_quantized(folder, PICTURES, ["gpu"])
+    gpu, cpu = Explainer(folder, provider, precision), Explainer(folder, "cpu", "fp32")
+    masked = [e.prepare(CAT[0], Rise(masks=600)).embeddings for e in (gpu, cpu)]
+    np.testing.assert_allclose(*masked, atol=bundles.TOLERANCE[precision] * np.abs(masked[1]).max())
+
+
+@pytest.mark.gpu
+def test_learned_masks_are_the_cpus(provider: str) -> None:
+    """Few steps, as rounding grows with each. The gradient graph computes sizes too."""
+    few = LearnedMask(iterations=20)
+    got, wanted = (Explainer(provider=p, precision="fp32").explain(*CAT, few).saliency for p in (provider, "cpu"))
+    assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.gpu

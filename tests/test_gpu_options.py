@@ -28,7 +28,7 @@ from engine.gpu_options import (
 from kernels.device import DeviceError, OutOfMemory
 
 SETTING = Setting("tensorrt", "fp16", "image", (3, 32, 48), masked_profile(128), ordinal=1, stream=77, graphs=True)
-VERSIONS = Versions("1.31.1", "10.13.3", (8, 9))
+VERSIONS = Versions("1.31.1", "10.13.3", "NVIDIA L4", (8, 9))
 DIGEST = "ab" * 32
 
 
@@ -66,7 +66,7 @@ def test_an_engine_serves_only_what_it_was_built_for() -> None:
     ]
     versions = [
         dataclasses.replace(VERSIONS, **change)
-        for change in ({"onnxruntime": "1.32.0"}, {"tensorrt": "10.14.0"}, {"capability": (9, 0)})
+        for change in ({"onnxruntime": "1.32.0"}, {"tensorrt": "10.14.0"}, {"device": "NVIDIA L40"}, {"capability": (9, 0)})
     ]
     keys = [cache_key(setting, DIGEST, VERSIONS) for setting in settings]
     keys += [cache_key(SETTING, DIGEST, each) for each in versions] + [cache_key(SETTING, "cd" * 32, VERSIONS)]
@@ -139,6 +139,12 @@ def test_how_a_lack_of_memory_is_said() -> None:
     assert out_of_memory(RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 1073741824"))
     assert out_of_memory(RuntimeError("CUDA failure 2: out of memory ; GPU=0"))
     assert out_of_memory(MemoryError())
+    # ONNX Runtime's, of TensorRT and cuBLAS
+    fused = "TensorrtExecutionProvider_TRTKernel_graph_main_0"
+    assert out_of_memory(RuntimeError(f"TensorRT EP failed to create engine from network for fused node: {fused}"))
+    assert out_of_memory(RuntimeError("TensorRT EP failed to create context."))
+    assert out_of_memory(RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"))
+    assert not out_of_memory(RuntimeError(f"TensorRT EP failed to parse the network of fused node: {fused}"))
     error = RuntimeError("the run failed")
     error.__cause__ = OutOfMemory("cuMemAlloc failed")
     assert out_of_memory(error)

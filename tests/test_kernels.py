@@ -10,10 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import kernels
 from kernels import build, cubins
 from kernels.rise import RiseRenderer
-from tests.kernel_cases import FIXED, KINDS, SANITIZERS, Case, Host, case, compiler, difference, host_library, sanitized
+from tests.kernel_cases import (
+    FIXED,
+    KINDS,
+    NANS,
+    SANITIZERS,
+    Case,
+    Host,
+    case,
+    compiler,
+    difference,
+    host_library,
+    sanitized,
+)
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler: the kernels cannot run on the CPU")
 SPARE = 1
@@ -65,11 +76,11 @@ def test_golden_rise_masks(host: Host, golden: dict[str, np.ndarray]) -> None:
 @needs_compiler
 @pytest.mark.parametrize("suffix", ["f16", "bf16"])
 def test_rounding_of_extreme_values(host: Host, suffix: str) -> None:
-    """Subnormals, ties, what overflows, zeros of both signs: through a mask of ones."""
+    """Subnormals, ties, what overflows, zeros and NaNs of both signs: through a mask of ones."""
     powers = np.exp2(np.arange(-30, 19, dtype=np.float64))
     steps = np.array([1, 1 + 2**-11, 1 + 2**-10, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 2 - 2**-12, 2 - 2**-20])
     values = np.concatenate([np.outer(powers, steps).ravel(), [0, 65504, 65519.99, 65520, 1e-40, 3e38]]).astype(np.float32)
-    image = np.concatenate([values, -values])[None, None]
+    image = np.concatenate([values, -values, np.array(NANS, np.uint32).view(np.float32)])[None, None]
     drawn = case("window", 0, (1, 1, image.size), count=1)
     shown = (np.array([image.size], np.int32), 1, np.array([0], np.int32), 1, 1, 1)  # the window is outside
     some = Case("window", image, None, None, False, 0, 1, shown, np.ones_like(drawn.masks))
@@ -100,7 +111,7 @@ def test_under_sanitizers(tmp_path: Path) -> None:
 
 
 def test_the_fatbin_is_of_this_source() -> None:
-    code, said = kernels.fatbin(), cubins.record()
+    code, said = cubins.fatbin(), cubins.record()
     assert code[:4] == bytes.fromhex("50ed55ba")  # a fatbin's magic number, 0xba55ed50
     assert set(said["registers"]) == {f"sm_{a}" for a in cubins.ARCHITECTURES}
     names = {f"{kind}_{suffix}" for kind in KINDS for suffix in ("f32", "f16", "bf16")}
@@ -122,10 +133,10 @@ def test_a_stale_or_changed_fatbin_is_refused(
     monkeypatch.setattr(cubins, "FATBIN", code)
     code.write_bytes(code.read_bytes()[:-1])
     with pytest.raises(cubins.KernelError, match="is not the file"):
-        kernels.fatbin()
+        cubins.fatbin()
     code.unlink()
     with pytest.raises(cubins.KernelError, match="missing"):
-        kernels.fatbin()
+        cubins.fatbin()
 
 
 LOG = """\

@@ -4,12 +4,15 @@ pycuda is the real one, and so is the launcher and the engine's device path; the
 bound to the double's memory by pointer. What no test here can tell: whether CUDA's and TensorRT's providers behave so too.
 """
 
+import contextlib
 import ctypes
 import gc
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -18,18 +21,21 @@ import pytest
 
 import engine.device
 from engine import Explainer, Lime, ProviderError, Rise, Window
+from engine.binding import Bound
 from engine.device import DeviceSession, DeviceStage, close_device
 from engine.evaluate import insertion_deletion
 from engine.gpu_options import LADDER, Setting
-from engine.session import opened
+from engine.session import opened, run_finite
 from kernels.blend import blend
-from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, NoDevice, OutOfMemory
+from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, Job, NoDevice, OutOfMemory
 from kernels.nvidia import version
 from kernels.plan import KernelPlan
 from kernels.rank import RankRenderer
 from kernels.rise import RiseRenderer, cell_size
 from kernels.segments import SegmentRenderer
 from kernels.window import WindowRenderer
+
+T = TypeVar("T")
 
 PICTURES = Path(engine.__file__).parent / "data" / "pictures"
 CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
@@ -55,10 +61,41 @@ def nothing_is_left() -> Iterator[None]:
     assert held() == {}
 
 
+def settled() -> None:
+    """What finalizers asked for is done."""
+    gc.collect()
+    engine.device.shared_device().synchronize()
+
+
 @pytest.fixture
 def device() -> Iterator[Device]:
     with Device() as device:
         yield device
+
+
+def uploaded(device: Device, values: np.ndarray) -> DeviceArray:
+    return device.call(lambda: device._driver.upload(values))
+
+
+def in_time(function: Callable[[], T]) -> T:
+    """What it gives; fails where it never comes back."""
+    answer: queue.SimpleQueue[T] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answer.put(function()), daemon=True).start()
+    return answer.get(timeout=60)
+
+
+@contextlib.contextmanager
+def busy(device: Device) -> Iterator[None]:
+    """The worker does nothing else until the end."""
+    begun, enough = threading.Event(), threading.Event()
+    thread = threading.Thread(target=device.call, args=(lambda: begun.set() or enough.wait(),))
+    thread.start()
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
 
 
 def renderers(height: int, width: int) -> dict[str, object]:
@@ -83,7 +120,7 @@ def test_kernels_draw_what_numpy_draws(device: Device, kind: str, channels_last:
     renderer, shape = renderers(height, width)[kind], (height, width, 3) if channels_last else (3, height, width)
     image = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     baseline = np.full(shape, hidden, np.float32)
-    rows = device.upload(np.ones((9, *shape), np.float32))
+    rows = uploaded(device, np.ones((9, *shape), np.float32))
     drawing = device.drawing(renderer.kernel_plan(), image, baseline, channels_last)
     device.draw(drawing, 11, 7, rows)
     masks, expected = np.empty((7, height, width), np.float32), np.empty((7, *shape), np.float32)
@@ -98,16 +135,16 @@ def test_kernels_draw_what_numpy_draws(device: Device, kind: str, channels_last:
 
 def test_arrays_go_there_and_back(device: Device) -> None:
     values = np.arange(24, dtype=np.float32).reshape(6, 4)
-    there = device.upload(values)
+    there = uploaded(device, values)
     elsewhere = device.empty((8, 4), "float32")
     np.testing.assert_array_equal(device.download(there, 5), values[:5])
     device.copy(there, elsewhere, 2, 3)
     np.testing.assert_array_equal(device.download(elsewhere, 8), np.pad(values[:3], ((2, 3), (0, 0))))
     assert (there.row, there.nbytes, there.itemsize) == (16, 96, 4)
-    free = device.free_memory()
+    assert counts()["allocations"] == 2
     device.free(there, elsewhere)
     device.free(there)  # it was freed: nothing
-    assert device.free_memory() == free + 96 + 128
+    assert counts()["allocations"] == 0
     for source, target, at, rows in ((there, elsewhere, 6, 3), (there, elsewhere, -1, 2), (there, elsewhere, 0, 7)):
         with pytest.raises(DeviceError, match="do not fit"):
             device.copy(source, target, at, rows)
@@ -115,7 +152,7 @@ def test_arrays_go_there_and_back(device: Device) -> None:
 
 def test_streams_wait_for_events(device: Device) -> None:
     """The double's streams do nothing before they are waited for, as a GPU's may."""
-    source, target = device.upload(np.ones((1, 4), np.float32)), device.empty((1, 4), "float32")
+    source, target = uploaded(device, np.ones((1, 4), np.float32)), device.empty((1, 4), "float32")
     looks = DeviceArray(target.pointer, target.shape, target.dtype)
     memory = np.frombuffer((ctypes.c_float * 4).from_address(looks.pointer), np.float32)
     event = device.event()
@@ -137,7 +174,7 @@ def test_the_driver_refuses_what_it_must(device: Device) -> None:
     with pytest.raises(DeviceError, match="cuModuleGetFunction failed"):
         picture = np.ones((3, 4, 4), np.float32)
         rows = device.empty((1, 3, 4, 4), "float32")
-        device.draw(device.drawing(KernelPlan("nothing", ()), picture, picture, False), 0, 1, rows)
+        device.draw(device.drawing(KernelPlan("nothing", 1, ()), picture, picture, False), 0, 1, rows)
     assert device.call(threading.current_thread) is not threading.current_thread()
     with pytest.raises(ZeroDivisionError):  # what is no error of the device stays what it is
         device.call(lambda: 1 / 0)
@@ -158,8 +195,20 @@ def test_the_launcher_refuses_what_does_not_fit(device: Device) -> None:
     ):
         with pytest.raises(DeviceError, match="do not go into"):
             device.draw(drawing, 0, count, device.empty(shape, dtype))
+    rows = device.empty((4, 3, 8, 8), "float32")
+    device.draw(drawing, 36, 4, rows)  # the last of them
+    for first in (-1, 37, 40):
+        with pytest.raises(DeviceError, match=f"masks {first} to {first + 4} were asked for, the plan has 40"):
+            device.draw(drawing, first, 4, rows)
+    large = np.broadcast_to(np.zeros((), np.float32), (1, 2**15, 2**15))
+    with pytest.raises(DeviceError, match=f"fewer than {2**30} values, got .*: {2**30}"):
+        device.drawing(plan, large, large, False)
+    grids, shifts = np.zeros((1, 65, 65), bool), np.zeros((1, 2), np.int64)
+    with pytest.raises(ValueError, match="1 to 64 cells a side, got 65"):
+        RiseRenderer(grids, shifts, 65, 65).kernel_plan()
+    RiseRenderer(grids[:, :64, :64], shifts, 64, 64).kernel_plan()
     with pytest.raises(TypeError, match="contiguous"):
-        KernelPlan("rank", (np.ones(3),))
+        KernelPlan("rank", 3, (np.ones(3),))
 
 
 def test_a_missing_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +257,75 @@ def test_everything_is_given_back_in_order() -> None:
     assert held() == {}
     device.free(array)  # after the end these do nothing, so that whoever holds something need not know
     device.release(2)
+    device.forget(0)
+    device.later(lambda: order.append("never"))
     with pytest.raises(DeviceError, match="closed"):
         device.synchronize()
+    assert len(order) == 3
+
+
+def test_what_is_put_while_the_device_closes_is_answered() -> None:
+    """A job behind the last one would never be."""
+    device = Device()
+    jobs = device._jobs
+    with jobs._lock:  # as between the question whether it is open and the job that is put
+        closing = threading.Thread(target=device.close, daemon=True)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        jobs.put(job := Job(lambda: "answered"))
+    assert in_time(job.result) == "answered"
+    closing.join(60)
+    assert not closing.is_alive()
+    with pytest.raises(DeviceError, match="closed"):
+        jobs.put(job)
+
+
+def test_calls_from_many_threads_end_with_the_device() -> None:
+    device, refused = Device(), threading.Semaphore(0)
+
+    def call_on() -> None:
+        with contextlib.suppress(DeviceError):
+            while True:
+                device.call(lambda: None)
+        refused.release()
+
+    for _ in range(8):
+        threading.Thread(target=call_on, daemon=True).start()
+    device.close()
+    assert all(refused.acquire(timeout=60) for _ in range(8))
+
+
+def test_events_are_given_back(device: Device) -> None:
+    first, second = device.event(), device.event()
+    device.forget(first)
+    device.forget(first)
+    assert counts()["events"] == 1
+    assert device.event() not in (first, second)
+    device.record(second, NETWORK)
+    with pytest.raises(KeyError):
+        device.join(first)
+
+
+def test_finalizers_wait_for_nothing() -> None:
+    """The garbage collector may call one on any thread, whatever lock that holds."""
+    device = Device()
+    array = device.empty((4,), "float32")
+
+    class Holder:
+        pass
+
+    holder = Holder()
+    engine.device.own(holder, device, lambda: device.free(array))
+    with busy(device):
+        holders = [holder]
+        del holder
+        with device._jobs._lock:
+            in_time(holders.clear)
+        assert counts()["allocations"] == 1
+    device.synchronize()
+    assert counts()["allocations"] == 0
+    device.close()
 
 
 def test_a_forgotten_device_is_closed() -> None:
@@ -308,6 +424,187 @@ def test_passes_end_refine_and_run_side_by_side_as_on_the_cpu(monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("lent")
+def test_the_next_batch_is_drawn_before_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may end by waiting for its stream. Of each buffer: wait, draw, run, copy, in turns that events keep."""
+    explainer = Explainer(provider="cuda", precision="fp32")
+    assert isinstance(explainer._model.similarity, DeviceSession)
+    masked = explainer._model.similarity._masked
+    assert masked is not None
+    names: dict[int, str] = {}
+    for number in range(engine.device.BUFFERS):
+        names |= {masked._drawn[number]: f"drawn {number}", masked._free[number]: f"free {number}"}
+        names |= {masked.rows[number].pointer: f"rows {number}", masked.outputs[number].pointer: f"outputs {number}"}
+        names[id(masked.bound[number])] = f"network {number}"
+    done: list[str] = []
+
+    def spy(owner: type, method: str, named: Callable[..., int]) -> None:
+        real = getattr(owner, method)
+
+        def spied(*arguments: object) -> object:
+            done.append(f"{method} {names[named(*arguments)]}")
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, method, spied)
+
+    for method in ("wait", "record", "join"):
+        spy(Device, method, lambda self, event, *_: event)
+    spy(Device, "draw", lambda self, drawing, first, count, rows: rows.pointer)
+    spy(Device, "copy", lambda self, source, *_: source.pointer)
+    spy(Bound, "run", id)
+    explainer.prepare(CAT[0], Rise(masks=600))
+
+    def drawn(number: int) -> list[str]:
+        return [f"wait free {number}", f"draw rows {number}", f"record drawn {number}"]
+
+    def run(number: int) -> list[str]:
+        return [f"wait drawn {number}", f"run network {number}", f"copy outputs {number}", f"record free {number}"]
+
+    first, second = masked._turn ^ 1, masked._turn  # of three batches
+    expected = [*drawn(first), f"join free {first}", *drawn(second), *run(first), f"join free {second}"]
+    assert done == [*expected, *drawn(first), *run(second), f"join free {first}", *run(first)]
+
+
+@pytest.mark.usefixtures("lent")
+def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None waits for another's whole run, and none gets another's embeddings or errors."""
+    session = Explainer(provider="cuda", precision="fp32")._model.similarity
+    assert isinstance(session, DeviceSession)
+    batch = session.batch
+    assert batch is not None
+    random = np.random.default_rng(4)
+    pictures = random.standard_normal((3, 3, 64, 64)).astype(np.float32)
+    plan = RankRenderer(
+        random.permutation(64 * 64).reshape(64, 64),
+        random.integers(0, 64 * 64, 2 * batch + 9),
+        random.random(2 * batch + 9) < 0.5,
+    )
+    stages = [session.stage(plan, picture, np.zeros_like(picture), False) for picture in pictures]
+    batches = [(0, batch), (batch, batch), (2 * batch, 9)]
+
+    def alone(stage: DeviceStage) -> np.ndarray:
+        with stage:
+            for one in batches:
+                stage.embed(*one)
+            return np.concatenate(stage.embeddings())
+
+    def together() -> list[np.ndarray]:
+        first, second, third = stages
+        with first, second, third:
+            for one in batches:
+                for stage in stages:
+                    stage.embed(*one)
+                second.wait()
+            return [np.concatenate(stage.embeddings()) for stage in stages]
+
+    expected = [alone(stage) for stage in stages]
+    assert not np.allclose(expected[0], expected[1])
+    for got, wanted in zip(in_time(together), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+    run = Bound.run
+
+    def broken(self: Bound) -> None:
+        monkeypatch.setattr(Bound, "run", run)
+        raise engine.BundleError("this run alone")
+
+    def one_fails() -> np.ndarray:
+        first, second, _ = stages
+        with second:
+            monkeypatch.setattr(Bound, "run", broken)
+            with first:
+                first.embed(*batches[0])
+                second.embed(*batches[0])  # here the first one's fails
+                with pytest.raises(engine.BundleError, match="this run alone"):
+                    first.embed(*batches[1])
+            for one in batches[1:]:
+                second.embed(*one)
+            return np.concatenate(second.embeddings())
+
+    np.testing.assert_array_equal(in_time(one_fails), expected[1])
+    for step in (DeviceStage.wait, DeviceStage.embeddings):
+        monkeypatch.setattr(Bound, "run", broken)
+        with stages[0] as stage, pytest.raises(engine.BundleError, match="this run alone"):
+            stage.embed(*batches[0])
+            step(stage)
+    with stages[0]:
+        stages[0].embed(*batches[0])
+    settled()
+    assert session._masked is not None
+    assert session._masked._due is None  # what was broken off is not left for others to run
+
+
+@pytest.mark.usefixtures("lent")
+def test_a_run_is_few_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may wait for a batch of another caller, which a deadline must bear."""
+    session = Explainer(provider="cuda", precision="fp32")._model.similarity
+    assert isinstance(session, DeviceSession)
+    image, jobs = np.ones((3, 64, 64), np.float32), session._device._jobs
+    asked: list[object] = []
+    put = type(jobs).put
+    monkeypatch.setattr(type(jobs), "put", lambda self, job: asked.append(job) or put(self, job))
+    with session.stage(renderers(64, 64)["rank"], image, np.zeros_like(image), False) as stage:
+        stage.embed(0, 40)
+        stage.wait()
+        stage.embeddings()
+    assert len(asked) == 4
+
+
+@pytest.mark.usefixtures("lent")
+def test_only_cuda_captures_runs_as_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[Setting] = []
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: names)
+    monkeypatch.setattr(
+        "engine.device.gpu_session",
+        lambda path, setting, *rest: settings.append(setting) or on_the_cpu(path, setting, *rest),
+    )
+    for provider, captured in (("cuda", True), ("tensorrt", False)):
+        lines: list[str] = []
+        Explainer(provider=provider, precision="fp32", notice=lines.append)
+        assert [setting.captured for setting in settings if setting.profile.fixed] == [captured]
+        assert not any("no CUDA graphs" in line for line in lines)
+        settings.clear()
+
+
+@pytest.mark.usefixtures("lent")
+def test_a_graph_that_is_captured_once_for_both_buffers_is_found_when_the_model_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, captured = Bound.run, []
+
+    def replayed(self: Bound) -> None:
+        captured.append(self)
+        run(captured[0])
+
+    monkeypatch.setattr(Bound, "run", replayed)
+    with pytest.raises(engine.BundleError, match="canonical result on cuda"):
+        Explainer(provider="cuda", precision="fp32")
+
+
+@pytest.mark.usefixtures("lent")
+def test_gradients_are_the_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def spied(real: Callable[..., T]) -> Callable[..., T]:
+        return lambda *arguments: threads.append(threading.current_thread()) or real(*arguments)
+
+    on_cpu = spied(lambda path, provider, *_: opened(path, "cpu", 1))
+    monkeypatch.setattr("engine.gradient.opened", on_cpu)
+    monkeypatch.setattr("engine.gradient.run_finite", spied(run_finite))
+    explainer = Explainer(provider="cuda", precision="fp32")
+    session = explainer._model.gradient().session
+    assert len(threads) == 2  # opened, and checked
+    assert set(threads) == {engine.device.shared_device()._worker}
+    pictures, targets = np.zeros((1, 3, 64, 64), np.float32), np.ones((1, 64), np.float32)
+    session.run(pictures, targets, targets)
+    assert set(threads) == {engine.device.shared_device()._worker}
+    close_device()
+    assert not session._session
+    with pytest.raises(ProviderError, match="closed"):
+        session.run(pictures, targets, targets)
+
+
+@pytest.mark.usefixtures("lent")
 def test_the_largest_batch_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     rows = 3 * 64 * 64 * 4
@@ -347,13 +644,16 @@ def test_sessions_go_before_their_device_and_with_their_explainer() -> None:
     explainer = Explainer(provider="cuda", precision="fp32")
     session = explainer._model.similarity
     assert isinstance(session, DeviceSession)
+    settled()
     of_one = counts()["allocations"]
-    assert of_one == 2 * engine.device.BUFFERS + 1
+    assert (of_one, counts()["events"]) == (2 * engine.device.BUFFERS, 2 * engine.device.BUFFERS)
     other = Explainer(provider="cuda", precision="fp32")
-    assert counts()["allocations"] == 2 * of_one
+    other.explain(*CAT, Rise(masks=8))
+    settled()
+    assert (counts()["allocations"], counts()["events"]) == (2 * of_one, 2 * of_one)
     del other
-    gc.collect()
-    assert counts()["allocations"] == of_one
+    settled()
+    assert (counts()["allocations"], counts()["events"]) == (of_one, of_one)
     close_device()
     assert held() == {}
     assert not session._whole
