@@ -26,7 +26,7 @@ from engine.gpu_options import (
     run_options,
 )
 from engine.protocol import Renderer
-from engine.session import Notice, check_nodes, gpu_session, run_finite
+from engine.session import Notice, check_nodes, gpu_session, run_finite, warned
 from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Drawing, Job
 from kernels.plan import KernelPlan
 
@@ -123,7 +123,7 @@ class DeviceSession:
         def attempt(batch: int, graphs: bool) -> _Masked:
             notice(f"{name}: preparing {self.path.name} for batches of {batch}")
             setting = self._setting(masked_profile(batch), graphs)
-            return self._device.call(lambda: _Masked(self._device, self._opened(setting), setting, self.path))
+            return self._device.call(lambda: _Masked(self._device, self._opened(setting, notice), setting, self.path))
 
         def fitted(graphs: bool) -> _Masked:
             def too_large(batch: int) -> None:
@@ -167,9 +167,9 @@ class DeviceSession:
             graphs=graphs,
         )
 
-    def _opened(self, setting: Setting) -> ort.InferenceSession:
+    def _opened(self, setting: Setting, notice: Notice = warned) -> ort.InferenceSession:
         device = self._device
-        return device.call(lambda: gpu_session(self.path, setting, self._digest, device.capability))
+        return device.call(lambda: gpu_session(self.path, setting, self._digest, device.capability, notice))
 
 
 class _Masked:

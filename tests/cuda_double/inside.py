@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -336,7 +336,7 @@ def test_a_forgotten_device_is_closed() -> None:
     assert held() == {}
 
 
-def on_the_cpu(path: Path, setting: Setting, digest: str, capability: tuple[int, int]) -> ort.InferenceSession:
+def on_the_cpu(path: Path, setting: Setting, digest: str, capability: tuple[int, int], *_: object) -> ort.InferenceSession:
     assert len(digest) == 64
     assert capability == (8, 6)
     assert setting.stream
@@ -620,10 +620,10 @@ def test_the_largest_batch_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.usefixtures("lent")
 def test_runs_that_refuse_to_be_captured_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    def uncaptured(path: Path, setting: Setting, digest: str, capability: tuple[int, int]) -> ort.InferenceSession:
+    def uncaptured(path: Path, setting: Setting, *rest: Any) -> ort.InferenceSession:
         if setting.captured:
             raise ProviderError("this graph has nodes that cannot be captured")
-        return on_the_cpu(path, setting, digest, capability)
+        return on_the_cpu(path, setting, *rest)
 
     monkeypatch.setattr("engine.device.gpu_session", uncaptured)
     lines: list[str] = []
