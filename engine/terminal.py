@@ -1,8 +1,27 @@
-"""What commands show: progress on standard error, where that is a terminal, and text on standard output."""
+"""What commands show, progress on standard error, where that is a terminal, and text on standard output; how they end."""
 
 import sys
+from collections.abc import Callable
 
-from engine.errors import OutputError
+from engine.errors import EngineError, OutputError, failed
+
+INTERRUPTED = 130
+"""Exit status of a command that was stopped from the keyboard."""
+
+
+def ended(run: Callable[[], None], stopped: str) -> int:
+    """Run a command that may take long; gives its exit status: 0, 2 after one line about bad input, or INTERRUPTED.
+
+    stopped: what is told where it was stopped from the keyboard
+    """
+    try:
+        run()
+    except EngineError as error:
+        return failed(str(error))
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 class Bar:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.attributes import AttributeTable
-from engine.errors import EngineError, OutputError, failed
+from engine.errors import OutputError
 from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, Interval, plain
 from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import both_ways, linked, matching_pairs, some_of
@@ -24,9 +24,8 @@ from engine.files import check_writable, write_whole
 from engine.protocol import require_seed, require_whole
 from engine.rise import Rise
 from engine.session import PROVIDERS
-from engine.terminal import Bar, say
+from engine.terminal import Bar, ended, say
 
-INTERRUPTED = 130
 RANKINGS = {
     "confidence": (True, False, False),
     "confidence + match": (True, True, False),
@@ -46,14 +45,7 @@ column each picture is paired with the one most similar to it); names with ; bet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except EngineError as error:
-        return failed(str(error))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return ended(lambda: _run(options), "stopped")
 
 
 def _parser() -> argparse.ArgumentParser:

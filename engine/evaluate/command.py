@@ -4,14 +4,13 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.errors import EngineError, ImageError, OptionError, OutputError, failed
+from engine.errors import ImageError, OptionError, OutputError
 from engine.evaluate import report
 from engine.evaluate.curves import WHITE, InsertionDeletion, insertion_deletion
 from engine.evaluate.pairs import Pair, read_pairs
@@ -22,10 +21,8 @@ from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.protocol import random_words, require_seed
 from engine.session import PROVIDERS
-from engine.terminal import Bar, say
+from engine.terminal import Bar, ended, say
 
-INTERRUPTED = 130
-"""Exit status of a command that was stopped from the keyboard."""
 BACKGROUNDS = {"white": WHITE, "grey": (127, 127, 127), "black": (0, 0, 0)}
 EXAMPLES = """examples:
   python -m engine.evaluate pairs.csv --out report.json                  every method, on the embedded emoji model
@@ -40,14 +37,7 @@ lines of `query_id reference_id label`. Pairs with another label than 1 are left
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except EngineError as error:
-        return failed(str(error))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return ended(lambda: _run(options), "stopped; the same command goes on where it was")
 
 
 def _parser() -> argparse.ArgumentParser:
