@@ -31,6 +31,7 @@ from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_f
 from training.attributes import SCHEDULE as ATTRIBUTES
 from training.augment import MEAN, STD
 from training.datasets.emoji import Emoji, EmojiPair, load_emoji
+from training.loop import logged_seconds
 from training.saliency import Maps, saliency_maps
 from training.similarity import SCHEDULE as SIMILARITY
 from training.similarity import trained_similarity
@@ -108,15 +109,10 @@ def run(attributes: str, name: str, seed: int, folder: Path = RUNS) -> dict[str,
     return {
         **{"set": attributes, "variant": name, "seed": seed, **dataclasses.asdict(variant), "masks": MASKS},
         "precision": f"fp32, maps {Explainer(taught_by).precision}",
-        "training_seconds": _logged(folder),
+        "training_seconds": logged_seconds(folder),
         **measured(data, network, table_of(shown), held, seed),
         **circumstances(("numpy", "onnxruntime", "torch")),
     }
-
-
-def _logged(run: Path) -> float:
-    """Seconds, by the log of a run that may have been stopped and resumed."""
-    return sum(float(json.loads(line)["seconds"]) for line in (run / "log.jsonl").read_text().splitlines())
 
 
 def similarity(data: Emoji, seed: int, folder: Path, epochs: int) -> tuple[SimilarityNet, Path]:

@@ -33,6 +33,7 @@ from training import emoji_report as report
 from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, table_of, train_attributes
 from training.augment import MEAN, STD
 from training.datasets.emoji import VENDORS, Emoji, load_emoji
+from training.loop import logged_seconds
 from training.saliency import saliency_maps
 from training.similarity import trained_similarity
 
@@ -135,16 +136,10 @@ def _run(options: argparse.Namespace) -> Path:
     results = report.measure(data, Explainer(bundle))
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     words = options.words is not None
-    seconds = log_seconds(out / "attributes" if words else out)
+    seconds = logged_seconds(out / "attributes" if words else out)
     card = report.model_card(results, data, seconds, options.seed, words)
     export_file(bundle, "MODEL_CARD.md", card.encode())
     return bundle
-
-
-def log_seconds(run: Path) -> float:
-    """Seconds of training, by the logs."""
-    lines = [line for log in run.rglob("log.jsonl") for line in log.read_text().splitlines()]
-    return sum(float(json.loads(line)["seconds"]) for line in lines)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,12 @@ def train(
     network.eval()
 
 
+def logged_seconds(run: Path) -> float:
+    """Seconds of training by the logs in `run` and below, of runs that may have been stopped and resumed."""
+    lines = [line for log in run.rglob("log.jsonl") for line in log.read_text().splitlines()]
+    return sum(float(json.loads(line)["seconds"]) for line in lines)
+
+
 def _save(
     path: Path,
     epoch: int,
