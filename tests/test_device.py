@@ -14,7 +14,7 @@ from kernels.device import lacking
 from tests.cuda_double.build import NAME, built
 
 ROOT = Path(__file__).parent.parent
-INSIDE = Path(__file__).parent / "cuda_double" / "inside.py"
+DOUBLE = Path(__file__).parent / "cuda_double"
 
 needs_pycuda = pytest.mark.skipif(
     importlib.util.find_spec("pycuda") is None, reason="pycuda is not installed: bash .ci/pycuda builds it, without a GPU"
@@ -34,8 +34,10 @@ def ran(double: Path, *arguments: str, **environment: str) -> "subprocess.Comple
 
 @needs_pycuda
 def test_the_device_path_over_the_double(double: Path) -> None:
-    """`cuda_double/inside.py`, where each test ends with nothing held."""
-    done = ran(double, "-m", "pytest", "-p", "no:cacheprovider", str(INSIDE))
+    """`cuda_double/over_*.py`, where each test ends with nothing held."""
+    files = sorted(map(str, DOUBLE.glob("over_*.py")))
+    assert len(files) == 2
+    done = ran(double, "-m", "pytest", "-p", "no:cacheprovider", *files)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

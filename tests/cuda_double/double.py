@@ -1,0 +1,74 @@
+"""What the double of libcuda.so.1 holds, and what its tests share."""
+
+import contextlib
+import ctypes
+import gc
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+import engine.device
+from kernels.device import Device
+from kernels.rank import RankRenderer
+from kernels.rise import RiseRenderer, cell_size
+from kernels.segments import SegmentRenderer
+from kernels.window import WindowRenderer
+
+T = TypeVar("T")
+
+NAMES = ("allocations", "streams", "events", "modules", "contexts", "retained", "launches", "copies_in", "copies_out")
+HELD = NAMES[:6]
+
+
+def counts() -> dict[str, int]:
+    found = (ctypes.c_long * len(NAMES))()
+    ctypes.CDLL("libcuda.so.1").double_counts(found)
+    return dict(zip(NAMES, found, strict=True))
+
+
+def held() -> dict[str, int]:
+    return {name: count for name, count in counts().items() if name in HELD and count}
+
+
+def settled() -> None:
+    """What finalizers asked for is done."""
+    gc.collect()
+    engine.device.shared_device().synchronize()
+
+
+def in_time(function: Callable[[], T]) -> T:
+    """What it gives; fails where it never comes back."""
+    answer: queue.SimpleQueue[T] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answer.put(function()), daemon=True).start()
+    return answer.get(timeout=60)
+
+
+@contextlib.contextmanager
+def busy(device: Device) -> Iterator[None]:
+    """The worker does nothing else until the end."""
+    begun, enough = threading.Event(), threading.Event()
+    thread = threading.Thread(target=device.call, args=(lambda: begun.set() or enough.wait(),))
+    thread.start()
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+
+
+def renderers(height: int, width: int) -> dict[str, object]:
+    rng = np.random.default_rng(3)
+    shifts = rng.integers(0, (cell_size(height, 5), cell_size(width, 5)), (40, 2))
+    return {
+        "rise": RiseRenderer(rng.random((40, 5, 5)) < 0.5, shifts, height, width),
+        "rise, 9 x 9": RiseRenderer(rng.random((40, 9, 9)) < 0.5, shifts % 2, height, width),
+        "window": WindowRenderer(np.arange(-3, 17, 4), np.arange(-3, 21, 3), (6, 7), height, width),
+        "segments": SegmentRenderer(rng.integers(0, 70, (height, width)), rng.random((40, 70)) < 0.5),
+        "rank": RankRenderer(
+            rng.permutation(height * width).reshape(height, width), rng.integers(0, height * width, 40), rng.random(40) < 0.5
+        ),
+    }
