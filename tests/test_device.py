@@ -37,7 +37,8 @@ def test_the_device_path_over_the_double(double: Path) -> None:
     """`cuda_double/over_*.py`, where each test ends with nothing held."""
     files = sorted(map(str, DOUBLE.glob("over_*.py")))
     assert len(files) == 2
-    done = ran(double, "-m", "pytest", "-p", "no:cacheprovider", *files)
+    plugin = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, DOUBLE)))}
+    done = ran(double, "-m", "pytest", "-p", "no:cacheprovider", "-p", "double", *files, **plugin)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

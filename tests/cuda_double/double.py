@@ -1,4 +1,4 @@
-"""What the double of libcuda.so.1 holds, and what its tests share."""
+"""What the double of libcuda.so.1 holds, and what its tests share; pytest loads it as a plugin, for its fixtures."""
 
 import contextlib
 import ctypes
@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
+import pytest
 
 import engine.device
+from engine.device import close_device
 from kernels.device import Device
 from kernels.rank import RankRenderer
 from kernels.rise import RiseRenderer, cell_size
@@ -72,3 +74,17 @@ def renderers(height: int, width: int) -> dict[str, object]:
             rng.permutation(height * width).reshape(height, width), rng.integers(0, height * width, 40), rng.random(40) < 0.5
         ),
     }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    close_device()
+    gc.collect()
+    assert held() == {}
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with Device() as device:
+        yield device
