@@ -10,7 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 from engine import Explainer, Rise
-from engine.attributes import AttributeTable, Seen, match, see
+from engine.attributes.ranking import Activations, match
+from engine.attributes.table import AttributeTable
 from engine.evaluate.bootstrap import bootstrap, plain
 from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.evaluate.removal import direction_agreement, first_named, removal, removal_drops, top_true
@@ -37,7 +38,7 @@ def held_out(data: Emoji, bundle: Path, folder: Path, masks: int) -> HeldOut:
     """Explained now, or read from a file in `folder`, where an earlier call kept them."""
     pictures = np.sort(np.concatenate([data.split("valid"), data.split("test")]))
     explainer = Explainer(bundle, threads=1)
-    path = folder / f"held-out-{explainer._model.graph_digest[:16]}-{digest(pictures)}-{masks}.npz"
+    path = folder / f"held-out-{explainer.model.graph_digest[:16]}-{digest(pictures)}-{masks}.npz"
     if not path.exists():
         shown = [data.picture(i) for i in pictures]
         vectors = explainer.embed(shown)
@@ -67,7 +68,7 @@ def measured(data: Emoji, network: nn.Module, table: AttributeTable, held: HeldO
     truth, others = data.truth[held.pictures], _others(count)
     emoji = np.tile(np.arange(count // 2), 2)  # both drawings of one
     activations = _activations(data, network, held.pictures)
-    seen = [see(table, maps) for maps in activations]
+    seen = [Activations.of(table, maps) for maps in activations]
     agreement = np.stack([match(s, one[None])[0] for s, one in zip(seen, held.saliency, strict=True)])  # (n, A)
     google = np.arange(count) < count // 2
     found: dict[str, Any] = {"attributes": len(data.attributes), "held_out_pictures": count}
@@ -101,7 +102,7 @@ def _agreement(agreement: np.ndarray, truth: np.ndarray, emoji: np.ndarray) -> d
     return means
 
 
-def _entropy(seen: Seen) -> float:
+def _entropy(seen: Activations) -> float:
     """Of the activation maps, in nats: of a uniform map over 4 x 4 it is 2.77, of one peak 0."""
     maps = seen.maps.astype(np.float64)
     return float(-(maps * np.log(maps + 1e-12)).sum((1, 2)).mean())

@@ -22,9 +22,9 @@ from PIL import Image
 from benchmarks.attribute_measures import held_out, measured
 from benchmarks.record import circumstances
 from engine import Explainer
-from engine.bundle import demo_bundle, load
+from engine.bundle import demo_bundle, load_bundle
 from engine.files import write_whole
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, export_quantized, export_similarity
 from export.architectures import AttributeNet, SimilarityNet
 from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, table_of, train_attributes
@@ -119,7 +119,7 @@ def similarity(data: Emoji, seed: int, folder: Path, epochs: int) -> tuple[Simil
     """The network of this seed's split, and its bundle."""
     network, _ = trained_similarity(data, seed, folder, WIDTH, dataclasses.replace(SIMILARITY, epochs=epochs))
     bundle = folder / "bundle"
-    if not bundle.is_dir() or load(bundle).precision is None:
+    if not bundle.is_dir() or load_bundle(bundle).precision is None:
         preprocessing = Preprocessing(data.size, data.size, mean=MEAN, std=STD)
         export_similarity(TorchSource(network), preprocessing, bundle, name="emoji")
         with tempfile.TemporaryDirectory() as images:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import pictures
-from engine.images import load
+from engine.pictures.loading import load_picture
 from training.datasets import emoji as emoji_data
 
 OUT = Path(".cache/benchmarks/pairs")
@@ -33,7 +33,7 @@ def write_pairs(count: int, folder: Path) -> Path:
     for number, index in enumerate(chosen):
         names = [f"{number:03}-{vendor}.png" for vendor in ("noto", "twemoji")]
         for name, vendor in zip(names, ("google", "twitter"), strict=True):
-            load(Image.fromarray(data.pictures[vendor][data.base[index]])).save(folder / name)
+            load_picture(Image.fromarray(data.pictures[vendor][data.base[index]])).save(folder / name)
         lines.append(",".join(names))
     file = folder / "pairs.csv"
     file.write_text("\n".join(lines) + "\n")

@@ -74,7 +74,7 @@ def correlations(explainer: Explainer, query: pictures.Query) -> dict[str, np.nd
             found[f"{whole.estimator} {passes}"] = maps.correlations(maps_, truth)
             if whole is ours:
                 found[f"told {passes}"] = np.array([e.saliency_reliability for e in explained])
-                found[f"told before {passes}"] = np.array([few.fidelity(None).reliability])
+                found[f"told before {passes}"] = np.array([few.fits.convergence(None).reliability])
     return found
 
 

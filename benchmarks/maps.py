@@ -75,7 +75,7 @@ def _kept(compute: Callable[[], Maps], explainer: Explainer, query: Query, mode:
     """Computed once for the same model, pictures and options; other than for "sane", also for the same engine, graph and
     provider.
     """
-    model = explainer._model  # its identity is public in explanations alone
+    model = explainer.model  # its identity is public in explanations alone
     digest = hashlib.sha256(f"{model.bundle.identity} {explainer.precision} {mode} {methods}".encode())
     for picture in (query.picture, *query.references):
         digest.update(np.ascontiguousarray(picture).tobytes())

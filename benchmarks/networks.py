@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import pictures
-from engine.attributes import AttributeTable
-from engine.bundle import load
-from engine.preprocessing import Preprocessing
+from engine.attributes.table import AttributeTable
+from engine.bundle import load_bundle
+from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, export_attributes, export_similarity
 from export.architectures import AttributeNet, Bottleneck, SimilarityNet
 from training.augment import MEAN, STD
@@ -94,7 +94,7 @@ def make(name: str) -> Network:
     network = Network(name, SIZES[name], CACHE / name)
     if not network.bundle.is_dir():
         export(network, trained(name) if name in EMOJI else mobilenet())
-    if load(network.bundle).manifest.graph("similarity", "int8", "cpu") is None:
+    if load_bundle(network.bundle).manifest.graph("similarity", "int8", "cpu") is None:
         calibration = CACHE / "pictures" / ("emoji" if name in EMOJI else "photos")
         if name in EMOJI:
             pictures.emoji_folder(load_emoji(pictures.EMOJI).pair, calibration)

@@ -32,7 +32,7 @@ from xaitk_saliency.impls.gen_image_similarity_blackbox_sal.sbsm import SBSMStac
 from xaitk_saliency.impls.perturb_image.rise import RISEGrid
 
 from benchmarks.published import fastest_batch
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 
 GRID = 8
 WINDOW = 2 / 7

@@ -15,8 +15,8 @@ import sklearn
 from PIL import Image
 
 from engine import Explainer
-from engine.images import load
-from engine.preprocessing import Preprocessing
+from engine.pictures.loading import load_picture
+from engine.pictures.preprocessing import Preprocessing
 from training.datasets import emoji as emoji_data
 
 EMOJI = Path(".cache/emoji")
@@ -76,15 +76,15 @@ def pasted(kind: str, preprocessing: Preprocessing, count: int) -> list[Pasted]:
         data = emoji_data.load(EMOJI)
         chosen = data.base[random.permutation(data.held_out)[:count]]
         cutouts = [Image.fromarray(data.pictures["google"][i]) for i in chosen]
-        others = [load(Image.fromarray(data.pictures["twitter"][i])) for i in chosen]
+        others = [load_picture(Image.fromarray(data.pictures["twitter"][i])) for i in chosen]
     elif kind == "demo":
         drawings = sorted(DEMO.glob("*.png"))[: 2 * count]
         cutouts = [Image.open(p).convert("RGBA") for p in drawings[::2]]
-        others = [load(p) for p in drawings[1::2]]
+        others = [load_picture(p) for p in drawings[1::2]]
     else:
-        others = [load(_path(PHOTOS[i % len(PHOTOS)])) for i in range(count)]
+        others = [load_picture(_path(PHOTOS[i % len(PHOTOS)])) for i in range(count)]
         cutouts = [_square(photo, 0.5).convert("RGBA") for photo in others]
-    textures = [np.asarray(load(_path(name)).resize((2 * size, 2 * size))) for name in TEXTURES]
+    textures = [np.asarray(load_picture(_path(name)).resize((2 * size, 2 * size))) for name in TEXTURES]
     made = []
     for i, (cutout, other) in enumerate(zip(cutouts, others, strict=True)):
         top, left = random.randint(0, size - side + 1, 2)
@@ -116,13 +116,15 @@ def emoji_folder(data: emoji_data.EmojiPair, folder: Path, count: int = 32) -> P
 def emoji_pictures(data: emoji_data.EmojiPair, count: int) -> list[Image.Image]:
     """Training emoji of both vendors, on white."""
     chosen = data.base[np.random.RandomState(SEED).permutation(data.train)[: count // 2]]
-    return [load(Image.fromarray(data.pictures[v][i])) for i in chosen for v in emoji_data.VENDORS]
+    return [load_picture(Image.fromarray(data.pictures[v][i])) for i in chosen for v in emoji_data.VENDORS]
 
 
 def _emoji_queries(explainer: Explainer, count: int) -> list[Query]:
     data = emoji_data.load(EMOJI)
     order = np.random.RandomState(SEED).permutation(data.held_out)  # the first 10 stay the same for any count
-    drawings = {v: [load(Image.fromarray(data.pictures[v][data.base[k]])) for k in order] for v in emoji_data.VENDORS}
+    drawings = {
+        v: [load_picture(Image.fromarray(data.pictures[v][data.base[k]])) for k in order] for v in emoji_data.VENDORS
+    }
     asked = drawings["google"][:count]
     nearest = _nearest(explainer.embed(asked), explainer.embed(drawings["twitter"]), itself=True)
     return [
@@ -145,14 +147,14 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _demo() -> tuple[list[str], list[Image.Image]]:
     paths = sorted(DEMO.glob("*.png"))
-    return [p.stem for p in paths], [load(p) for p in paths]
+    return [p.stem for p in paths], [load_picture(p) for p in paths]
 
 
 def _crops(names: Sequence[str]) -> tuple[list[str], list[Image.Image]]:
     """Left, middle and right square of each photo, or top, middle and bottom."""
     labels, crops = [], []
     for name in names:
-        photo = load(_path(name))
+        photo = load_picture(_path(name))
         side = round(0.8 * min(photo.size))
         for where in (0.0, 0.5, 1.0):
             left, top = round(where * (photo.width - side)), round(where * (photo.height - side))

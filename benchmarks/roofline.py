@@ -18,7 +18,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.resnet50 import resnet50
-from engine.bundle import load
+from engine.bundle import load_bundle
 from engine.files import write_whole
 
 PAGE = Path("docs/gpu.md")
@@ -309,7 +309,7 @@ def _round(value: float) -> str:
 
 def similarity_graph(folder: Path) -> onnx.ModelProto:
     """A bundle's fp32 similarity graph."""
-    graph = load(folder).manifest.graph("similarity", "fp32", "cpu")
+    graph = load_bundle(folder).manifest.graph("similarity", "fp32", "cpu")
     return onnx.load(folder / graph.file, load_external_data=False)
 
 

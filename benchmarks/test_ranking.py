@@ -8,7 +8,8 @@ import pytest
 from benchmarks.conftest import Size
 from benchmarks.measure import seconds, take_turns
 from benchmarks.record import Rows
-from engine.attributes import AttributeTable, rank, see, words
+from engine.attributes.ranking import Activations, rank, rank_both_ways
+from engine.attributes.table import AttributeTable
 
 REFERENCES, ATTRIBUTES, CELLS = 100, 200, 7
 TOP = 5
@@ -24,7 +25,7 @@ def test_rank(benchmark: Any, rows: Rows, size: Size, side: int) -> None:
     prior = random.random(ATTRIBUTES).astype(np.float32)
     bias = np.zeros(ATTRIBUTES, np.float32)
     table = AttributeTable(names, "sigmoid", bias, threshold=0.5, phi=(1.0, 1.0, 1.0), prior=prior)
-    seen = see(table, random.normal(size=(ATTRIBUTES, CELLS, CELLS)).astype(np.float32))
+    seen = Activations.of(table, random.normal(size=(ATTRIBUTES, CELLS, CELLS)).astype(np.float32))
     saliencies = random.random((REFERENCES, side, side)).astype(np.float32)
 
     def arrays(_: int) -> None:
@@ -33,7 +34,7 @@ def test_rank(benchmark: Any, rows: Rows, size: Size, side: int) -> None:
 
     def objects(_: int) -> None:
         for _ in range(REPEATS):
-            words(table, seen, saliencies, TOP)
+            rank_both_ways(table, seen, saliencies, TOP)
 
     for name, times in take_turns(benchmark, {"rank": arrays, "words": objects}, size.rounds).items():
         fields = {"size": side, "seed": SEED, "references": REFERENCES, "attributes": ATTRIBUTES, "cells": CELLS}

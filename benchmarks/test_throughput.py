@@ -14,7 +14,7 @@ from benchmarks.measure import ratio, seconds, take_turns
 from benchmarks.record import Rows
 from benchmarks.settings import DEFAULT, regression, sane
 from engine import BundleError, Explainer, ProviderError
-from engine.session import Session
+from engine.runtime.session import Session
 
 NAMES = ["resnet18", "vit", "mobilenet"]
 ROUNDS = 3

@@ -20,9 +20,9 @@ from engine.evaluate.attributes import evaluate
 from engine.evaluate.bootstrap import plain
 from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import both_ways, matching_pairs, some_of
-from engine.evaluate.observed import observe, similarities
+from engine.evaluate.network_outputs import observe, similarities
 from engine.files import write_whole
-from engine.picture import enlarged, heat_map
+from engine.render.png import enlarged, heat_map
 from training.datasets.emoji import load_emoji
 from training.emoji import write_labelled
 
@@ -112,11 +112,11 @@ def demo() -> None:
     data, explainer = load_emoji(EMOJI, "all"), Explainer()
     folder = Path(".cache/experiment/demo-test")
     labels = write_labelled(data, "test", folder)
-    table = explainer._model.bundle.attributes
+    table = explainer.model.bundle.attributes
     assert table is not None
     labelled = read_labels(labels, folder, table.names)
     found = plain(evaluate(explainer, labelled, PAIRS, Rise(seed=SEED), quiet=False))
-    settings = {"identity": explainer._model.bundle.identity, "phi": table.weights, "threshold": table.threshold}
+    settings = {"identity": explainer.model.bundle.identity, "phi": table.weights, "threshold": table.threshold}
     settings |= {"pairs": PAIRS, "seed": SEED, "precision": explainer.precision, "masks": "auto"}
     write_whole(DEMO, (json.dumps({**settings, **found, **circumstances()}, indent=1) + "\n").encode())
     sheet(explainer, labelled).save(SHEET, optimize=True)
@@ -146,7 +146,7 @@ def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
     seen = observe(explainer, labelled.files, lambda *_: None)
     pairs = some_of(both_ways(matching_pairs(labelled, similarities(explainer, seen.embeddings)))[0], PAIRS, SEED)
     order = np.random.default_rng(SEED).permutation(len(pairs))[:SHOWN]
-    table = explainer._model.bundle.attributes
+    table = explainer.model.bundle.attributes
     assert table is not None
     cells = []
     for query, reference in pairs[order]:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.emoji_pairs import OUT, write_pairs
 from benchmarks.record import circumstances
 from engine.evaluate.command import main as evaluate
-from engine.evaluate.report import METRICS, interval
+from engine.evaluate.report import CURVES, interval_text
 from engine.files import write_whole
 
 PAIRS, MASKS = 60, 500
@@ -32,9 +32,9 @@ def _table(found: dict[str, Any]) -> str:
     lines = ["| method | mode | passes | insertion | less random's | deletion | less random's |", "| --- |" + " --- |" * 6]
     for row in found["results"]:
         cells = [row["method"], row["mode"], f"{row['passes']:.0f}"]
-        for metric in METRICS:
+        for metric in CURVES:
             over = row.get(f"{metric}_over_random")
-            cells += [interval(row[metric]), interval(over) if over else ""]
+            cells += [interval_text(row[metric]), interval_text(over) if over else ""]
         lines.append(f"| {' | '.join(cells)} |")
     settings, where = found["settings"], circumstances()
     versions = ", ".join(f"{name} {where[name]}" for name in ("onnxruntime", "numpy"))

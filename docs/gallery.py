@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from engine import Explainer, Explanation
 from engine.explainer import MODES
 from engine.files import write_whole
-from engine.links import reliability_text
 from engine.methods import METHODS
-from engine.picture import draw_explanation, enlarged, heat_map
+from engine.render.matched_regions import reliability_text
+from engine.render.png import draw_explanation, enlarged, heat_map
 
 HERE = Path(__file__).parent
 PICTURES = HERE.parent / "engine" / "data" / "pictures"

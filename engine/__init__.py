@@ -19,11 +19,11 @@ from engine.cache import CacheInfo
 from engine.errors import BundleError, EngineError, ImageError, OptionError, OutputError, ProviderError
 from engine.explainer import Explainer
 from engine.explanation import Explanation
-from engine.learned import LearnedMask
-from engine.lime import Lime, LimePlan
+from engine.methods.learned_mask import LearnedMask
+from engine.methods.lime import Lime, LimePlan
+from engine.methods.rise import Rise, RisePlan
+from engine.methods.window import Window, WindowPlan
 from engine.prepared import Prepared
-from engine.rise import Rise, RisePlan
-from engine.window import Window, WindowPlan
 
 __all__ = [
     "BundleError",

@@ -1,4 +1,4 @@
-"""Prepared queries, kept: in memory, bounded and least recently used first out; on disk, as .npz."""
+"""Prepared pictures kept in memory, up to a number of bytes; the least recently used go first."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ from engine.prepared import Prepared
 
 @dataclasses.dataclass(frozen=True)
 class CacheInfo:
-    """hits, misses: requests since the cache was made; entries, bytes: what it holds; limit: bytes it may hold"""
+    """hits, misses: lookups since the cache was made; entries, bytes: what it holds; limit: bytes it may hold"""
 
     hits: int
     misses: int

@@ -1,6 +1,4 @@
-"""The errors users meet. Each says what was got, what was wanted and what to do; the command line prints one line."""
-
-import sys
+"""The errors that users meet. Each says what was got, what was wanted and what to do; a command prints it as one line."""
 
 
 class EngineError(Exception):
@@ -20,7 +18,7 @@ class OptionError(EngineError, ValueError):
 
 
 class ProviderError(EngineError):
-    """An execution provider that was asked for and is not there."""
+    """An execution provider that was asked for and is missing, or does not run the model."""
 
 
 class OutputError(EngineError):
@@ -30,9 +28,3 @@ class OutputError(EngineError):
 def first_line(error: BaseException) -> str:
     """What another library's error says, short enough for a message of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def failed(message: str) -> int:
-    """Print one line on standard error, as every command does that cannot go on; gives the exit status."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2

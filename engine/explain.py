@@ -9,18 +9,19 @@ from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
-from engine.errors import EngineError, OptionError, failed
+from engine.errors import OptionError
 from engine.explainer import MODES, Explainer
 from engine.explanation import Explanation, checked_suffix
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
-from engine.rise import ESTIMATORS, Rise
-from engine.session import PROVIDERS, unheard
-from engine.terminal import Bar, notice, say
+from engine.methods.rise import ESTIMATORS, Rise
+from engine.protocol import ignore_notice
+from engine.runtime.providers import PROVIDERS
+from engine.terminal import Bar, notice, printable, run_command, say
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
-EXAMPLES = """examples:
+_EXAMPLES = """examples:
   python -m engine.explain                                      the demo pair, drawn to explanation.png
   python -m engine.explain query.jpg match.jpg --bundle models/shoes
   python -m engine.explain query.jpg a.jpg b.jpg c.jpg --out why.html
@@ -30,20 +31,15 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
-    options = _parser().parse_intermixed_args(arguments)
-    try:
-        _run(options)
-    except EngineError as error:
-        return failed(str(error))
-    return 0
+    """Run the command; returns its exit status, see `engine.terminal`."""
+    return run_command(lambda: _explain(_parser().parse_intermixed_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine.explain",
         description="Explain why a query picture matches reference pictures: a saliency map and ranked attributes.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -54,30 +50,32 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", default="fixed", metavar="MODE", help=f"one of {', '.join(MODES)} (default: %(default)s)")
     add(
         "--masks",
-        type=_whole,
+        type=_whole_number,
         metavar="N",
         help="passes over a picture (default: rise 256 to 1024 as it needs, lime 1000, mask 500 steps)",
     )
     add("--estimator", metavar="E", help=f"of rise: {' or '.join(ESTIMATORS)}, the paper's own (default: {ESTIMATORS[0]})")
-    add("--seed", type=_whole, metavar="S", help="of the masks (default: 0)")
+    add("--seed", type=_whole_number, metavar="S", help="of the masks (default: 0)")
     add("--condition", metavar="C", help="name or index, for models with conditions")
-    add("--top", type=_whole, default=5, metavar="K", help="attributes to print (default: %(default)s)")
+    add("--top", type=_whole_number, default=5, metavar="K", help="attributes to print (default: %(default)s)")
     add("--provider", default="auto", metavar="P", help=f"auto, {', '.join(PROVIDERS)} (default: %(default)s)")
     add("--precision", default="auto", metavar="P", help="auto, fp32, fp16, bf16, int8 (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help=f".png, .html, .json or .npz (default: {DEFAULT_OUT}; none with --json)")
     add("--json", action="store_true", help="print one JSON array, an object per reference, and nothing else")
-    add("--quiet", action="store_true", help="no progress bar")
+    add("--quiet", action="store_true", help="no progress bar, and no notices on standard error")
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _explain(options: argparse.Namespace) -> None:
     query, references = _pictures(options)
     out = options.out or (None if options.json else DEFAULT_OUT)
     files = _files(out, len(references)) if out else []
     for file in files:
         check_writable(file)
     method = _method(options)
-    explainer = Explainer(options.bundle, options.provider, options.precision, notice=unheard if options.quiet else notice)
+    explainer = Explainer(
+        options.bundle, options.provider, options.precision, notice=ignore_notice if options.quiet else notice
+    )
     with Bar(options.quiet, "passes", "pass") as bar:
         explanations = explainer.explain_many(query, references, method, options.mode, options.condition, progress=bar.show)
     if out:
@@ -122,7 +120,7 @@ def _save(explanations: list[Explanation], out: Path, files: list[Path]) -> None
         for explanation, file in zip(explanations, files, strict=True):
             explanation.save(file)
     elif checked_suffix(out) == ".html":
-        from engine.page import page  # noqa: PLC0415 - drawing is not needed to compute
+        from engine.render.html import page  # noqa: PLC0415 - drawing is not needed to compute
 
         write_whole(out, page(explanations).encode())
     else:
@@ -133,27 +131,30 @@ def _save(explanations: list[Explanation], out: Path, files: list[Path]) -> None
 def _summary(explanations: list[Explanation], references: list[Path], top: int, files: list[Path]) -> str:
     lines = []
     for explanation, reference in zip(explanations, references, strict=True):
-        told = explanation.saliency_reliability
-        map_ = "" if told is None else f", map reliability {told:.2f} after {explanation.passes} passes"
-        lines += [f"{reference.name}: similarity {explanation.similarity:.3f}{map_}", *_words(explanation, top)]
+        known = explanation.saliency_reliability
+        map_ = "" if known is None else f", map reliability {known:.2f} after {explanation.passes} passes"
+        lines += [
+            f"{printable(reference.name)}: similarity {explanation.similarity:.3f}{map_}",
+            *_attribute_lines(explanation, top),
+        ]
     lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
-    return "\n".join([*lines, *(f"wrote {file}" for file in files)])
+    return "\n".join([*lines, *(f"wrote {printable(str(file))}" for file in files)])
 
 
-def _words(explanation: Explanation, top: int) -> list[str]:
+def _attribute_lines(explanation: Explanation, top: int) -> list[str]:
     """A line for each attribute, and one of those that lower the similarity, where there are any."""
     attributes, opposing = explanation.attributes[:top], explanation.opposing_attributes[:top]
     has_prior = any(a.prior for a in explanation.attributes) or (explanation.phi is not None and explanation.phi[2] != 0)
     lines = []
     for a in attributes:
         prior = f"  prior {a.prior:.2f}" if has_prior else ""
-        lines.append(f"  {a.name:<24} confidence {a.confidence:.2f}  match {a.match:+.2f}{prior}")
+        lines.append(f"  {printable(a.name):<24} confidence {a.confidence:.2f}  match {a.match:+.2f}{prior}")
     if opposing:
-        lines.append(f"  lowered by: {', '.join(a.name for a in opposing)}")
+        lines.append(f"  lowered by: {', '.join(printable(a.name) for a in opposing)}")
     return lines
 
 
-def _whole(text: str) -> int:
+def _whole_number(text: str) -> int:
     try:
         value = int(text)
     except ValueError:

@@ -1,9 +1,10 @@
 """Explain why two pictures match: explainer -> prepared (passes run once, maps by algebra) -> passes (the hot loop)."""
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,23 @@ import numpy as np
 from engine.bundle import demo_bundle
 from engine.cache import CacheInfo, PreparedCache
 from engine.errors import ImageError, OptionError
+from engine.explain_learned import explain_learned
 from engine.explanation import Explanation
-from engine.images import ImageLike
-from engine.learned import LearnedMask
-from engine.learned_pairs import explain_learned
-from engine.methods import Method, Planned, method_named, method_of, planned
-from engine.model import Condition, Picture, loaded
-from engine.passes import Progress
-from engine.prepared import Known, Prepared, require_top
-from engine.prepared_file import load_prepared
-from engine.preparing import extended_together, known_references, prepared_picture
-from engine.protocol import Plan, require_whole
-from engine.rise import AUTO, BLOCK, Rise
-from engine.session import Notice, unheard
-from engine.stopping import Budget
+from engine.methods import Method, PlannedMethod, method_named, method_of, require_plan, resolve_baseline
+from engine.methods.learned_mask import LearnedMask
+from engine.methods.rise import Rise
+from engine.model import Condition, LoadedModel, Picture, load_model
+from engine.pictures.loading import ImageLike
+from engine.prepare_together import prepare_together
+from engine.prepared import PassOptions, Prepared, prepare_picture, with_fits
+from engine.prepared_npz import read_prepared
+from engine.protocol import Notice, Plan, Progress, ignore_notice, require_top, require_whole, silent
+from engine.saliency.map_fits import KnownReferences
+from engine.saliency.stopping import AUTO, BLOCK, Budget
 
 MODES = ("fixed", "both")
 MOST_THREADS = 2**31 - 1
-"""What ONNX Runtime can be told."""
+"""The largest number that ONNX Runtime takes."""
 
 
 class Explainer:
@@ -40,8 +40,10 @@ class Explainer:
     precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it (OpenVINO runs a fp32 graph in bf16); auto is the
         fastest that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
     threads: CPU threads per network run; None: all cores
-    notice: told, in lines, what takes long while a GPU is made ready, and what auto tried that does not run
     cache_bytes: memory for prepared queries that `explain` and `explain_many` keep for the next reference; 0: none
+    notice: called with a line about what takes long while a GPU is made ready, or what auto tried and does not run
+
+    model: what was loaded, see `engine.model.LoadedModel`
 
     Raises BundleError, ProviderError, OptionError.
     """
@@ -54,34 +56,34 @@ class Explainer:
         threads: int | None = None,
         cache_bytes: int = 0,
         *,
-        notice: Notice = unheard,
+        notice: Notice = ignore_notice,
     ) -> None:
         if threads is not None:
             require_whole("threads", threads, 1, MOST_THREADS)
         require_whole("cache_bytes", cache_bytes, 0, 2**63)
         folder = Path(bundle) if bundle is not None else demo_bundle()
-        self._model, self.provider_reason = loaded(folder, provider, precision, threads, notice)
+        self.model, self.provider_reason = load_model(folder, provider, precision, threads, notice)
         self._cache = PreparedCache(cache_bytes)
 
     @property
     def provider(self) -> str:
         """What runs the networks: cpu, cuda, tensorrt, openvino."""
-        return self._model.provider
+        return self.model.provider
 
     @property
     def precision(self) -> str:
         """Of the similarity graph: fp32, fp16, bf16 or int8."""
-        return self._model.precision
+        return self.model.precision
 
     @property
     def precision_reason(self) -> str:
         """Why that precision, in one line."""
-        return self._model.precision_reason
+        return self.model.precision_reason
 
     @property
     def has_gradient(self) -> bool:
-        """Whether the bundle has the graph that method "mask" needs."""
-        return self._model.gradient_graph is not None
+        """Whether the bundle has the gradient graph that method mask needs."""
+        return self.model.gradient_graph is not None
 
     def explain(
         self,
@@ -146,28 +148,25 @@ class Explainer:
         # what is wrong with the input should not cost the passes
         require_top(top)
         options = method_named(method)
-        budget = Budget.of(options, True, tolerance, deadline)
-        conditions = self._model.conditions(condition, len(references))
-        picture = self._model.picture(query)
+        passes = PassOptions(
+            resolve_baseline(options, baseline), Budget.of(options, True, tolerance, deadline), None, progress or silent
+        )
+        conditions = self.model.conditions(condition, len(references))
+        picture = self.model.picture(query)
         if isinstance(options, LearnedMask):
-            others = self._model.told_apart(references)
-            if mode == "both" and None in others[0]:
+            others, embeddings = self.model.split_references(references)
+            if mode == "both" and None in others:
                 raise ImageError("mode both masks the references too: they must be pictures, not embeddings")
-            return explain_learned(self._model, picture, *others, conditions, options, mode, baseline, budget, top, progress)
+            return explain_learned(self.model, picture, others, embeddings, conditions, options, mode, passes, top)
         if mode == "fixed":
-            shown, embeddings = self._model.references(references)
-            known = None if self._cache.limit else known_references(self._model, embeddings, conditions)
-            prepared = self._prepared(picture, options, baseline, budget, known, progress)
-            return prepared.against(shown, embeddings, conditions, top)
-        pictures = [picture, *(self._model.picture(reference) for reference in references)]
-        masked = []
-        for i, each in enumerate(pictures):
-            share = budget.share(len(pictures) - i)
-            # what is kept for other references must be good for any; else the others that are masked decide below
-            until_then = share if self._cache.limit else share.first_look()
-            masked.append(self._prepared(each, options, baseline, until_then, None, progress))
-        first, *rest = extended_together(masked, conditions, budget, progress)
-        return first.explain_many(rest, conditions, top)
+            shown, embeddings = self.model.references(references)
+            known = None if self._cache.limit else known_references(self.model, embeddings, conditions)
+            prepared = self._prepared(picture, dataclasses.replace(passes, known=known), options)
+            return prepared.explain_whole(shown, embeddings, conditions, top)
+        pictures = [picture, *(self.model.picture(reference) for reference in references)]
+        prepare = functools.partial(self._prepared, options=options)
+        sides = prepare_together(prepare, pictures, conditions, passes, for_others=bool(self._cache.limit))
+        return sides[0].explain_many(sides[1:], conditions, top)
 
     def refining(
         self,
@@ -190,18 +189,19 @@ class Explainer:
             raise OptionError(f"refining needs method rise, got {options.name}: other methods have no map before their end")
         require_mode(mode)
         require_top(top)
-        conditions = self._model.conditions(condition, 1)
-        pictures = [self._model.picture(query), *([self._model.picture(reference)] if mode == "both" else [])]
-        shown = self._model.references([reference])
+        conditions = self.model.conditions(condition, 1)
+        pictures = [self.model.picture(query), *([self.model.picture(reference)] if mode == "both" else [])]
+        shown = self.model.references([reference])
         first = dataclasses.replace(options, masks=min(AUTO[0], options.most))
-        sides = [self._prepared(p, first, baseline, Budget(), None, None) for p in pictures]
+        passes = PassOptions(resolve_baseline(options, baseline), Budget())
+        sides = [self._prepared(p, passes, first) for p in pictures]
 
         def each(sides: list[Prepared]) -> Iterator[Explanation]:
             while True:
                 if mode == "both":
                     yield sides[0].explain_many([sides[1]], conditions, top)[0]
                 else:
-                    yield sides[0].against(*shown, conditions, top)[0]
+                    yield sides[0].explain_whole(*shown, conditions, top)[0]
                 left = options.most - len(sides[0].plan)
                 if not left:
                     return
@@ -233,29 +233,22 @@ class Explainer:
 
         Raises ImageError, OptionError.
         """
-        options = planned(method_named(method)) if plan is None else method_of(plan, method)
+        options = require_plan(method_named(method)) if plan is None else method_of(plan, method)
         budget = Budget.of(options, plan is None, tolerance, deadline)
-        picture = self._model.picture(image)
+        passes = PassOptions(resolve_baseline(options, baseline), budget, None, progress or silent)
+        picture = self.model.picture(image)
         if plan is not None:
-            return prepared_picture(self._model, picture, options, plan, baseline, budget, None, progress)
-        return self._prepared(picture, options, baseline, budget, None, progress)
+            return prepare_picture(self.model, picture, options, plan, passes)
+        return self._prepared(picture, passes, options)
 
-    def _prepared(
-        self,
-        picture: Picture,
-        options: Planned,
-        baseline: str | None,
-        budget: Budget,
-        known: Mapping[int | None, Known] | None,
-        progress: Progress | None,
-    ) -> Prepared:
-        """From the cache, where there is one, or prepared now."""
-        hidden = options.baseline if baseline is None else baseline
-        key = (hashlib.sha256(picture.pixels.tobytes()).digest(), picture.box, options, hidden, budget.tolerance)
+    def _prepared(self, picture: Picture, passes: PassOptions, options: PlannedMethod) -> Prepared:
+        """From the cache, if it is there, else prepared now."""
+        digest = hashlib.sha256(picture.pixels.tobytes()).digest()
+        key = (digest, picture.box, options, passes.baseline, passes.budget.tolerance)
         found = self._cache.get(key) if self._cache.limit else None
         if found is None:
-            found = prepared_picture(self._model, picture, options, None, hidden, budget, known, progress)
-            if self._cache.limit and not found.late:
+            found = prepare_picture(self.model, picture, options, None, passes)
+            if self._cache.limit and not found.deadline_reached:
                 self._cache.put(key, found)
         return found
 
@@ -263,7 +256,9 @@ class Explainer:
         """What `Prepared.save` wrote. Raises OutputError where it is not that, OptionError where another model, or another
         precision of this one, made it.
         """
-        return load_prepared(self._model, Path(path))
+        fields = read_prepared(self.model, Path(path))
+        activations = self.model.activations(fields["picture"])  # the bundle's attributes may have changed since
+        return with_fits(Prepared(model=self.model, activations=activations, fits=None, **fields))
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses and bytes of the cache of prepared queries."""
@@ -273,7 +268,15 @@ class Explainer:
         """(n, D) float32, one row per image, as the network gives them. Raises ImageError."""
         if isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
             raise ImageError(f"embed takes a list of images, got {type(images).__name__}")
-        return self._model.embed([self._model.picture(image) for image in images])
+        return self.model.embed([self.model.picture(image) for image in images])
+
+
+def known_references(
+    model: LoadedModel, embeddings: np.ndarray, conditions: Sequence[int | None]
+) -> dict[int | None, KnownReferences]:
+    """References shown whole (R, D), each under its condition, by condition."""
+    which = {c: [i for i, own in enumerate(conditions) if own == c] for c in conditions}
+    return {c: KnownReferences(model.reference_features(embeddings[rows], c)) for c, rows in which.items()}
 
 
 def require_mode(mode: str) -> None:

@@ -1,10 +1,14 @@
-"""Files appear whole or not at all; where the engine keeps its own."""
+"""Reading and writing files: a file appears whole or not at all. And where the engine keeps its own."""
 
+import io
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
-from engine.errors import OutputError
+import numpy as np
+
+from engine.errors import OutputError, first_line
 
 
 def cache_folder() -> Path:
@@ -14,7 +18,7 @@ def cache_folder() -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename; raises OutputError where that fails."""
+    """Write a file beside `path`, then rename it; raises OutputError where that fails."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         try:
@@ -28,7 +32,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError now where `write_whole` would fail for a reason that is known before the work is done."""
+    """Raise OutputError where it is clear before the work begins that `write_whole` will fail."""
     folder = path.parent
     try:
         occupied = path.is_dir()
@@ -40,3 +44,21 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"cannot write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write {path}: no permission in {folder}")
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz file, by name, without executing anything in it; raises OutputError."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
+            return {name: data[name] for name in data}
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # numpy and zlib raise almost anything on a broken archive
+        raise OutputError(f"cannot read {path}: it is not an .npz archive ({first_line(error)})") from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
+    """Write arrays by name, so that `read_npz` reads them; raises OutputError."""
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, allow_pickle=False, **arrays)
+    write_whole(path, buffer.getvalue())

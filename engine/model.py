@@ -1,4 +1,4 @@
-"""A loaded model: verified bundle, open sessions, and everything about pictures and conditions that depends on it."""
+"""A loaded model: a verified bundle, its open sessions, and all that depends on it about pictures and conditions."""
 
 import dataclasses
 import os
@@ -8,35 +8,43 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import bundle as bundles
-from engine import similarity
-from engine.attributes import Seen, see
-from engine.batching import calibrated_batch, largest_batch
-from engine.device import DeviceSession
+from engine.attributes.ranking import Activations
+from engine.bundle import load_bundle
+from engine.bundle.manifest import PRECISIONS, Graph
 from engine.errors import EngineError, ImageError, OptionError
-from engine.gradient import GradientSession
-from engine.images import ImageLike, load
-from engine.manifest import PRECISIONS, Graph
 from engine.passes import whole_embeddings
-from engine.precision import choose, target_of
-from engine.preprocessing import Box
-from engine.protocol import Runner
-from engine.session import GPU_PROVIDERS, RUNTIME_PROVIDERS, Notice, driver_found, providers_named, require_gpu, unheard
+from engine.pictures.loading import ImageLike, load_picture
+from engine.pictures.preprocessing import Box
+from engine.protocol import Gradients, Notice, Runner, ignore_notice
+from engine.runtime import opening
+from engine.runtime.batch_size import calibrated_batch, largest_batch
+from engine.runtime.gpu_session import GpuSession
+from engine.runtime.precision import choose_precision, target_of
+from engine.runtime.providers import GPU_PROVIDERS, RUNTIME_PROVIDERS, driver_found, providers_named, require_gpu
+from engine.saliency import similarity
 
 Condition = int | str | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-    """pixels: (H, W, 3) uint8 as the network sees them; box: which part of the original that is"""
+    """A picture as the network sees it. pixels: (H, W, 3) uint8; box: the part of the upright original that it shows"""
 
     pixels: np.ndarray
     box: Box
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
 
 @dataclasses.dataclass(frozen=True)
-class Running:
-    """How the network runs over masked pictures. batch: rows of each run; threads: CPU threads within it"""
+class RunSettings:
+    """How the network runs over masked pictures.
+
+    provider, precision: what runs; threads: CPU threads within a run; batch: rows of each run
+    """
 
     provider: str
     precision: str
@@ -45,23 +53,29 @@ class Running:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Gradient:
-    """What learned masks run, both in fp32. network: the similarity graph"""
+class GradientNetworks:
+    """What learned masks run, in fp32.
 
-    session: GradientSession
+    session: the gradient graph; network: the similarity graph; provider: of both
+    """
+
+    session: Gradients
     network: Runner
     provider: str
 
 
-def loaded(folder: Path, provider: str, precision: str, threads: int | None, notice: Notice) -> tuple["LoadedModel", str]:
+def load_model(
+    folder: Path, provider: str, precision: str, threads: int | None, notice: Notice
+) -> tuple["LoadedModel", str]:
     """The model on the provider asked for, or for auto on the first that truly runs it; and why that one, in one line.
 
     Raises BundleError, ProviderError, OptionError.
     """
-    *first, last = (names := providers_named(provider))[0]
-    reasons = [names[1]] if names[1] else []
+    names, missing = providers_named(provider)
+    *first, last = names
+    reasons = [missing] if missing else []
     if not first and provider == "auto" and driver_found():
-        notice(f"auto passes over a GPU: {names[1]}; {RUNTIME_PROVIDERS['cuda'][1]}")
+        notice(f"auto skips the GPU: {missing}; {RUNTIME_PROVIDERS['cuda'][1]}")
     for name in first:
         try:
             return LoadedModel(folder, name, precision, threads, notice), "; ".join(["the first that runs", *reasons])
@@ -72,19 +86,23 @@ def loaded(folder: Path, provider: str, precision: str, threads: int | None, not
 
 
 class LoadedModel:
-    """graph_digest: sha256 of the similarity graph that runs: model and precision in one
+    """A bundle whose graphs are open on one provider. Made by `load_model`; `Explainer.model` is one.
+
+    graph_digest: sha256 of the similarity graph that runs: it stands for model and precision together
 
     Raises BundleError, ProviderError, OptionError.
     """
 
-    def __init__(self, folder: Path, provider: str, precision: str, threads: int | None, notice: Notice = unheard) -> None:
-        self.bundle = bundles.load(folder)
+    def __init__(
+        self, folder: Path, provider: str, precision: str, threads: int | None, notice: Notice = ignore_notice
+    ) -> None:
+        self.bundle = load_bundle(folder)
         self.manifest = self.bundle.manifest
         self.preprocessing = self.manifest.preprocessing
         self.provider = provider
         asked = (precision, "asked for")
         self.precision, self.precision_reason = (
-            choose(self.manifest, self.bundle.precision, provider) if precision == "auto" else asked
+            choose_precision(self.manifest, self.bundle.precision, provider) if precision == "auto" else asked
         )
         self.threads = threads or _cores()
         if provider in GPU_PROVIDERS:
@@ -95,17 +113,17 @@ class LoadedModel:
         self.attributes = self._open("attributes", "fp32") if self.bundle.attributes else None
         self.graph_digest = self.bundle.digests[self.similarity.path.name]
         batch = self._batch(notice)  # found now, and not behind the first caller's deadline
-        self._gradient: Gradient | None = None
+        self._gradient: GradientNetworks | None = None
         self._opening = threading.Lock()
-        self.running = Running(self.provider, self.precision, self.threads, batch)
+        self.run_settings = RunSettings(self.provider, self.precision, self.threads, batch)
 
     def _batch(self, notice: Notice) -> int:
-        """Rows of a run over masked pictures: what a GPU's memory holds, or what was fastest on this CPU."""
-        if not isinstance(self.similarity, DeviceSession):
+        """Rows of every run over masked pictures: what a GPU's memory holds, or what was fastest on this CPU."""
+        if not isinstance(self.similarity, GpuSession):
             setting = (self.graph_digest, self.provider, self.precision, self.threads)
             return calibrated_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
         batch = self.similarity.fit(notice)
-        bundles.verify_masked(self.bundle, self.provider, self.similarity)
+        opening.verify_masked(self.bundle, self.provider, self.similarity)
         return batch
 
     def _open(self, role: str, precision: str) -> Runner:
@@ -120,10 +138,10 @@ class LoadedModel:
             raise OptionError(
                 f"precision {precision!r} was asked for, this bundle has {present} for provider {self.provider}; {advice}"
             )
-        return bundles.open_graph(self.bundle, graph, self.provider, self.threads, precision)
+        return opening.open_graph(self.bundle, graph, self.provider, self.threads, precision)
 
-    def gradient(self) -> "Gradient":
-        """Opened when it is first asked for. Raises OptionError where the bundle has no gradient graph."""
+    def gradient(self) -> "GradientNetworks":
+        """Opened when they are first needed. Raises OptionError where the bundle has no gradient graph."""
         with self._opening:
             if self._gradient is None:
                 self._gradient = self._open_gradient()
@@ -134,23 +152,23 @@ class LoadedModel:
         """None where the bundle has none."""
         return self.manifest.graph("gradient", "fp32", target_of(self.provider))
 
-    def _open_gradient(self) -> "Gradient":
+    def _open_gradient(self) -> "GradientNetworks":
         graph = self.gradient_graph
         if graph is None:
             raise OptionError(
-                "method mask needs the gradient of the model, which this bundle does not have: export it anew by "
-                "`python -m export similarity ... --gradient`, then what it had of attributes and int8"
+                "method mask needs a gradient graph, and this bundle has none: export the model again with "
+                "`python -m export similarity ... --gradient`, then add its attributes and int8 graphs again"
             )
         # which explanations then say; TensorRT would build an engine for every number of references
         provider = {"openvino": "cpu", "tensorrt": "cuda"}.get(self.provider, self.provider)
         base = self.manifest.graph("similarity", "fp32", target_of(provider))
         network = self.similarity
         if base is not None and (provider, "fp32") != (self.provider, self.precision):
-            network = bundles.open_graph(self.bundle, base, provider, self.threads)
-        return Gradient(bundles.open_gradient(self.bundle, graph, provider, self.threads), network, provider)
+            network = opening.open_graph(self.bundle, base, provider, self.threads)
+        return GradientNetworks(opening.open_gradient(self.bundle, graph, provider, self.threads), network, provider)
 
     def picture(self, image: ImageLike) -> Picture:
-        return Picture(*self.preprocessing.fitted(load(image)))
+        return Picture(*self.preprocessing.fitted(load_picture(image)))
 
     def embed(self, pictures: Sequence[Picture]) -> np.ndarray:
         """(n, D) float32."""
@@ -158,25 +176,25 @@ class LoadedModel:
             return np.empty((0, self.manifest.embedding), np.float32)
         return self._whole(self.similarity, pictures)
 
-    def see(self, picture: Picture) -> Seen | None:
-        """What the attribute network says; None where the bundle has none."""
+    def activations(self, picture: Picture) -> Activations | None:
+        """What the attribute network gives for a picture; None where the bundle has none."""
         if self.attributes is None or self.bundle.attributes is None:
             return None
-        (activations,) = self._whole(self.attributes, [picture])
-        return see(self.bundle.attributes, activations)
+        (maps,) = self._whole(self.attributes, [picture])
+        return Activations.of(self.bundle.attributes, maps)
 
     def _whole(self, session: Runner, pictures: Sequence[Picture]) -> np.ndarray:
         pixels = [p.pixels for p in pictures]
         return whole_embeddings(session, self.preprocessing, pixels, largest_batch(self.preprocessing))
 
     def references(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
-        """Pictures (None for those given as embeddings) and embeddings (R, D) float32."""
-        pictures, embeddings = self.told_apart(others)
+        """References as pictures (None for those given as embeddings) and embeddings (R, D) float32."""
+        pictures, embeddings = self.split_references(others)
         embeddings[[p is not None for p in pictures]] = self.embed([p for p in pictures if p is not None])
         return pictures, embeddings
 
-    def told_apart(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
-        """The same without running the network: embeddings of pictures are 0."""
+    def split_references(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
+        """The same without running the network: the embeddings of pictures are 0."""
         embeddings = np.zeros((len(others), self.manifest.embedding), np.float32)
         pictures: list[Picture | None] = []
         for i, other in enumerate(others):

@@ -1,7 +1,7 @@
 """The perturbation plans that can be handed in instead of drawn."""
 
-from engine.lime import LimePlan
-from engine.rise import RisePlan
-from engine.window import WindowPlan
+from engine.methods.lime import LimePlan
+from engine.methods.rise import RisePlan
+from engine.methods.window import WindowPlan
 
 __all__ = ["LimePlan", "RisePlan", "WindowPlan"]

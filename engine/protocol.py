@@ -1,5 +1,7 @@
-"""What the parts agree on: what the hot loop needs of a graph and of a plan, how plans are drawn, what options may be."""
+"""What the rooms agree on: graphs that run, plans that draw masks, and who is told how far things are."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -8,14 +10,34 @@ import numpy as np
 from engine.errors import OptionError
 from kernels.plan import KernelPlan
 
+Progress = Callable[[int, int], None]
+"""Called with (network rows done, network rows in all)."""
+Notice = Callable[[str], None]
+"""Called with one line about something that takes long, or that was tried and did not work."""
+LARGEST_PLAN = 1_000_000
+"""Passes a plan may ask for."""
 
-class Runner(Protocol):
-    """An open graph with one input and one output, on some provider; threads may share it."""
 
-    path: Path
+def silent(done: int, total: int) -> None:
+    """Progress that nobody asked for."""
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where that is not finite."""
+
+def ignore_notice(line: str) -> None:
+    """Notices that nobody asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphSignature:
+    """What a graph with one input and one output takes and gives.
+
+    input, output: their names
+    input_shape, output_shape: of one picture, without the batch; None for a size that may be anything
+    """
+
+    input: str
+    input_shape: tuple[int, ...]
+    output: str
+    output_shape: tuple[int | None, ...]
 
 
 class Renderer(Protocol):
@@ -29,25 +51,57 @@ class Renderer(Protocol):
 
 
 class Stage(Protocol):
-    """Where masked pictures and their embeddings are while the hot loop runs: in numpy arrays, or on a GPU."""
+    """Where masked pictures and their embeddings are kept while the hot loop runs: in numpy arrays, or on a GPU.
+
+    batch: rows of every network run
+    """
+
+    batch: int
 
     def __enter__(self) -> "Stage":
-        """A run begins, without embeddings."""
+        """Begin a run, with no embeddings yet."""
 
     def __exit__(self, *_: object) -> None:
-        """It ends."""
+        """End it."""
 
     def embed(self, first: int, count: int) -> None:
         """Show the picture through masks first..first + count in the rows of a buffer, and run the network over them.
 
-        A GPU may have it done later, before `wait` or `embeddings` is.
+        A GPU may do so later, but no later than `wait` or `embeddings`.
         """
 
     def wait(self) -> None:
-        """Until what was asked is done."""
+        """Return when everything asked for so far is done."""
 
     def embeddings(self) -> list[np.ndarray]:
-        """Of all rows that were run, (n, D) float32 in parts; raises BundleError where one is not finite."""
+        """All rows that were run, (n, D) float32 in parts; raises BundleError where a number is not finite."""
+
+
+class Runner(Protocol):
+    """An open graph with one input and one output, on some provider; threads may share it."""
+
+    path: Path
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where a number is not finite."""
+
+    def stage(self, renderer: Renderer, image: np.ndarray, baseline: np.ndarray, channels_last: bool, batch: int) -> Stage:
+        """Where the hot loop runs one picture through this graph.
+
+        image, baseline: (C, H, W), or (H, W, C) if `channels_last`, float32, as the network takes them
+        batch: rows of every network run; a GPU has its own
+        """
+
+
+class Gradients(Protocol):
+    """An open graph that gives a similarity and its gradient with respect to every pixel."""
+
+    def run(self, pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities (B,) and gradients (B, ...), float32; raises BundleError where a number is not finite.
+
+        pictures: (B, ...) as the network takes them; targets: (B, D) embeddings to compare with; weights: (B, D), what both
+        embeddings are multiplied by first; all float32
+        """
 
 
 class Plan(Protocol):
@@ -57,7 +111,7 @@ class Plan(Protocol):
         """N."""
 
     def first(self, count: int) -> "Plan":
-        """The plan of its first masks alone; raises OptionError where a part says nothing."""
+        """The first `count` masks alone; raises OptionError where a part of the plan gives no map."""
 
     def renderer(self, height: int, width: int) -> Renderer:
         """Raises OptionError where the plan does not fit the size."""
@@ -66,17 +120,13 @@ class Plan(Protocol):
         """Scores (N, R) of the masked query against R references -> maps (R, H, W) float32."""
 
 
-LARGEST_PLAN = 1_000_000
-"""Passes a plan may ask for."""
-
-
 def require_seed(seed: object) -> None:
     """Raise OptionError unless `seed` is a key for `random_words`."""
     require_whole("seed", seed, 0, 2**64 - 1)
 
 
 def random_words(seed: int, rows: int, words: int) -> np.ndarray:
-    """(rows, words) little-endian uint64: raw Philox output, key = seed, the same in every version of numpy."""
+    """(rows, words) little-endian uint64: raw Philox output with the seed as its key, the same in every version of numpy."""
     return np.random.Philox(key=seed).random_raw(rows * words).astype("<u8").reshape(rows, words)
 
 
@@ -84,3 +134,16 @@ def require_whole(name: str, value: object, low: int, high: int) -> None:
     """Raise OptionError unless `value` is a whole number in low..high."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise OptionError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+
+
+def require_top(top: int | None) -> None:
+    """Raise OptionError unless it is None or a whole number."""
+    if top is not None:
+        require_whole("top", top, 0, LARGEST_PLAN)
+
+
+def require_arrays(**arrays: object) -> None:
+    """Raise OptionError unless all of a plan's parts, given by name, are numpy arrays."""
+    for name, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+            raise OptionError(f"a plan's {name} must be a numpy array, got {type(value).__name__}")

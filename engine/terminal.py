@@ -1,36 +1,93 @@
-"""What commands show, progress on standard error, where that is a terminal, and text on standard output; how they end."""
+"""The shell around every command: how it ends, what it prints, and the progress bar that it shows."""
 
+import contextlib
+import json
+import os
 import sys
 from collections.abc import Callable
 
-from engine.errors import EngineError, OutputError, failed
+from engine.errors import EngineError, OutputError
 
-INTERRUPTED = 130
-"""Exit status of a command that was stopped from the keyboard."""
+BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+"""Exit statuses: bad usage or bad input; stopped from the keyboard; the reader of standard output went away."""
 
 
-def ended(run: Callable[[], None], stopped: str) -> int:
-    """Run a command that may take long; gives its exit status: 0, 2 after one line about bad input, or INTERRUPTED.
+def run_command(run: Callable[[], None], stopped: str = "stopped") -> int:
+    """Run a command and return its exit status: 0 or one of the above. Never ends in a traceback for what is not a bug.
 
-    stopped: what is told where it was stopped from the keyboard
+    run: raises an EngineError for bad input; may raise SystemExit, as argparse does
+    stopped: the line to print where the command is stopped from the keyboard
     """
     try:
         run()
+        _flush()
     except EngineError as error:
-        return failed(str(error))
+        return fail(str(error))
     except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
+        notice(stopped)
         return INTERRUPTED
+    except BrokenPipeError:
+        _forget_output()
+        return BROKEN_PIPE
+    except SystemExit:
+        try:
+            _flush()  # of --help
+        except OSError:
+            _forget_output()
+        raise
     return 0
 
 
+def fail(message: str) -> int:
+    """Print one line on standard error, as every command does that cannot go on; returns the exit status."""
+    notice(f"error: {message}")
+    return BAD_INPUT
+
+
+def notice(line: str) -> None:
+    """Print one line on standard error, if there is one."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # nobody is left to be told
+            print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Print on standard output, in characters that the terminal can show.
+
+    Raises OutputError where standard output is closed or full, BrokenPipeError where its reader went away.
+    """
+    if sys.stdout is None:
+        raise OutputError("cannot write to standard output: it is closed")
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "\n".join(printable(line) for line in text.split("\n"))
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget_output()
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def printable(line: str) -> str:
+    r"""`line` with control and other invisible characters as \uXXXX, so that no name can steer a terminal.
+
+    Inside a JSON text the escapes mean the same characters.
+    """
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
 class Bar:
-    """A progress bar that shows (done, total)."""
+    """A progress bar on standard error, where that is a terminal.
+
+    quiet: show nothing; what: the word before the bar; unit: what is counted
+    """
 
     def __init__(self, quiet: bool, what: str, unit: str) -> None:
-        from tqdm import tqdm  # noqa: PLC0415 - `import engine` stays without it
+        from tqdm import tqdm  # noqa: PLC0415 - `import engine` does without it
 
-        self._bar = tqdm(disable=True if quiet else None, unit=unit, desc=what, leave=False)
+        hidden = True if quiet or sys.stderr is None else None  # None: unless it is a terminal
+        self._bar = tqdm(disable=hidden, unit=unit, desc=what, leave=False)
 
     def __enter__(self) -> "Bar":
         return self
@@ -39,20 +96,17 @@ class Bar:
         self._bar.close()
 
     def show(self, done: int, total: int) -> None:
+        """Move the bar to `done` of `total`."""
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
 
-def notice(line: str) -> None:
-    """One line on standard error, for what takes long or did not work."""
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
-def say(text: str) -> None:
-    """Print, whatever the terminal can show; raises OutputError where standard output is full or closed."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except OSError as error:
-        sys.stdout = None  # or the interpreter fails at its end, flushing it once more
-        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+def _forget_output() -> None:
+    """Keep the interpreter from flushing standard output at its end, where it would fail once more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

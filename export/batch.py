@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from export.errors import ExportError
-from export.runtime import Runner
+from export.runtime import ModelRunner
 
 CLOSE = 1e-3
 """Difference, in parts of the largest entry, up to which two tensors inside a graph count as equal."""
@@ -90,7 +90,7 @@ def _tensors(model: onnx.ModelProto, count: int, pictures: np.ndarray) -> dict[s
     names = [name for node in part.graph.node for name in node.output if name]
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     part.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    values = Runner(part.SerializeToString()).run(pictures)
+    values = ModelRunner(part.SerializeToString()).run(pictures)
     return {n: v for n, v in zip(names, values, strict=True) if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
 
 

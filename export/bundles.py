@@ -8,26 +8,27 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
-from engine.bundle import Bundle
+from engine.attributes.table import AttributeTable
+from engine.bundle import ATTRIBUTES, CALIBRATION, CANONICAL, PRECISION, SUMS, Bundle, load_bundle
+from engine.bundle.external_data import external_files
+from engine.bundle.manifest import MANIFEST, Conditions, Graph, Manifest
 from engine.errors import BundleError, OptionError
-from engine.gradient import GradientSession
-from engine.manifest import Conditions, Graph, Manifest
-from engine.onnxfile import external_files
-from engine.preprocessing import Preprocessing
-from engine.session import Session
-from engine.similarity import METRICS
+from engine.pictures.preprocessing import Preprocessing
+from engine.protocol import GraphSignature
+from engine.runtime.gradient_session import GradientSession
+from engine.runtime.opening import canonical_gradient, canonical_result
+from engine.runtime.session import Session
+from engine.saliency.similarity import METRICS
 from export import graphs, onnx_files
 from export.gradient import verify, with_gradient
-from export.graphs import Made
+from export.graphs import ExportedGraph
 from export.sources import Source
 from export.write import check_free, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
 ATTRIBUTES_FILE = "attributes.fp32.onnx"
 GRADIENT_FILE = "gradient.fp32.onnx"
-RECORDS = (bundles.MANIFEST, bundles.ATTRIBUTES, bundles.CALIBRATION, bundles.PRECISION, bundles.CANONICAL, bundles.SUMS)
+RECORDS = (MANIFEST, ATTRIBUTES, CALIBRATION, PRECISION, CANONICAL, SUMS)
 
 
 def export_similarity(
@@ -72,9 +73,9 @@ def export_similarity(
         if added:
             gradient_graph, content = added
             (folder / gradient_graph.file).write_bytes(content)
-            names = (gradient_graph.input, preprocessing.input_shape, gradient_graph.output, made.shape[0])
-            session = GradientSession(folder / gradient_graph.file, "cpu", None, *names)
-            found = bundles.canonical_gradient(session, manifest, picture, canonical[graph.file])
+            signature = GraphSignature(gradient_graph.input, preprocessing.input_shape, gradient_graph.output, made.shape)
+            session = GradientSession(folder / gradient_graph.file, "cpu", None, signature)
+            found = canonical_gradient(session, manifest, picture, canonical[graph.file])
             canonical[gradient_graph.file] = found
         finish(folder, manifest, None, canonical)
     return out
@@ -87,7 +88,7 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     its identity stays. Raises an EngineError, and leaves the bundle as it was, where the graph does not fit.
     """
     bundle = Path(bundle)
-    before = bundles.load(bundle)
+    before = load_bundle(bundle)
     check_free(bundle)
     made = graphs.make(source, before.manifest.preprocessing, "maps", (len(table.names), None, None))
     graph = _graph(made, ATTRIBUTES_FILE, "attributes")
@@ -95,7 +96,7 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
     with replacing(bundle) as folder:
         copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
-        (folder / bundles.CALIBRATION).unlink(missing_ok=True)  # it was about the model that goes
+        (folder / CALIBRATION).unlink(missing_ok=True)  # it was about the model that goes
         (folder / graph.file).write_bytes(made.content)
         canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
         canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])
@@ -110,7 +111,7 @@ def export_file(bundle: Path, name: str, content: bytes) -> Path:
     """
     bundle = Path(bundle)
     _refuse_name(name)
-    before = bundles.load(bundle)
+    before = load_bundle(bundle)
     with replacing(bundle) as folder:
         copy_without(before, [], folder)
         (folder / name).write_bytes(content)
@@ -123,7 +124,7 @@ def _refuse_name(extra: str) -> None:
         raise OptionError(f"an extra file needs a plain name that the bundle does not use itself, got {extra!r}")
 
 
-def _gradient(made: Made, preprocessing: Preprocessing, metric: str) -> tuple[Graph, bytes]:
+def _gradient(made: ExportedGraph, preprocessing: Preprocessing, metric: str) -> tuple[Graph, bytes]:
     """The gradient graph of a similarity graph, proven on the demo pictures, and what its file holds."""
     model = with_gradient(onnx.load_from_string(made.content), metric)
     verify(model, preprocessing.normalised(graphs.demo_pictures(preprocessing)))
@@ -131,7 +132,7 @@ def _gradient(made: Made, preprocessing: Preprocessing, metric: str) -> tuple[Gr
     return graph, onnx_files.serialised(model)
 
 
-def _graph(made: Made, file: str, role: str) -> Graph:
+def _graph(made: ExportedGraph, file: str, role: str) -> Graph:
     return Graph(file, role, "fp32", "any", made.opset, made.input, made.output)
 
 
@@ -140,8 +141,8 @@ def canonical_of(
 ) -> np.ndarray:
     """What a graph in `folder`, of which one picture's result has `shape`, gives on the CPU for (H, W, 3) uint8."""
     size = manifest.preprocessing.input_shape
-    session = Session(folder / graph.file, "cpu", None, graph.input, size, graph.output, shape)
-    return bundles.canonical_result(session, manifest, picture)
+    session = Session(folder / graph.file, "cpu", None, GraphSignature(graph.input, size, graph.output, shape))
+    return canonical_result(session, manifest, picture)
 
 
 def copy_without(before: Bundle, stale: Sequence[Graph], folder: Path) -> None:

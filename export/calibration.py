@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
-from engine.bundle import Bundle
+from engine.attributes.table import AttributeTable
+from engine.bundle import CALIBRATION, Bundle
 from engine.errors import OptionError
 from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, plain
 from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import halves, linked, matching_pairs, some_of
-from engine.evaluate.observed import Observed, matches, observe, similarities, words_of
+from engine.evaluate.network_outputs import Observed, matches, observe, similarities, words_of
 from engine.evaluate.recognition import Reliability, reliability
 from engine.evaluate.removal import removal_drops
 from engine.explainer import Explainer
 from engine.methods import Method
+from engine.methods.rise import Rise
 from engine.protocol import require_seed, require_whole
-from engine.rise import Rise
 from engine.terminal import Bar
 from export import phi, platt, tcav
 from export.bundles import copy_without
@@ -30,7 +29,7 @@ from export.platt import Scaling
 from export.tcav import Prior
 from export.write import check_free, finish, replacing
 
-VERSION = 1
+CALIBRATION_VERSION = 1
 MOST_PAIRS = 300
 """Pairs that are explained for phi; each query costs the passes of an explanation."""
 MOST_PRIOR_PAIRS = 5000
@@ -90,14 +89,8 @@ def calibrate(
     matching = matching_pairs(labelled, similarity)
     together = linked(labelled.groups, matching)
     first = halves(together, seed)
-    found = tcav.prior(
-        seen.embeddings,
-        labelled.truth,
-        together,
-        some_of(matching, MOST_PRIOR_PAIRS, seed),
-        explainer._model.manifest.metric,
-        seed,
-    )
+    asked, metric = some_of(matching, MOST_PRIOR_PAIRS, seed), explainer.model.manifest.metric
+    found = tcav.prior(seen.embeddings, labelled.truth, together, asked, metric, seed)
     scaling = _rounded(platt.fit(seen.scores, labelled.truth, table))
     chosen = some_of(matching, pairs, seed)
     with Bar(quiet, "explaining", "query") as bar:
@@ -113,20 +106,19 @@ def calibrate(
         first[queries],
     )
     after = reliability(labelled.truth, held_out(seen, labelled.truth, first, table))
-    made = dataclasses.replace(
-        table,
-        confidence="sigmoid",
-        scale=scaling.scale.astype(np.float32),
-        bias=scaling.bias.astype(np.float32),
-        prior=found.value.astype(np.float32),
-        phi=searched.phi,
-    )
+    made = _calibrated(table, scaling, found, searched)
     before = reliability(labelled.truth, seen.confidences)
     calibration = Calibration(made, found, before, after, searched, {})
-    settings = _settings(explainer._model.bundle, labels, labelled, seed, len(chosen), explainer.precision)
+    settings = _settings(explainer.model.bundle, labels, labelled, seed, len(chosen), explainer.precision)
     record = plain(settings | _record(calibration, scaling, labelled))
-    _write(explainer._model.bundle, made, record)
+    _write(explainer.model.bundle, made, record)
     return dataclasses.replace(calibration, record=record)
+
+
+def _calibrated(table: AttributeTable, scaling: Scaling, prior: Prior, search: Search) -> AttributeTable:
+    """The table with what was found."""
+    scale, bias, value = (v.astype(np.float32) for v in (scaling.scale, scaling.bias, prior.value))
+    return dataclasses.replace(table, confidence="sigmoid", scale=scale, bias=bias, prior=value, phi=search.phi)
 
 
 def _rounded(scaling: Scaling) -> Scaling:
@@ -152,7 +144,7 @@ def _drops(labelled: Labelled, similarity: np.ndarray, pairs: np.ndarray) -> np.
 
 def _settings(bundle: Bundle, labels: Path, labelled: Labelled, seed: int, explained: int, precision: str) -> dict[str, Any]:
     return {
-        "version": VERSION,
+        "version": CALIBRATION_VERSION,
         "identity": bundle.identity,
         "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
         "pictures": len(labelled.files),
@@ -183,13 +175,13 @@ def _record(found: Calibration, scaling: Scaling, labelled: Labelled) -> dict[st
         "attributes": [{"name": name} | {key: column[i] for key, column in columns.items()} for i, name in named],
         "prior": {"method": TCAV, "concepts": tcav.CONCEPTS, "level": tcav.LEVEL},
         "confidence": {
-            "method": platt.METHOD,
+            "method": platt.PLATT_METHOD,
             "judged_on": "each half of the groups, by parameters fitted on the other",
             "before": found.before.to_dict(),
             "after": found.after.to_dict(),
         },
         "phi": {
-            "method": phi.METHOD,
+            "method": phi.PHI_METHOD,
             **vars(found.search),
             "grid": [{"phi": weights, "drop": drop} for weights, drop in found.search.grid],
         },
@@ -200,5 +192,5 @@ def _write(before: Bundle, table: AttributeTable, record: dict[str, Any]) -> Non
     with replacing(before.folder) as folder:
         copy_without(before, [], folder)
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        (folder / bundles.CALIBRATION).write_text(text, encoding="utf-8")
+        (folder / CALIBRATION).write_text(text, encoding="utf-8")
         finish(folder, before.manifest, table, before.canonical)

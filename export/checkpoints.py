@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
-from engine.manifest import Conditions
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export.architectures import SimilarityNet
-from export.errors import ExportError, first_line
+from export.errors import ExportError, root_cause
 from export.sources import fill, state_dict
 
 POLYVORE = "sane-polyvore"
@@ -54,7 +54,7 @@ def load_typespaces(path: Path) -> list[tuple[str, str]]:
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror or error}") from error
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
-        raise ExportError(f"{path} is not a pickled list of type pairs ({first_line(error)})") from error
+        raise ExportError(f"{path} is not a pickled list of type pairs ({root_cause(error)})") from error
     if not isinstance(content, list) or not all(_is_pair(p) for p in content):
         raise ExportError(f"{path} must hold a list of pairs of type names")
     return [(p[0], p[1]) for p in content]

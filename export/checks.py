@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from engine import bundle as bundles
-from engine.bundle import Bundle
-from engine.manifest import Graph
+from engine.bundle import Bundle, load_bundle
+from engine.bundle.manifest import Graph
+from engine.runtime.opening import verify_graph
 
 
 def check(bundle: Path) -> str:
@@ -12,7 +12,7 @@ def check(bundle: Path) -> str:
 
     Raises an EngineError for any fault. Graphs made for GPUs alone are verified as files but not run.
     """
-    loaded = bundles.load(Path(bundle))
+    loaded = load_bundle(Path(bundle))
     return "\n".join([*_model_lines(loaded), *(_graph_line(loaded, g) for g in loaded.manifest.graphs)])
 
 
@@ -37,7 +37,7 @@ def _graph_line(loaded: Bundle, graph: Graph) -> str:
     if graph.target == "gpu":
         result = "for GPUs, not run"
     else:
-        bundles.verify_graph(loaded, graph)
+        verify_graph(loaded, graph)
         result = "gives its canonical result on cpu"
     return f"graph       {graph.file}: {graph.role}, {graph.precision}, opset {graph.opset}; {result}"
 

@@ -1,20 +1,20 @@
 """python -m export: the command line of the export."""
 
 import argparse
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.attributes import CONFIDENCES
-from engine.errors import EngineError, failed
-from engine.gpu_options import LADDER
-from engine.manifest import PRECISIONS
-from engine.precision import TARGETS
-from engine.preprocessing import CHANNEL_ORDERS, FITS, LAYOUTS
-from engine.similarity import METRICS
+from engine.attributes.table import CONFIDENCES
+from engine.bundle.manifest import PRECISIONS
+from engine.bundle.report import TARGETS
+from engine.errors import OptionError
+from engine.pictures.preprocessing import CHANNEL_ORDERS, FITS, LAYOUTS
+from engine.runtime.gpu_options import LADDER
+from engine.saliency.similarity import METRICS
+from engine.terminal import run_command, say
 from export.checks import check
 
-EXAMPLES = """examples:
+_EXAMPLES = """examples:
   python -m export similarity --module mynet:build --weights best.pt --size 224 \\
       --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --gradient --out bundle
   python -m export similarity --onnx resnet.onnx --output embedding --metric dot --out bundle
@@ -30,57 +30,73 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 after one line on standard error."""
-    options = _parser().parse_args(arguments)
+    """Run the command; returns its exit status, see `engine.terminal`."""
+    return run_command(lambda: say(_answer(_parser().parse_args(arguments))))
+
+
+def _answer(options: argparse.Namespace) -> str:
+    """What the command did, for people. Raises an EngineError."""
+    # imported when needed: PyTorch takes seconds to load, and `check` and `tensorrt` do without it
     try:
         if options.command == "check":
-            print(check(options.bundle))
-        elif options.command == "tensorrt":
-            print(importlib.import_module("export.tensorrt").run(options))  # where it runs there is no PyTorch
-        else:
-            # imported now: PyTorch takes seconds to load, and `check` does without it
-            print(importlib.import_module("export.handlers").run(options))
-    except EngineError as error:
-        return failed(str(error))
+            return check(options.bundle)
+        if options.command == "tensorrt":
+            from export.tensorrt import build_engines  # noqa: PLC0415
+
+            return build_engines(options)
+        from export.handlers import run_handler  # noqa: PLC0415
+
+        return run_handler(options)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "onnx", "onnxscript"):
             raise
-        return failed(f"{error.name} is not installed; pip install 'sane-engine[cpu,export]'")
-    return 0
+        raise OptionError(f"{error.name} is not installed; pip install 'sane-engine[cpu,export]'") from error
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Make a bundle from a trained model, add attributes or faster graphs to it, or verify it.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    similarity = commands.add_parser("similarity", help="a similarity model to a new bundle", allow_abbrev=False)
-    source = _add_sources(similarity)
+    for add in (_add_similarity, _add_attributes, _add_quantize, _add_calibrate, _add_tensorrt, _add_check):
+        add(commands)
+    return parser
+
+
+def _add_similarity(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("similarity", help="a similarity model to a new bundle", allow_abbrev=False)
+    source = _add_sources(parser)
     source.add_argument("--checkpoint", type=Path, help="a similarity checkpoint of the paper's authors")
-    similarity.add_argument("--arch", metavar="NAME", help="the network in --checkpoint: sane-polyvore or sane-awa")
-    similarity.add_argument("--typespaces", type=Path, help="typespaces.p of Polyvore Outfits: names for the conditions")
-    _add_preprocessing(similarity)
-    similarity.add_argument("--metric", choices=METRICS, default="cosine", help="what compares embeddings (cosine)")
-    similarity.add_argument("--conditions", type=Path, help=".npz with condition_weights (C, D) and condition_names (C,)")
-    similarity.add_argument("--gradient", action="store_true", help="add the graph that method mask needs")
-    similarity.add_argument("--name", help="what the model is called (the name of --out)")
-    similarity.add_argument("--licence", default="", help="what the weights may be used for")
-    similarity.add_argument("--out", type=Path, required=True, help="the bundle's folder; a bundle there is replaced")
-    attributes = commands.add_parser("attributes", help="an attribute model into an existing bundle", allow_abbrev=False)
-    _add_sources(attributes)
-    attributes.add_argument("--names", type=Path, help="attribute names, one a line, in the maps' order")
-    attributes.add_argument("--confidence", choices=CONFIDENCES, help="over the scores (softmax)")
-    attributes.add_argument("--threshold", type=float, help="least confidence of a named attribute (0)")
-    attributes.add_argument(
+    parser.add_argument("--arch", metavar="NAME", help="the network in --checkpoint: sane-polyvore or sane-awa")
+    parser.add_argument("--typespaces", type=Path, help="typespaces.p of Polyvore Outfits: names for the conditions")
+    _add_preprocessing(parser)
+    parser.add_argument("--metric", choices=METRICS, default="cosine", help="what compares embeddings (cosine)")
+    parser.add_argument("--conditions", type=Path, help=".npz with condition_weights (C, D) and condition_names (C,)")
+    parser.add_argument("--gradient", action="store_true", help="add the graph that method mask needs")
+    parser.add_argument("--name", help="what the model is called (the name of --out)")
+    parser.add_argument("--licence", default="", help="what the weights may be used for")
+    parser.add_argument("--out", type=Path, required=True, help="the bundle's folder; a bundle there is replaced")
+
+
+def _add_attributes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("attributes", help="an attribute model into an existing bundle", allow_abbrev=False)
+    _add_sources(parser)
+    parser.add_argument("--names", type=Path, help="attribute names, one a line, in the maps' order")
+    parser.add_argument("--confidence", choices=CONFIDENCES, help="over the scores (softmax)")
+    parser.add_argument("--threshold", type=float, help="least confidence of a named attribute (0)")
+    parser.add_argument(
         "--phi", type=float, nargs=3, default=(1.0, 1.0, 0.0), metavar=("A", "B", "C"), help="weights of confidence, "
         "match and prior (1 1 0)"
     )  # fmt: skip
-    attributes.add_argument("--out", type=Path, required=True, help="the bundle, which must exist")
-    quantizer = commands.add_parser(
+    parser.add_argument("--out", type=Path, required=True, help="the bundle, which must exist")
+
+
+def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
         "quantize",
         help="int8 and fp16 graphs into an existing bundle, with a report of how faithful they are",
         description="Adds int8 for CPUs (U8S8), and for GPUs fp16 and symmetric int8 (S8S8), in place of earlier ones. "
@@ -88,18 +104,19 @@ def _parser() -> argparse.ArgumentParser:
         "line says so. A quarter of the pictures is not calibrated on: the report, precision.json, is over those.",
         allow_abbrev=False,
     )
-    quantizer.add_argument("bundle", type=Path, help="the bundle's folder")
-    quantizer.add_argument(
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument(
         "--images",
         type=Path,
         required=True,
         metavar="DIR",
         help="pictures like those to be explained: at least 4, better 40",
     )
-    quantizer.add_argument(
-        "--targets", nargs="+", choices=TARGETS, default=TARGETS, help="what to make graphs for (cpu gpu)"
-    )
-    calibrator = commands.add_parser(
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="what to make graphs for (cpu gpu)")
+
+
+def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
         "calibrate",
         help="prior, calibrated confidences and phi for a bundle's attributes, from labelled pictures",
         description="Finds which attributes the similarity grows towards (TCAV, tested against random concepts), makes "
@@ -110,11 +127,14 @@ def _parser() -> argparse.ArgumentParser:
         "match (without this column each picture is paired with the one most similar to it); names with ; between them.",
         allow_abbrev=False,
     )
-    calibrator.add_argument("bundle", type=Path, help="the bundle's folder")
-    calibrator.add_argument("--images", type=Path, required=True, metavar="DIR", help="where the pictures are")
-    calibrator.add_argument("--labels", type=Path, required=True, metavar="FILE", help="a CSV, see below")
-    calibrator.add_argument("--seed", type=int, default=0, metavar="S", help="of everything that is drawn (0)")
-    builder = commands.add_parser(
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="where the pictures are")
+    parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="a CSV, see below")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything that is drawn (0)")
+
+
+def _add_tensorrt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
         "tensorrt",
         help="build TensorRT's engines for a bundle ahead, on a machine with the GPU that will run it",
         description="Builds what the engine would build when it first loads the bundle with provider tensorrt: an engine "
@@ -122,17 +142,19 @@ def _parser() -> argparse.ArgumentParser:
         "or not at all; one that is there already stays.",
         allow_abbrev=False,
     )
-    builder.add_argument("bundle", type=Path, help="the bundle's folder")
-    builder.add_argument("--out", type=Path, metavar="DIR", help="where (in the engine's cache, where it looks for them)")
-    builder.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the similarity (auto)")
-    builder.add_argument(
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where (in the engine's cache, where it looks for them)")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the similarity (auto)")
+    parser.add_argument(
         "--batches", type=int, nargs="+", default=LADDER, metavar="N", help="masked pictures in one run: the first of these "
         f"that fits the device's memory ({' '.join(map(str, LADDER))})"
     )  # fmt: skip
-    builder.add_argument("--list", action="store_true", help="only say what would be built; needs no GPU")
-    checker = commands.add_parser("check", help="verify a bundle and say what is in it", allow_abbrev=False)
-    checker.add_argument("bundle", type=Path, help="the bundle's folder")
-    return parser
+    parser.add_argument("--list", action="store_true", help="only say what would be built; needs no GPU")
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("check", help="verify a bundle and say what is in it", allow_abbrev=False)
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":

@@ -7,7 +7,7 @@ class ExportError(EngineError):
     """A model, checkpoint or ONNX file that cannot be exported as it was asked for."""
 
 
-def first_line(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The first line of the error at the root of `error`, with its type: exporters wrap it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine import similarity
-from engine.manifest import Manifest
-from engine.rise import Rise, RisePlan
-from engine.session import Session
+from engine.bundle.manifest import Manifest
+from engine.methods.rise import Rise, RisePlan
+from engine.runtime.session import Session
+from engine.saliency import similarity
 from export.errors import ExportError
 from export.masked import rows, shown
 
-ROUNDS = 15
+SPEED_ROUNDS = 15
 ROUNDING = 1e-5
 """Scores that vary by less, in parts of the largest, are equal but for rounding."""
 
@@ -99,7 +99,7 @@ def speed(base: Session, other: Session, batch: np.ndarray) -> float:
     base, other: of one thread; more would count the time in which they wait for each other
     """
     least = [np.inf, np.inf]
-    for _ in range(ROUNDS):
+    for _ in range(SPEED_ROUNDS):
         for i, session in enumerate((base, other)):
             started = time.process_time()
             session.run(batch)

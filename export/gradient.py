@@ -13,15 +13,15 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.gradient import GRADIENT, SIMILARITY, TARGET, WEIGHTS
-from engine.similarity import EPSILON
+from engine.runtime.gradient_session import GRADIENT_OUTPUT, SIMILARITY_OUTPUT, TARGET_INPUT, WEIGHTS_INPUT
+from engine.saliency.similarity import EPSILON
 from export import onnx_files
-from export.errors import ExportError, first_line
+from export.errors import ExportError, root_cause
 from export.rules import RULES, Step
-from export.runtime import Runner, silence
+from export.runtime import ModelRunner, silence
 from export.tape import Tape, Value
 
-OPSET = 18
+GRADIENT_OPSET = 18
 """The least in which every rule is written: reductions take their axes as inputs."""
 BATCHES = (2, 3)
 LARGEST_KNOWN = 64
@@ -38,9 +38,9 @@ crosses kinks of ReLUs, of which a random network has many."""
 def with_gradient(model: onnx.ModelProto, metric: str) -> onnx.ModelProto:
     """`model`, a similarity graph (batch, ...) float32 -> (batch, D), with similarity and gradient.
 
-    Further inputs: `engine.gradient.TARGET` and `WEIGHTS`, (batch, D) float32: the embedding to compare with, and what both
-    embeddings are multiplied by first (a condition's weights after relu, or ones). Further outputs: SIMILARITY (batch,) by
-    `metric`, and GRADIENT, shaped like the input.
+    Further inputs (`engine.runtime.gradient_session`): TARGET_INPUT, the embedding to compare with, and WEIGHTS_INPUT, what both
+    embeddings are multiplied by first (a condition's weights after relu, or ones); (batch, D) float32. Further
+    outputs: SIMILARITY_OUTPUT (batch,) by `metric`, and GRADIENT_OUTPUT, shaped like the input.
 
     Raises ExportError, which names it, for an operator without a rule.
     """
@@ -48,23 +48,26 @@ def with_gradient(model: onnx.ModelProto, metric: str) -> onnx.ModelProto:
     graph = simple.graph
     image, embedding = graph.input[0], graph.output[0]
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    if taken & {TARGET, WEIGHTS, SIMILARITY, GRADIENT}:
-        raise ExportError(f"the graph already uses one of the names {TARGET}, {WEIGHTS}, {SIMILARITY}, {GRADIENT}")
+    ours = (TARGET_INPUT, WEIGHTS_INPUT, SIMILARITY_OUTPUT, GRADIENT_OUTPUT)
+    if taken & set(ours):
+        raise ExportError(f"the graph already uses one of the names {', '.join(ours)}")
     size = [d.dim_value for d in image.type.tensor_type.shape.dim[1:]]
     width = embedding.type.tensor_type.shape.dim[1].dim_value
     shapes, known = _probed(simple)
-    for name in (TARGET, WEIGHTS):
+    for name in (TARGET_INPUT, WEIGHTS_INPUT):
         graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
         shapes[name] = (None, width)
     forward = Tape(graph, "similarity", shapes, known)
-    similarity = _similarity(forward.value(embedding.name), forward.value(TARGET), forward.value(WEIGHTS), metric)
+    similarity = _similarity(
+        forward.value(embedding.name), forward.value(TARGET_INPUT), forward.value(WEIGHTS_INPUT), metric
+    )
     shapes, known = _probed(simple)
     backward = Tape(graph, "gradient", shapes, known)
     gradient = _back(backward, graph, similarity.name, image.name)
-    graph.node.append(helper.make_node("Squeeze", [similarity.name, backward.constant([1]).name], [SIMILARITY]))
-    graph.node.append(helper.make_node("Identity", [gradient.name], [GRADIENT]))
-    graph.output.append(helper.make_tensor_value_info(SIMILARITY, TensorProto.FLOAT, ["batch"]))
-    graph.output.append(helper.make_tensor_value_info(GRADIENT, TensorProto.FLOAT, ["batch", *size]))
+    graph.node.append(helper.make_node("Squeeze", [similarity.name, backward.constant([1]).name], [SIMILARITY_OUTPUT]))
+    graph.node.append(helper.make_node("Identity", [gradient.name], [GRADIENT_OUTPUT]))
+    graph.output.append(helper.make_tensor_value_info(SIMILARITY_OUTPUT, TensorProto.FLOAT, ["batch"]))
+    graph.output.append(helper.make_tensor_value_info(GRADIENT_OUTPUT, TensorProto.FLOAT, ["batch", *size]))
     del graph.value_info[:]
     onnx_files.strip(simple)
     return simple
@@ -76,11 +79,11 @@ def verify(model: onnx.ModelProto, pictures: np.ndarray) -> None:
     Each picture, compared with what its embedding becomes when its entries change places, is moved a step along its gradient
     and back from it: the similarity must change as the gradient says. And a batch must give what its pictures give alone.
     """
-    runner = Runner(onnx_files.serialised(model))
+    runner = ModelRunner(onnx_files.serialised(model))
     image = model.graph.input[0].name
 
     def run(x: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
-        return runner.run_all({image: x, TARGET: targets, WEIGHTS: np.ones_like(targets)})
+        return runner.run_all({image: x, TARGET_INPUT: targets, WEIGHTS_INPUT: np.ones_like(targets)})
 
     width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     embeddings = run(pictures, np.ones((len(pictures), width), np.float32))[0]
@@ -105,7 +108,7 @@ def verify(model: onnx.ModelProto, pictures: np.ndarray) -> None:
 
 
 def _similarity(embedding: Value, target: Value, weights: Value, metric: str) -> Value:
-    """(batch, 1): as `engine.similarity` has it."""
+    """(batch, 1): as `engine.saliency.similarity` has it."""
     a, b = embedding * weights, target * weights
     if metric == "euclidean":
         return -((a - b) * (a - b)).sum([1])
@@ -161,8 +164,8 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
     try:
-        if onnx_files.opset(copy) < OPSET:
-            copy = onnx.version_converter.convert_version(copy, OPSET)
+        if onnx_files.opset(copy) < GRADIENT_OPSET:
+            copy = onnx.version_converter.convert_version(copy, GRADIENT_OPSET)
         with tempfile.TemporaryDirectory() as folder, silence():
             path = Path(folder) / "simple.onnx"
             options = ort.SessionOptions()
@@ -172,7 +175,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
             ort.InferenceSession(onnx_files.serialised(copy), options, providers=["CPUExecutionProvider"])
             simple = onnx.load(path)
     except Exception as error:  # neither library has an error of its own
-        raise ExportError(f"the graph cannot be prepared for its gradient: {first_line(error)}") from error
+        raise ExportError(f"the graph cannot be prepared for its gradient: {root_cause(error)}") from error
     for node in [n for n in simple.graph.node if n.op_type == "Constant"]:
         (attribute,) = node.attribute
         value = helper.get_attribute_value(attribute)
@@ -193,7 +196,7 @@ def _probed(model: onnx.ModelProto) -> tuple[dict[str, tuple[int | None, ...]], 
     del probe.graph.output[:]
     names = list(dict.fromkeys(name for node in graph.node for name in node.output if name))
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    runner = Runner(onnx_files.serialised(probe), optimised=False)
+    runner = ModelRunner(onnx_files.serialised(probe), optimised=False)
     found = []
     for batch in BATCHES:
         random = np.random.default_rng(0)

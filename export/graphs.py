@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from engine import images
 from engine.errors import OptionError
-from engine.preprocessing import Preprocessing
+from engine.pictures.loading import load_picture
+from engine.pictures.preprocessing import Preprocessing
 from export import onnx_files
 from export.errors import ExportError
-from export.runtime import Runner
+from export.runtime import ModelRunner
 from export.sources import Source
 
-TOLERANCE = 1e-4
+EXPORT_TOLERANCE = 1e-4
 """Largest difference between a graph and its source, in parts of the largest entry."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class ExportedGraph:
     """A verified graph. shape: of one picture's result, (D,) or (A, h, w)."""
 
     content: bytes
@@ -30,7 +30,7 @@ class Made:
     shape: tuple[int, ...]
 
 
-def make(source: Source, preprocessing: Preprocessing, output: str, wanted: tuple[int | None, ...]) -> Made:
+def make(source: Source, preprocessing: Preprocessing, output: str, wanted: tuple[int | None, ...]) -> ExportedGraph:
     """The graph of `source` for any batch; raises ExportError unless it agrees with it on the demo pictures.
 
     output: what the result is called, in the graph and in messages: embedding or maps
@@ -52,7 +52,7 @@ def make(source: Source, preprocessing: Preprocessing, output: str, wanted: tupl
     onnx_files.declare(model.graph.output[0], expected.shape[1:])
     onnx_files.strip(model)
     names = (model.graph.input[0].name, model.graph.output[0].name)
-    return Made(onnx_files.serialised(model), onnx_files.opset(model), *names, expected.shape[1:])
+    return ExportedGraph(onnx_files.serialised(model), onnx_files.opset(model), *names, expected.shape[1:])
 
 
 def demo_pictures(preprocessing: Preprocessing) -> np.ndarray:
@@ -61,7 +61,7 @@ def demo_pictures(preprocessing: Preprocessing) -> np.ndarray:
     paths = sorted(folder.glob("*.png"))
     if len(paths) < 2:
         raise OptionError(f"{folder} holds no pictures to compare graphs on; install the package anew")
-    return np.stack([preprocessing.fitted(images.load(path))[0] for path in paths])
+    return np.stack([preprocessing.fitted(load_picture(path))[0] for path in paths])
 
 
 def _check_shape(output: str, got: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:
@@ -78,11 +78,11 @@ def _fault(model: onnx.ModelProto, pictures: np.ndarray, expected: np.ndarray) -
     del clean.graph.value_info[:]
     onnx_files.declare(clean.graph.output[0], expected.shape[1:])
     try:
-        (got,) = Runner(onnx_files.serialised(clean)).run(pictures)
+        (got,) = ModelRunner(onnx_files.serialised(clean)).run(pictures)
     except ExportError as error:
         return str(error)
     if got.shape != expected.shape:
         return f"its result is {got.shape} instead of {expected.shape}"
-    limit = TOLERANCE * float(np.abs(expected).max())
+    limit = EXPORT_TOLERANCE * float(np.abs(expected).max())
     off = float(np.abs(got - expected).max())
     return "" if off <= limit else f"it is off by {off:.2g}, more than {limit:.2g}"

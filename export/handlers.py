@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from engine import bundle as bundles
-from engine.attributes import CONFIDENCES, AttributeTable
+from engine.attributes.table import CONFIDENCES, AttributeTable
+from engine.bundle import load_bundle
+from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
-from engine.manifest import Conditions
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export.bundles import export_attributes, export_similarity
 from export.calibration import calibrate
 from export.checkpoints import ARCHITECTURES, PREPROCESSING, load_checkpoint
@@ -23,7 +23,7 @@ from export.trained import Trained, load_trained
 from export.write import check_free
 
 
-def run(options: argparse.Namespace) -> str:
+def run_handler(options: argparse.Namespace) -> str:
     """What was written, for people."""
     if options.command == "quantize":
         return _quantize(options)
@@ -69,7 +69,7 @@ def _attributes(options: argparse.Namespace) -> Path:
         _refuse_strangers(options)
         if trained.table is None or options.names is not None:
             raise OptionError(f"{options.trained} names its attributes itself: leave out --names")
-        wanted = bundles.load(options.out).manifest.preprocessing
+        wanted = load_bundle(options.out).manifest.preprocessing
         if trained.preprocessing != wanted:
             raise OptionError(f"{options.trained} was trained on pictures prepared as {trained.preprocessing}, not {wanted}")
         return export_attributes(TorchSource(trained.network), dataclasses.replace(trained.table, **given), options.out)

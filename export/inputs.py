@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
-from engine.manifest import Conditions
 
-WEIGHTS = "condition_weights"
+CONDITION_WEIGHTS = "condition_weights"
 NAMES = "condition_names"
 NUMBERED = re.compile(r"\s*\d+\t(.*)")
 
@@ -21,7 +21,7 @@ def load_conditions(path: Path) -> Conditions:
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise OptionError(f"{path} is not an .npz file; save it with numpy.savez({WEIGHTS}=...)")
+                raise OptionError(f"{path} is not an .npz file; save it with numpy.savez({CONDITION_WEIGHTS}=...)")
             # an array of objects, which is refused, does no harm where it is not asked for
             weights = file[_weights_key(path, file)]
             names = file[NAMES].tolist() if NAMES in file else [str(i) for i in range(len(np.atleast_1d(weights)))]
@@ -32,7 +32,7 @@ def load_conditions(path: Path) -> Conditions:
     except Exception as error:  # numpy and zlib raise almost anything on a broken archive
         raise OptionError(f"{path} is not an .npz file of plain arrays ({error})") from error
     if weights.ndim != 2 or weights.dtype.kind != "f":
-        raise OptionError(f"{path}: {WEIGHTS} must be floating (C, D), got {weights.dtype} {weights.shape}")
+        raise OptionError(f"{path}: {CONDITION_WEIGHTS} must be floating (C, D), got {weights.dtype} {weights.shape}")
     if not isinstance(names, list) or len(names) != len(weights) or not all(isinstance(n, str) for n in names):
         raise OptionError(f"{path}: {NAMES} must be {len(weights)} strings, one per condition")
     return Conditions(tuple(names), weights.astype(np.float32))
@@ -55,8 +55,8 @@ def load_names(path: Path) -> tuple[str, ...]:
 
 
 def _weights_key(path: Path, file: np.lib.npyio.NpzFile) -> str:
-    if WEIGHTS in file:
-        return WEIGHTS
+    if CONDITION_WEIGHTS in file:
+        return CONDITION_WEIGHTS
     fitting = []
     for key in file.files:
         try:
@@ -67,5 +67,5 @@ def _weights_key(path: Path, file: np.lib.npyio.NpzFile) -> str:
             fitting.append(key)
     if len(fitting) != 1:
         found = ", ".join(fitting) or "none"
-        raise OptionError(f"{path} has no array {WEIGHTS}, nor exactly one 2-D floating array (found: {found})")
+        raise OptionError(f"{path} has no array {CONDITION_WEIGHTS}, nor exactly one 2-D floating array (found: {found})")
     return fitting[0]

@@ -13,10 +13,10 @@ from onnxruntime.quantization import CalibrationMethod, QuantType, TensorsData
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export import onnx_files
-from export.errors import ExportError, first_line
+from export.errors import ExportError, root_cause
 from export.runtime import silence
 
-OPSET = 13
+LEAST_OPSET = 13
 """The least that says per channel what an int8 weight is."""
 LINEAR = ("Conv", "Gemm", "MatMul")
 CONVOLUTIONAL = (*LINEAR, "Add", "Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
@@ -82,7 +82,7 @@ class Quantizer:
                 )
                 quantizer.quantize_model()
         except Exception as error:  # onnxruntime.quantization raises whatever its parts do
-            raise ExportError(f"onnxruntime.quantization cannot quantize the graph: {first_line(error)}") from error
+            raise ExportError(f"onnxruntime.quantization cannot quantize the graph: {root_cause(error)}") from error
         result: onnx.ModelProto = quantizer.model.model
         onnx_files.strip(result)
         return result
@@ -94,7 +94,7 @@ def half(graph: Path) -> onnx.ModelProto:
         with silence():
             result: onnx.ModelProto = convert_float_to_float16(onnx.load(graph), keep_io_types=True)
     except Exception as error:  # as above
-        raise ExportError(f"the graph cannot be converted to fp16: {first_line(error)}") from error
+        raise ExportError(f"the graph cannot be converted to fp16: {root_cause(error)}") from error
     del result.graph.value_info[:]
     onnx_files.strip(result)
     return result
@@ -118,15 +118,15 @@ def _prepared(graph: Path) -> onnx.ModelProto:
     """The graph with its shapes inferred and its constants folded, at an opset that knows int8 per channel."""
     try:
         model = onnx.load(graph)
-        if onnx_files.opset(model) < OPSET:
-            model = onnx.version_converter.convert_version(model, OPSET)
+        if onnx_files.opset(model) < LEAST_OPSET:
+            model = onnx.version_converter.convert_version(model, LEAST_OPSET)
         with tempfile.TemporaryDirectory() as folder, silence():
             whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
             onnx.save(model, whole)
             quantization.quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             return onnx.load(prepared)
     except Exception as error:  # neither onnx nor onnxruntime.quantization has an error of its own
-        raise ExportError(f"{graph.name} cannot be prepared for quantization: {first_line(error)}") from error
+        raise ExportError(f"{graph.name} cannot be prepared for quantization: {root_cause(error)}") from error
 
 
 def _ranges(model: onnx.ModelProto, recipe: Recipe, batches: Iterable[np.ndarray]) -> TensorsData:
@@ -143,7 +143,7 @@ def _ranges(model: onnx.ModelProto, recipe: Recipe, batches: Iterable[np.ndarray
     except ExportError:
         raise
     except Exception as error:  # as above
-        raise ExportError(f"the graph's ranges cannot be measured: {first_line(error)}") from error
+        raise ExportError(f"the graph's ranges cannot be measured: {root_cause(error)}") from error
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

@@ -9,18 +9,18 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from engine import images
 from engine.errors import ImageError
-from engine.preprocessing import Preprocessing
+from engine.pictures.loading import load_picture
+from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import Plan
 from export.errors import ExportError
 from kernels.blend import blend
 
-MOST = 48
+MOST_PICTURES = 48
 """Pictures that are read: more add hours for large networks and hardly change a range or a figure."""
-LEAST = 4
-BATCH_PIXELS = 2**18
-LARGEST_BATCH = 32
+FEWEST_PICTURES = 4
+QUANTIZE_BATCH_PIXELS = 2**18
+LARGEST_QUANTIZE_BATCH = 32
 Item = TypeVar("Item")
 
 
@@ -33,7 +33,7 @@ class Pictures:
     unreadable: list[Path]
 
 
-def read(folder: Path, preprocessing: Preprocessing) -> Pictures:
+def read_masked(folder: Path, preprocessing: Preprocessing) -> Pictures:
     """At most 48 pictures, evenly over the names; every fourth, or second where they are few, is held out.
 
     Their order is that of their sha256, so that it does not follow the names. Raises ExportError for fewer than 4.
@@ -42,18 +42,18 @@ def read(folder: Path, preprocessing: Preprocessing) -> Pictures:
     unreadable = []
     for path in shown(_thinned(_files(folder)), "reading"):
         try:
-            pixels, _ = preprocessing.fitted(images.load(path))
+            pixels, _ = preprocessing.fitted(load_picture(path))
         except ImageError:
             unreadable.append(path)
             continue
         found[hashlib.sha256(pixels.tobytes()).hexdigest()] = pixels
-    if len(found) < LEAST:
+    if len(found) < FEWEST_PICTURES:
         raise ExportError(
             f"{folder} has {len(found)} different pictures that can be read and {len(unreadable)} other files; "
-            f"{LEAST} are needed, some 40 are better"
+            f"{FEWEST_PICTURES} are needed, some 40 are better"
         )
     ordered = [found[key] for key in sorted(found)]
-    step = 4 if len(ordered) >= 2 * LEAST else 2  # at least two are held out
+    step = 4 if len(ordered) >= 2 * FEWEST_PICTURES else 2  # at least two are held out
     held_out = ordered[step - 1 :: step]
     return Pictures([p for i, p in enumerate(ordered) if i % step != step - 1], held_out, unreadable)
 
@@ -64,7 +64,7 @@ def rows(preprocessing: Preprocessing, picture: np.ndarray, plan: Plan) -> Itera
     A batch is overwritten by the next.
     """
     height, width = preprocessing.height, preprocessing.width
-    batch = max(min(BATCH_PIXELS // (height * width), LARGEST_BATCH, len(plan)), 1)
+    batch = max(min(QUANTIZE_BATCH_PIXELS // (height * width), LARGEST_QUANTIZE_BATCH, len(plan)), 1)
     image = preprocessing.normalised(picture)
     renderer = plan.renderer(height, width)
     masks = np.empty((batch, height, width), np.float32)
@@ -90,6 +90,6 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _thinned(files: list[Path]) -> list[Path]:
-    if len(files) <= MOST:
+    if len(files) <= MOST_PICTURES:
         return files
-    return [files[i * len(files) // MOST] for i in range(MOST)]
+    return [files[i * len(files) // MOST_PICTURES] for i in range(MOST_PICTURES)]

@@ -9,7 +9,7 @@ from onnx_ir.passes import common as passes
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules import common as rules
 
-from export.errors import ExportError, first_line
+from export.errors import ExportError, root_cause
 
 LARGEST = 2**31 - 1
 """Bytes that protobuf, and with it a graph in one file, can hold."""
@@ -20,7 +20,7 @@ FOLDING = (
 )
 
 
-def read(path: Path, input_name: str | None, output_name: str | None) -> onnx.ModelProto:
+def read_onnx(path: Path, input_name: str | None, output_name: str | None) -> onnx.ModelProto:
     """The model, external data read in, with the nodes that lead from this input to this output and no others.
 
     The names may be None where the graph has one input or output. Raises ExportError.
@@ -95,7 +95,7 @@ def serialised(model: onnx.ModelProto) -> bytes:
     try:
         return model.SerializeToString()
     except Exception as error:  # protobuf's own classes are not typed
-        raise ExportError(f"the graph does not fit one file of {LARGEST:,} bytes ({first_line(error)})") from error
+        raise ExportError(f"the graph does not fit one file of {LARGEST:,} bytes ({root_cause(error)})") from error
 
 
 def opset(model: onnx.ModelProto) -> int:
@@ -109,7 +109,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's and onnx's own classes share no base
-        raise ExportError(f"{path} is not an ONNX file, or its external data is missing ({first_line(error)})") from error
+        raise ExportError(f"{path} is not an ONNX file, or its external data is missing ({root_cause(error)})") from error
     if not model.graph.node or not model.graph.output:
         raise ExportError(f"{path} is not an ONNX file: it holds no graph")
     return model

@@ -7,10 +7,10 @@ import numpy as np
 from engine.evaluate.bootstrap import Interval, bootstrap
 from engine.evaluate.removal import first_named
 
-STEPS = 10
+PHI_STEPS = 10
 """Of each weight from 0 to 1."""
-METHOD = (
-    f"grid of 1/{STEPS} over phi_1 + phi_2 + phi_3 = 1 with phi_1 above 0; the largest mean drop in similarity over the "
+PHI_METHOD = (
+    f"grid of 1/{PHI_STEPS} over phi_1 + phi_2 + phi_3 = 1 with phi_1 above 0; the largest mean drop in similarity over the "
     "pairs as the query loses the attribute named first (attribute removal), of equals the largest phi_1; held_out is the "
     "drop of weights chosen on one half of the pictures over pairs of the other, less that of confidence alone; "
     "prior and probabilities are from all pictures"
@@ -36,8 +36,14 @@ class Search:
 
 def weightings() -> tuple[Phi, ...]:
     """Of equals the one to prefer first: falling phi_1, then falling phi_2."""
-    whole = range(STEPS, -1, -1)
-    return tuple((a / STEPS, b / STEPS, (STEPS - a - b) / STEPS) for a in whole if a for b in whole if a + b <= STEPS)
+    whole = range(PHI_STEPS, -1, -1)
+    return tuple(
+        (a / PHI_STEPS, b / PHI_STEPS, (PHI_STEPS - a - b) / PHI_STEPS)
+        for a in whole
+        if a
+        for b in whole
+        if a + b <= PHI_STEPS
+    )
 
 
 def search(

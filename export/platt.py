@@ -4,19 +4,19 @@ import dataclasses
 
 import numpy as np
 
-from engine.attributes import AttributeTable
+from engine.attributes.table import AttributeTable
 
-LEAST = 5
+FEWEST_EXAMPLES = 5
 """Pictures with and without an attribute below which nothing is fitted to it alone."""
 FLAT = 1e-3
 """Slope, per standard deviation of the scores, of an attribute whose scores do not rise with it."""
-STEPS = 100
+NEWTON_STEPS = 100
 HALVINGS = 30
-METHOD = (
+PLATT_METHOD = (
     "Platt scaling per attribute, confidence = sigmoid(scale * score + bias), with Platt's smoothed targets (fitted); a "
     "slope that came out at or below 0 becomes nearly 0, so that the confidence is the attribute's frequency (flat); an "
-    f"attribute with fewer than {LEAST} pictures with it, or without it, keeps its earlier sigmoid (kept), or, where the "
-    "confidence was a softmax, takes the median slope of those fitted, 1 where there is none, and a bias of its own (pooled)"
+    f"attribute with fewer than {FEWEST_EXAMPLES} pictures with it, or without it, keeps its earlier sigmoid (kept), or, where "
+    "the confidence was a softmax, takes the median slope of those fitted, 1 where there is none, and a bias of its own (pooled)"
 )
 
 
@@ -46,7 +46,7 @@ def fit(scores: np.ndarray, truth: np.ndarray, table: AttributeTable) -> Scaling
     spread = np.where(spread > 0, spread, 1)
     x = (scores - centre) / spread
     slope, bias = _newton(x, targets, np.zeros(len(have)), True)
-    enough, rising = np.minimum(have, lack) >= LEAST, slope > 0
+    enough, rising = np.minimum(have, lack) >= FEWEST_EXAMPLES, slope > 0
     fitted = enough & rising
     pooled = np.median((slope / spread)[fitted]) if fitted.any() else 1.0
     given = np.where(enough, FLAT, pooled * spread)
@@ -54,7 +54,7 @@ def fit(scores: np.ndarray, truth: np.ndarray, table: AttributeTable) -> Scaling
     slope, bias = np.where(fitted, slope, given), np.where(fitted, bias, _newton(x, targets, given, False)[1])
     scale = slope / spread
     kept = how == "kept"
-    return Scaling(np.where(kept, table.scale, scale), np.where(kept, table.bias, bias - scale * centre), how)
+    return Scaling(np.where(kept, table.slopes, scale), np.where(kept, table.bias, bias - scale * centre), how)
 
 
 def _newton(x: np.ndarray, targets: np.ndarray, slope: np.ndarray, free: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def _newton(x: np.ndarray, targets: np.ndarray, slope: np.ndarray, free: bool) -
     base = targets.mean(0)
     bias = np.log(base / (1 - base)) - slope * x.mean(0)
     loss = _loss(slope * x + bias, targets)
-    for _ in range(STEPS):
+    for _ in range(NEWTON_STEPS):
         found = _sigmoid(slope * x + bias)
         gap, weight = found - targets, found * (1 - found)
         steps = _step(x, gap, weight, free)

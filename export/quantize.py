@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from engine import bundle as bundles
-from engine.bundle import Bundle
+from engine.bundle import PRECISION, Bundle, load_bundle
+from engine.bundle.manifest import Graph
+from engine.bundle.report import TARGETS, GraphFidelity, Report
 from engine.errors import OptionError
-from engine.manifest import Graph
-from engine.precision import TARGETS, Fidelity, Report, fast_int8
-from engine.rise import Rise
-from engine.session import Session
+from engine.methods.rise import Rise
+from engine.protocol import GraphSignature
+from engine.runtime.precision import fast_int8
+from engine.runtime.session import Session
 from export import masked, onnx_files
 from export.bundles import canonical_of, copy_without
 from export.fidelity import Yardstick, speed
@@ -45,7 +46,7 @@ class Quantized:
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class QuantizedGraph:
     """A graph of low precision. kept_fp32: names of its nodes that are not"""
 
     graph: Graph
@@ -64,9 +65,9 @@ def export_quantized(bundle: Path, images: Path, targets: Sequence[str] = TARGET
     bundle, images = Path(bundle), Path(images)
     if not targets or not set(targets) <= set(TARGETS):
         raise OptionError(f"targets must be some of {', '.join(TARGETS)}, got {', '.join(targets) or 'none'}")
-    before = bundles.load(bundle)
+    before = load_bundle(bundle)
     check_free(bundle)
-    pictures = masked.read(images, before.manifest.preprocessing)
+    pictures = masked.read_masked(images, before.manifest.preprocessing)
     with tempfile.TemporaryDirectory() as folder:
         work = _Work(before, pictures, Path(folder))
         made = [work.int8(INT8_CPU, "cpu")] if "cpu" in targets else []
@@ -84,7 +85,7 @@ class _Work:
         self._graph = next(g for g in bundle.manifest.graphs if (g.role, g.precision) == ("similarity", "fp32"))
         self._path = bundle.folder / self._graph.file
 
-    def int8(self, file: str, target: str) -> tuple[Made, Fidelity]:
+    def int8(self, file: str, target: str) -> tuple[QuantizedGraph, GraphFidelity]:
         """All in int8 where the report passes that, else with those nodes in fp32 that lose most.
 
         The pictures of the report decide only whether nodes are looked for; which those are is found on others.
@@ -98,12 +99,12 @@ class _Work:
             found = self._fidelity(made, method)
         return made, found
 
-    def fp16(self) -> tuple[Made, Fidelity]:
+    def fp16(self) -> tuple[QuantizedGraph, GraphFidelity]:
         model = half(self._path)
-        made = Made(self._named(model, FP16, "fp16", "gpu"), onnx_files.serialised(model))
+        made = QuantizedGraph(self._named(model, FP16, "fp16", "gpu"), onnx_files.serialised(model))
         return made, self._fidelity(made, "none needed")
 
-    def _tuned(self, quantizer: Quantizer, file: str, target: str) -> Made:
+    def _tuned(self, quantizer: Quantizer, file: str, target: str) -> QuantizedGraph:
         """Of the graphs that are faithful on the tuning pictures the fastest; the one with most in fp32 where none is."""
         yardstick = self._yardstick(self._pictures.calibration[:TUNING_PICTURES], TUNING_MASKS, TUNING_SEED)
         worst = self._worst_first(quantizer)
@@ -121,13 +122,13 @@ class _Work:
                 best, speed_of_best = made, faster
         return best or made or self._quantized(quantizer, file, target, ())
 
-    def _quantized(self, quantizer: Quantizer, file: str, target: str, kept: Sequence[str]) -> Made:
+    def _quantized(self, quantizer: Quantizer, file: str, target: str, kept: Sequence[str]) -> QuantizedGraph:
         model = quantizer.quantized(kept=kept)
-        return Made(self._named(model, file, "int8", target), onnx_files.serialised(model), tuple(kept))
+        return QuantizedGraph(self._named(model, file, "int8", target), onnx_files.serialised(model), tuple(kept))
 
-    def _fidelity(self, made: Made, calibration: str) -> Fidelity:
+    def _fidelity(self, made: QuantizedGraph, calibration: str) -> GraphFidelity:
         found = self._held_out.agreement(self._session(made), made.graph.file)
-        return Fidelity(
+        return GraphFidelity(
             embedding_cosine_mean=float(found.cosines.mean()),
             embedding_cosine_least=float(found.cosines.min()),
             map_correlation_mean=found.mean,
@@ -149,7 +150,7 @@ class _Work:
         cosines = {}
         for name in masked.shown(quantizer.candidates(), "trying nodes"):
             model = quantizer.quantized(only=[name])
-            alone = Made(self._named(model, "alone.onnx", "int8", "any"), onnx_files.serialised(model))
+            alone = QuantizedGraph(self._named(model, "alone.onnx", "int8", "any"), onnx_files.serialised(model))
             cosines[name] = yardstick.agreement(self._session(alone), name).cosines.mean()
         return sorted(cosines, key=cosines.__getitem__)
 
@@ -161,16 +162,16 @@ class _Work:
             plan = Rise(masks=MASKS_PER_PICTURE, estimator="sane", seed=seed).plan(picture)
             yield from masked.rows(preprocessing, picture, plan)
 
-    def _speed(self, made: Made) -> float:
+    def _speed(self, made: QuantizedGraph) -> float:
         picture = self._pictures.held_out[0]
-        plan = Rise(masks=masked.LARGEST_BATCH, estimator="sane").plan(picture)
+        plan = Rise(masks=masked.LARGEST_QUANTIZE_BATCH, estimator="sane").plan(picture)
         batch = next(masked.rows(self._bundle.manifest.preprocessing, picture, plan))
         return speed(self._session(None, threads=1), self._session(made, threads=1), batch)
 
     def _yardstick(self, pictures: list[np.ndarray], masks: int, seed: int) -> Yardstick:
         return Yardstick(self._session(None), self._bundle.manifest, pictures, masks, seed)
 
-    def _session(self, made: Made | None, threads: int | None = None) -> Session:
+    def _session(self, made: QuantizedGraph | None, threads: int | None = None) -> Session:
         """On the CPU, for a graph that was made, or for the fp32 one."""
         path = self._path
         if made is not None:
@@ -178,13 +179,14 @@ class _Work:
             path.write_bytes(made.content)
         manifest, graph = self._bundle.manifest, self._graph
         shape = manifest.preprocessing.input_shape
-        return Session(path, "cpu", threads, graph.input, shape, graph.output, (manifest.embedding,))
+        signature = GraphSignature(graph.input, shape, graph.output, (manifest.embedding,))
+        return Session(path, "cpu", threads, signature)
 
     def _named(self, model: onnx.ModelProto, file: str, precision: str, target: str) -> Graph:
         return Graph(file, "similarity", precision, target, onnx_files.opset(model), self._graph.input, self._graph.output)
 
 
-def _report(bundle: Bundle, pictures: Pictures, graphs: dict[str, Fidelity]) -> Report:
+def _report(bundle: Bundle, pictures: Pictures, graphs: dict[str, GraphFidelity]) -> Report:
     held_out = len(pictures.held_out)
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "onnx")}
     return Report(
@@ -206,7 +208,7 @@ def _doubling(most: int) -> list[int]:
     return sorted({min(2**i, most) for i in range(most.bit_length() + 1)} - {0})
 
 
-def _write(before: Bundle, made: list[Made], report: Report) -> None:
+def _write(before: Bundle, made: list[QuantizedGraph], report: Report) -> None:
     stale = [g for g in before.manifest.graphs if g.role == "similarity" and g.precision != "fp32"]
     kept = tuple(g for g in before.manifest.graphs if g not in stale)
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, *(m.graph for m in made)))
@@ -214,7 +216,7 @@ def _write(before: Bundle, made: list[Made], report: Report) -> None:
         copy_without(before, stale, folder)
         for one in made:
             (folder / one.graph.file).write_bytes(one.content)
-        (folder / bundles.PRECISION).write_text(report.to_json(), encoding="utf-8")
+        (folder / PRECISION).write_text(report.to_json(), encoding="utf-8")
         picture = before.canonical["picture"]
         canonical = {name: before.canonical[name] for name in ("picture", *(g.file for g in kept))}
         shape = (manifest.embedding,)

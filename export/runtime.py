@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, for comparing graphs while they are made; bundles are run by engine.session."""
+"""ONNX Runtime on the CPU, for comparing graphs while they are made; bundles are run by engine.runtime.session."""
 
 import contextlib
 import io
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from export.errors import ExportError, first_line
+from export.errors import ExportError, root_cause
 
 
-class Runner:
+class ModelRunner:
     """Runs one graph, silently; raises ExportError in ONNX Runtime's own words where that fails.
 
     optimised: whether the runtime may rewrite the graph; without, it loads faster, and runs slower
@@ -27,7 +27,7 @@ class Runner:
         try:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
-            raise ExportError(first_line(error)) from error
+            raise ExportError(root_cause(error)) from error
 
     def run(self, pictures: np.ndarray) -> list[Any]:
         """All outputs of a graph with one input for (n, ...) float32 as the graph takes it."""
@@ -38,7 +38,7 @@ class Runner:
         try:
             return self._session.run(None, feeds)
         except Exception as error:  # as above
-            raise ExportError(first_line(error)) from error
+            raise ExportError(root_cause(error)) from error
 
 
 @contextlib.contextmanager

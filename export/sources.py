@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from export import batch, onnx_files
-from export.errors import ExportError, first_line
-from export.runtime import Runner, silence
+from export.errors import ExportError, root_cause
+from export.runtime import ModelRunner, silence
 
-OPSET = 18
+TORCH_OPSET = 18
 INPUT = "image"
 
 
@@ -38,7 +38,7 @@ class TorchSource:
                     row = self._frozen(picture[None])
                 except Exception as error:  # the module is the user's code and may raise anything
                     shape = tuple(pictures.shape[1:])
-                    raise ExportError(f"the module fails on a batch of shape (1, *{shape}): {first_line(error)}") from error
+                    raise ExportError(f"the module fails on a batch of shape (1, *{shape}): {root_cause(error)}") from error
                 rows.append(_one_row(row))
         if len({r.shape for r in rows}) > 1:
             raise ExportError(f"the module gives results of different shapes: {sorted({r.shape[1:] for r in rows})}")
@@ -54,14 +54,14 @@ class TorchSource:
                     (example,),
                     dynamo=True,
                     dynamic_shapes=({0: torch.export.Dim("batch")},),
-                    opset_version=OPSET,
+                    opset_version=TORCH_OPSET,
                     input_names=[INPUT],
                     output_names=[output],
                     external_data=False,
                     verbose=False,
                 )
         except Exception as error:  # the exporter runs the user's code, and has no single error of its own
-            raise ExportError(f"torch.onnx.export cannot export the module: {first_line(error)}") from error
+            raise ExportError(f"torch.onnx.export cannot export the module: {root_cause(error)}") from error
         if program is None:
             raise ExportError("torch.onnx.export gave no graph")
         return onnx_files.folded(program.model_proto)
@@ -75,7 +75,7 @@ class TorchSource:
         try:
             return copy.deepcopy(self.module).cpu().float().eval()
         except Exception as error:  # modules may define how they are copied
-            raise ExportError(f"the module cannot be copied: {first_line(error)}") from error
+            raise ExportError(f"the module cannot be copied: {root_cause(error)}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class OnnxSource:
         """What the file as it is gives for every picture by itself: (n, ...) float32 -> (n, ...) float32."""
         self._check_input(pictures.shape[1:])
         try:
-            runner = Runner(onnx_files.serialised(self._model))
+            runner = ModelRunner(onnx_files.serialised(self._model))
             rows = [np.asarray(runner.run(p[None])[0]) for p in pictures]
         except ExportError as error:
             raise ExportError(f"ONNX Runtime cannot run {self.path}: {error}") from error
@@ -114,7 +114,7 @@ class OnnxSource:
             if (onnx_files.fixed_shape(model) or (None,))[0] == 1:
                 model = batch.freed(model)
         except Exception as error:  # neither onnx nor onnxscript has an error of its own
-            raise ExportError(f"{self.path} cannot be simplified: {first_line(error)}") from error
+            raise ExportError(f"{self.path} cannot be simplified: {root_cause(error)}") from error
         onnx_files.declare(model.graph.input[0], pictures.shape[1:])
         return model
 
@@ -130,7 +130,7 @@ class OnnxSource:
 
     @functools.cached_property
     def _model(self) -> onnx.ModelProto:
-        return onnx_files.read(Path(self.path), self.input, self.output)
+        return onnx_files.read_onnx(Path(self.path), self.input, self.output)
 
     def _check_input(self, wanted: tuple[int, ...]) -> None:
         got = onnx_files.fixed_shape(self._model)
@@ -162,7 +162,7 @@ def load_module(spec: str, weights: Path | None = None) -> nn.Module:
         try:
             made = getattr(importlib.import_module(package), factory)()
         except (Exception, SystemExit) as error:  # the package is the user's code and may raise anything
-            raise ExportError(f"{spec} cannot be called: {first_line(error)}") from error
+            raise ExportError(f"{spec} cannot be called: {root_cause(error)}") from error
     if not isinstance(made, nn.Module):
         raise ExportError(f"{spec} gives {type(made).__name__}, not an nn.Module")
     if weights is not None:

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 
 from engine.evaluate.matching import halves
-from engine.similarity import EPSILON
+from engine.saliency.similarity import EPSILON
 
 CONCEPTS = 200
 LEVEL = 0.05
 LEAST_PAIRS = 5
-RIDGE = 0.1
+TCAV_RIDGE = 0.1
 """Penalty of the linear classifiers, in parts of a standardised feature's sum of squares."""
 SHARES = 20
 """Random concepts are drawn for the share of pictures that carry an attribute within its groups in steps of 1 / SHARES."""
@@ -107,7 +107,7 @@ class _Fold:
         self._learned, self._pairs = learned, pairs
         scale = np.where(spread > 0, spread, 1)
         self._x = (x - x.mean(0)) / scale
-        gram = self._x.T @ self._x + RIDGE * len(x) * np.eye(x.shape[1])
+        gram = self._x.T @ self._x + TCAV_RIDGE * len(x) * np.eye(x.shape[1])
         # a normal among standardised features is, among those as they are, divided by their spread
         normal = np.linalg.inv(gram) / scale[:, None]
         self._along = derivatives(features[pairs[:, 0]], features[pairs[:, 1]], metric) @ normal  # (P, D)

@@ -1,7 +1,7 @@
 """Builds TensorRT's engines for a bundle ahead of its deployment, on a machine with the GPU that will run it.
 
-The engine (`engine.device`) would build them when it loads a bundle first, which takes minutes; these are the same, by the
-same options and under the same names. Beside each one lie `context.onnx`, ONNX Runtime's EP context: the graph as one node
+The engine (`engine.runtime.gpu_session`) would build them when it first loads a bundle, which takes minutes; these are the same,
+by the same options and under the same names. Beside each one lie `context.onnx`, ONNX Runtime's EP context: the graph as one node
 that holds the engine, for other programs, and `build.json`. No GPU has run this yet: the plan, the names, the options, and
 that nothing is left half-written are tested, with a stand-in for TensorRT.
 """
@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from engine import bundle as bundles
-from engine.bundle import TOLERANCE, Bundle, graph_digest
-from engine.device import shared_device, told
-from engine.engines import publish, staging
+from engine.bundle import Bundle, graph_digest, load_bundle
+from engine.bundle.manifest import Graph
 from engine.errors import BundleError, OptionError, OutputError
-from engine.gpu_options import (
+from engine.protocol import Notice
+from engine.runtime.gpu_device import as_provider_error, shared_device
+from engine.runtime.gpu_opening import tensorrt_folder, tensorrt_session, versions_of
+from engine.runtime.gpu_options import (
     LADDER,
     WHOLE_PROFILE,
     Profile,
@@ -35,15 +36,17 @@ from engine.gpu_options import (
     masked_profile,
     tensorrt_options,
 )
-from engine.manifest import Graph
-from engine.precision import choose
-from engine.session import Notice, require_gpu, run_finite, tensorrt_folder, tensorrt_session, versions_of
+from engine.runtime.opening import CANONICAL_TOLERANCE
+from engine.runtime.precision import choose_precision
+from engine.runtime.providers import require_gpu
+from engine.runtime.session import run_finite
+from engine.runtime.tensorrt_cache import publish, staging
 
-CONTEXT, RECORD = "context.onnx", "build.json"
+CONTEXT, BUILD_RECORD = "context.onnx", "build.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class EngineBuild:
     """One engine to build. profiles: the batches it may be for, the first of them that the device's memory holds"""
 
     graph: Graph
@@ -66,9 +69,9 @@ class Built:
     seconds: float
 
 
-def run(options: argparse.Namespace) -> str:
+def build_engines(options: argparse.Namespace) -> str:
     """What was built, or with --list would be, for people."""
-    bundle = bundles.load(options.bundle)
+    bundle = load_bundle(options.bundle)
     jobs = planned(bundle, options.precision, options.batches)
     if options.list:
         return "\n".join(map(str, jobs))
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace) -> str:
     return "\n".join([*lines, f"wrote {options.out or tensorrt_folder()}"])
 
 
-def planned(bundle: Bundle, precision: str = "auto", batches: Sequence[int] = LADDER) -> list[Job]:
+def planned(bundle: Bundle, precision: str = "auto", batches: Sequence[int] = LADDER) -> list[EngineBuild]:
     """What the engine would ask TensorRT for, with this bundle on a GPU; the gradient of method mask is not among it.
 
     precision: of the similarity graph, auto: as the engine chooses; batches: of masked pictures, to be tried in turn
@@ -88,15 +91,15 @@ def planned(bundle: Bundle, precision: str = "auto", batches: Sequence[int] = LA
     if not batches or any(not 1 <= batch <= max(LADDER) for batch in batches):
         raise OptionError(f"batches must be numbers from 1 to {max(LADDER)}, got {', '.join(map(str, batches)) or 'none'}")
     manifest = bundle.manifest
-    chosen = choose(manifest, bundle.precision, "tensorrt")[0] if precision == "auto" else precision
+    chosen = choose_precision(manifest, bundle.precision, "tensorrt")[0] if precision == "auto" else precision
     similarity, attributes = (manifest.graph(r, p, "gpu") for r, p in (("similarity", chosen), ("attributes", "fp32")))
     if similarity is None:
         raise OptionError(f"{bundle.folder} has no {chosen} graph for GPUs; `python -m export quantize` makes fp16 and int8")
-    jobs = [Job(similarity, (WHOLE_PROFILE,)), Job(similarity, tuple(masked_profile(b) for b in batches))]
-    return jobs if attributes is None else [*jobs, Job(attributes, (WHOLE_PROFILE,))]
+    jobs = [EngineBuild(similarity, (WHOLE_PROFILE,)), EngineBuild(similarity, tuple(masked_profile(b) for b in batches))]
+    return jobs if attributes is None else [*jobs, EngineBuild(attributes, (WHOLE_PROFILE,))]
 
 
-def prebuild(bundle: Bundle, jobs: Sequence[Job], out: Path | None, notice: Notice) -> list[Built]:
+def prebuild(bundle: Bundle, jobs: Sequence[EngineBuild], out: Path | None, notice: Notice) -> list[Built]:
     """Build engines in `out`, None: where the engine looks for them; each appears whole or not at all.
 
     notice: told, in lines, what is going on. Raises ProviderError, before anything is written, where a GPU, its driver or a
@@ -146,7 +149,7 @@ class _Workshop:
         profile, digest = profiles[batch], graph_digest(self.bundle, graph)
         setting = self._setting(graph, profile)
         key = cache_key(setting, digest, self.versions)
-        if (self.folder / key / RECORD).is_file():
+        if (self.folder / key / BUILD_RECORD).is_file():
             return Built(graph.file, profile, self.folder / key, 0.0)
         self.notice(f"tensorrt on {self.device.name}: building {graph.file} for batches of {profile}")
         began, made = time.perf_counter(), self.staging / key
@@ -155,12 +158,12 @@ class _Workshop:
         built = Built(graph.file, profile, self.folder / key, time.perf_counter() - began)
         record: dict[str, object] = {"graph": graph.file, "sha256": digest, "precision": graph.precision}
         record |= {"profile": dataclasses.asdict(profile), **dataclasses.asdict(self.versions), "seconds": built.seconds}
-        (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (made / BUILD_RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         publish(self.staging, self.folder, key)  # over an engine that the engine built: that has no context and no record
         return built
 
     def _setting(self, graph: Graph, profile: Profile) -> Setting:
-        """As `engine.device` has it."""
+        """As `engine.runtime.gpu_session` has it."""
         shape, place = self.bundle.manifest.preprocessing.input_shape, (self.device.ordinal, self.device.stream)
         return Setting("tensorrt", graph.precision, graph.input, shape, profile, *place, graphs=profile.fixed)
 
@@ -175,11 +178,11 @@ class _Workshop:
             session = tensorrt_session(path, {**options, **context_options(made)})
             return run_finite(session, path, [graph.output], {graph.input: rows})[0][-1]
 
-        with told(f"cannot run {path}"):
+        with as_provider_error(f"cannot run {path}"):
             output = self.device.call(do)
         got = output if output.ndim == 1 else output.mean((1, 2))
         expected = bundle.canonical[graph.file]
-        if not np.abs(got - expected).max() <= TOLERANCE[graph.precision] * np.abs(expected).max():
+        if not np.abs(got - expected).max() <= CANONICAL_TOLERANCE[graph.precision] * np.abs(expected).max():
             raise BundleError(f"TensorRT's engine of {path} does not give its canonical result; it was not kept")
         if not any(file.name != CONTEXT for file in made.iterdir()):
             raise BundleError(f"ONNX Runtime wrote no engine of {path}")

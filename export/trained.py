@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.attributes import AttributeTable
+from engine.attributes.table import AttributeTable
+from engine.bundle.manifest import Conditions, preprocessing_from
 from engine.errors import EngineError
-from engine.manifest import Conditions, preprocessing_from
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
-from export.errors import ExportError, first_line
+from export.errors import ExportError, root_cause
 from export.sources import fill
 
-FORMAT = "sane-trained"
-VERSION = 1
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+TRAINED_FORMAT = "sane-trained"
+TRAINED_VERSION = 1
+TRAINED_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "similarity": SimilarityNet,
     "attributes": AttributeNet,
     "attributes-published": PublishedAttributeNet,
@@ -45,7 +45,7 @@ def save_trained(path: Path, architecture: str, arguments: Mapping[str, int], tr
     """architecture: of ARCHITECTURES, made with these arguments"""
     conditions, table = trained.conditions, trained.table
     content = {
-        **{"format": FORMAT, "version": VERSION, "architecture": architecture, "arguments": dict(arguments)},
+        **{"format": TRAINED_FORMAT, "version": TRAINED_VERSION, "architecture": architecture, "arguments": dict(arguments)},
         "state": {k: v.contiguous() for k, v in trained.network.state_dict().items()},
         "preprocessing": trained.preprocessing.to_dict(),
         "conditions": conditions and {"names": list(conditions.names), "weights": torch.from_numpy(conditions.weights)},
@@ -69,9 +69,9 @@ def load_trained(path: Path) -> Trained:
         raise ExportError(f"there is no file {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.get("format") != FORMAT or content["version"] != VERSION:
-            raise ValueError(f"its format is not {FORMAT} {VERSION}")
-        network = ARCHITECTURES[content["architecture"]](**content["arguments"])
+        if content.get("format") != TRAINED_FORMAT or content["version"] != TRAINED_VERSION:
+            raise ValueError(f"its format is not {TRAINED_FORMAT} {TRAINED_VERSION}")
+        network = TRAINED_NETWORKS[content["architecture"]](**content["arguments"])
         fill(network, content["state"], str(path))
         return Trained(
             network.eval(),
@@ -83,7 +83,7 @@ def load_trained(path: Path) -> Trained:
         raise
     except Exception as error:  # broken files raise almost anything
         raise ExportError(
-            f"{path} was not written by training.similarity or training.attributes ({first_line(error)})"
+            f"{path} was not written by training.similarity or training.attributes ({root_cause(error)})"
         ) from error
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import bundle
-from engine.attributes import AttributeTable
+from engine.attributes.table import AttributeTable
+from engine.bundle import ATTRIBUTES, CANONICAL, SUMS, checksums, load_bundle
+from engine.bundle.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, attributes_to_json
 from engine.errors import OutputError
-from engine.manifest import FORMAT, Manifest, attributes_to_json
+from engine.runtime.opening import verify_graph
 
 
 def check_free(out: Path) -> None:
@@ -57,25 +58,25 @@ def finish(folder: Path, manifest: Manifest, table: AttributeTable | None, canon
 
     canonical: `picture` (H, W, 3) uint8 and the result of every graph by its file
     """
-    (folder / bundle.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     if table is not None:
-        (folder / bundle.ATTRIBUTES).write_text(attributes_to_json(table), encoding="utf-8")
-    with open(folder / bundle.CANONICAL, "wb") as file:
+        (folder / ATTRIBUTES).write_text(attributes_to_json(table), encoding="utf-8")
+    with open(folder / CANONICAL, "wb") as file:
         np.savez(file, allow_pickle=False, **canonical)
-    (folder / bundle.SUMS).write_text(bundle.checksums(folder), encoding="utf-8")
-    loaded = bundle.load(folder)
+    (folder / SUMS).write_text(checksums(folder), encoding="utf-8")
+    loaded = load_bundle(folder)
     for graph in manifest.graphs:
         if graph.target != "gpu":  # made for a processor that this machine may lack
-            bundle.verify_graph(loaded, graph)
+            verify_graph(loaded, graph)
 
 
 def _is_bundle(folder: Path) -> bool:
     """Its manifest says so, whatever its state: a damaged bundle may be replaced, somebody's web page may not."""
     try:
-        fields = json.loads((folder / bundle.MANIFEST).read_text(encoding="utf-8"))
+        fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(fields, dict) and fields.get("format") == FORMAT
+    return isinstance(fields, dict) and fields.get("format") == BUNDLE_FORMAT
 
 
 def _swap(folder: Path, out: Path) -> None:

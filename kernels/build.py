@@ -11,12 +11,12 @@ import sys
 from typing import Any
 
 from kernels import nvidia
-from kernels.cubins import ARCHITECTURES, FATBIN, OPTIONS, RECORD, SOURCE, KernelError, key, record
+from kernels.cubins import FATBIN, FATBIN_RECORD, GPU_ARCHITECTURES, OPTIONS, SOURCE, KernelError, key, record
 
-__all__ = ["compiled"]
+__all__ = ["cubin_for"]
 
 
-def compiled(architecture: int) -> bytes:
+def cubin_for(architecture: int) -> bytes:
     """Machine code of the kernels for one compute capability times ten, such as 87, by NVRTC.
 
     Raises KernelError where there is no NVRTC or it does not know the architecture.
@@ -25,7 +25,7 @@ def compiled(architecture: int) -> bytes:
 
 
 def _cubin(architecture: int) -> tuple[bytes, str]:
-    return nvidia.compiled(SOURCE.read_bytes(), SOURCE.name, [*OPTIONS, f"--gpu-architecture=sm_{architecture}"])
+    return nvidia.nvrtc_compiled(SOURCE.read_bytes(), SOURCE.name, [*OPTIONS, f"--gpu-architecture=sm_{architecture}"])
 
 
 def registers(log: str, architecture: int) -> dict[str, int]:
@@ -49,12 +49,12 @@ def registers(log: str, architecture: int) -> dict[str, int]:
 def built() -> tuple[bytes, dict[str, Any]]:
     """The fatbin and what its record says of it. Raises KernelError where a kernel spills."""
     cubins, used = {}, {}
-    for architecture in ARCHITECTURES:
+    for architecture in GPU_ARCHITECTURES:
         cubins[architecture], log = _cubin(architecture)
         used[f"sm_{architecture}"] = registers(log, architecture)
-    oldest = ARCHITECTURES[0]
+    oldest = GPU_ARCHITECTURES[0]
     flags = [option for option in OPTIONS if "ptxas" not in option]
-    ptx, _ = nvidia.compiled(SOURCE.read_bytes(), SOURCE.name, [*flags, f"--gpu-architecture=compute_{oldest}"])
+    ptx, _ = nvidia.nvrtc_compiled(SOURCE.read_bytes(), SOURCE.name, [*flags, f"--gpu-architecture=compute_{oldest}"])
     code = nvidia.bundled(cubins, (oldest, ptx), SOURCE.name)
     return code, {
         "key": key(),
@@ -65,7 +65,7 @@ def built() -> tuple[bytes, dict[str, Any]]:
     }
 
 
-def check() -> str:
+def check_fatbin() -> str:
     """One line on the fatbin that is there. Raises KernelError where it is stale or a kernel spills."""
     said = record()
     code, now = built()
@@ -81,11 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail on a stale fatbin or a register spill")
     try:
         if parser.parse_args(arguments).check:
-            print(check())
+            print(check_fatbin())
         else:
             code, said = built()
             FATBIN.write_bytes(code)
-            RECORD.write_text(json.dumps(said, indent=1) + "\n")
+            FATBIN_RECORD.write_text(json.dumps(said, indent=1) + "\n")
             print(f"{FATBIN}: {len(code)} bytes, {', '.join(said['registers'])} and PTX for {said['ptx']}")
     except KernelError as error:
         print(f"kernels.build: {error}", file=sys.stderr)

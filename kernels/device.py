@@ -21,7 +21,7 @@ from kernels.cubins import KernelError
 from kernels.driver import (
     DRAWING,
     NETWORK,
-    SUFFIXES,
+    TYPE_SUFFIXES,
     DeviceArray,
     DeviceError,
     Drawing,
@@ -168,7 +168,7 @@ class Device:
 
         The rows after them become 0.
         """
-        if rows.shape[1:] != drawing.image.shape or not 0 < count <= rows.shape[0] or rows.dtype not in SUFFIXES:
+        if rows.shape[1:] != drawing.image.shape or not 0 < count <= rows.shape[0] or rows.dtype not in TYPE_SUFFIXES:
             raise DeviceError(f"{count} pictures {drawing.image.shape} do not go into {rows.dtype} {rows.shape}")
         if not 0 <= first <= drawing.masks - count:
             raise DeviceError(f"masks {first} to {first + count} were asked for, the plan has {drawing.masks}")

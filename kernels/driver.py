@@ -17,9 +17,9 @@ from kernels.plan import KernelPlan
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 DRAWING, NETWORK = 0, 1
 """The streams: masks are drawn on one while the network runs on the other."""
-SUFFIXES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+TYPE_SUFFIXES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 """Of kernels, by what they write."""
-BLOCK, STORED = 256, 16
+BLOCK_THREADS, STORED = 256, 16
 """Threads of a block; bytes that each writes at once."""
 
 
@@ -115,10 +115,10 @@ class Driver:
         try:
             self._code = cuda.module_from_buffer(fatbin())
         except cuda.Error:  # the driver finds nothing in it for this device
-            from kernels.build import compiled  # noqa: PLC0415 - needs NVRTC, which most devices never do
+            from kernels.build import cubin_for  # noqa: PLC0415 - needs NVRTC, which most devices never do
 
             major, minor = self.capability
-            self._code = cuda.module_from_buffer(compiled(10 * major + minor))
+            self._code = cuda.module_from_buffer(cubin_for(10 * major + minor))
 
     def close(self) -> None:
         """Each step is done whether or not the one before it failed: a process whose context stays pushed aborts."""
@@ -223,12 +223,12 @@ class Driver:
     def draw(self, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
         shape = drawing.image.shape
         channels, height, width = (shape[2], *shape[:2]) if drawing.channels_last else shape
-        function = self._function(f"{drawing.kernel}_{SUFFIXES[rows.dtype]}", "PPPiiiiii" + drawing.types)
-        grid = (-(-height * width // (BLOCK * STORED // rows.itemsize)), count)
+        function = self._function(f"{drawing.kernel}_{TYPE_SUFFIXES[rows.dtype]}", "PPPiiiiii" + drawing.types)
+        grid = (-(-height * width // (BLOCK_THREADS * STORED // rows.itemsize)), count)
         where = (drawing.image.pointer, drawing.baseline.pointer if drawing.baseline else 0, rows.pointer)
         what = (first, count, channels, height, width, int(drawing.channels_last))
         stream = self.streams[DRAWING]
-        function.prepared_async_call(grid, (BLOCK, 1, 1), stream, *where, *what, *drawing.arguments)
+        function.prepared_async_call(grid, (BLOCK_THREADS, 1, 1), stream, *where, *what, *drawing.arguments)
         rest = (rows.shape[0] - count) * rows.row
         if rest:
             self.module.memset_d8_async(rows.pointer + count * rows.row, 0, rest, stream)

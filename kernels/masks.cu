@@ -3,7 +3,7 @@
 //     out = image * mask                            where `baseline` is a null pointer, which stands for all zeros
 //     out = (image - baseline) * mask + baseline    elsewhere; `learned` adds its noise to that
 //
-// What kernels/rise.py, window.py, segments.py, rank.py and engine/learned.py draw, then kernels/blend.py, in fp32 and
+// What kernels/rise.py, window.py, segments.py, rank.py and engine/methods/learned_mask.py draw, then kernels/blend.py, in fp32 and
 // rounded once, to nearest even, to the output's type. No multiply-add is fused (build with --fmad=false, on the host with
 // -ffp-contract=off): numpy fuses none, and the memory is what takes the time.
 //

@@ -9,7 +9,7 @@ from pathlib import Path
 from kernels.cubins import KernelError
 
 
-def compiled(source: bytes, name: str, options: Sequence[str]) -> tuple[bytes, str]:
+def nvrtc_compiled(source: bytes, name: str, options: Sequence[str]) -> tuple[bytes, str]:
     """What NVRTC makes of CUDA source, with its log: machine code for `--gpu-architecture=sm_..`, PTX for `compute_..`.
 
     Raises KernelError, with the first error of the log where the source does not compile.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine.bundle import ATTRIBUTES, SUMS, checksums, demo_bundle
-from engine.manifest import Conditions, attributes_from_json, attributes_to_json
-from engine.preprocessing import Preprocessing
+from engine.bundle.manifest import Conditions, attributes_from_json, attributes_to_json
+from engine.pictures.preprocessing import Preprocessing
 from export import OnnxSource, export_similarity
 
 DATA = Path(__file__).parent / "data"

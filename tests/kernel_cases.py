@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.window import corners_aligned
+from engine.methods.window import corners_aligned
 from kernels.blend import blend
 from kernels.rank import RankRenderer
 from kernels.rise import RiseRenderer, cell_size
@@ -140,7 +140,7 @@ def _renderer(
 
 
 def _learned_masks(masks: np.ndarray, sides: int, height: int, width: int) -> np.ndarray:
-    """(pairs, side, sides * side) -> (sides * pairs, H, W) float32, as engine/learned.py has them."""
+    """(pairs, side, sides * side) -> (sides * pairs, H, W) float32, as engine/methods/learned_mask.py has them."""
     down, across = corners_aligned(height, masks.shape[1]), corners_aligned(sides * width, masks.shape[2])
     whole = (down @ masks.astype(np.float64) @ across.T).astype(np.float32)
     return np.concatenate(np.split(whole, sides, axis=2))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from engine import Explainer, Rise
-from engine.attributes import area_means
+from engine.attributes.ranking import area_means
+from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
-from engine.manifest import Conditions
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, export_similarity
 from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
 from training import attributes, loop

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from engine.attributes import Attribute, AttributeTable, Seen, area_means, match, named, rank, see
+from engine.attributes.ranking import Activations, area_means, match, named, rank
+from engine.attributes.table import Attribute, AttributeTable
+from engine.bundle.manifest import attributes_from_json, attributes_to_json
 from engine.errors import BundleError, OptionError
-from engine.manifest import attributes_from_json, attributes_to_json
 
 RANDOM = np.random.default_rng(5)
 ACTIVATIONS = RANDOM.normal(size=(6, 4, 5)).astype(np.float32)
@@ -19,7 +20,7 @@ def table(**changes: object) -> AttributeTable:
     return AttributeTable(**fields)  # type: ignore[arg-type]
 
 
-def ranked(chosen: AttributeTable, seen: Seen, saliency: np.ndarray) -> tuple[Attribute, ...]:
+def ranked(chosen: AttributeTable, seen: Activations, saliency: np.ndarray) -> tuple[Attribute, ...]:
     """For one map."""
     (found,) = named(chosen, seen, rank(chosen, seen, saliency[None]))
     return found
@@ -29,7 +30,7 @@ def test_terms_follow_their_definitions() -> None:
     prior = RANDOM.random(6).astype(np.float32)
     chosen = table(confidence="sigmoid", bias=np.arange(6, dtype=np.float32) / 10, phi=(0.5, 2.0, 3.0), prior=prior)
     saliency = RANDOM.random((4, 5))
-    found = ranked(chosen, see(chosen, ACTIVATIONS), saliency)
+    found = ranked(chosen, Activations.of(chosen, ACTIVATIONS), saliency)
     assert [a.score for a in found] == sorted((a.score for a in found), reverse=True)
     for attribute in found:
         i = NAMES.index(attribute.name)
@@ -44,7 +45,7 @@ def test_terms_follow_their_definitions() -> None:
 
 
 def test_softmax_confidences_sum_to_one() -> None:
-    seen = see(table(), ACTIVATIONS)
+    seen = Activations.of(table(), ACTIVATIONS)
     assert seen.confidences.sum() == pytest.approx(1)
     assert seen.confidences.argmax() == ACTIVATIONS.mean((1, 2)).argmax()
 
@@ -57,9 +58,11 @@ def test_scale_and_bias_calibrate_scores() -> None:
         ("softmax", np.exp(scores) / np.exp(scores).sum()),
     ):
         calibrated = table(confidence=confidence, scale=scale, bias=bias)
-        np.testing.assert_allclose(see(calibrated, ACTIVATIONS).confidences, expected, rtol=1e-5)
-    assert (table().scale == 1).all()
-    assert see(table(confidence="sigmoid", scale=np.full(6, 1e30, np.float32)), ACTIVATIONS).confidences.max() == 1
+        np.testing.assert_allclose(Activations.of(calibrated, ACTIVATIONS).confidences, expected, rtol=1e-5)
+    assert (table().slopes == 1).all()
+    assert (
+        Activations.of(table(confidence="sigmoid", scale=np.full(6, 1e30, np.float32)), ACTIVATIONS).confidences.max() == 1
+    )
 
 
 def test_the_table_is_kept_in_json_and_older_ones_have_scale_one() -> None:
@@ -69,14 +72,14 @@ def test_the_table_is_kept_in_json_and_older_ones_have_scale_one() -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(kept, name))
     fields = json.loads(attributes_to_json(kept))
     without = {k: v for k, v in fields.items() if k != "scale"}
-    np.testing.assert_array_equal(attributes_from_json(json.dumps(without)).scale, np.ones(6, np.float32))
+    np.testing.assert_array_equal(attributes_from_json(json.dumps(without)).slopes, np.ones(6, np.float32))
     for scale in ([0] * 6, [1] * 5, 1, "a"):
         with pytest.raises(BundleError, match=r"attributes\.json"):
             attributes_from_json(json.dumps(fields | {"scale": scale}))
 
 
 def test_inverting_the_map_flips_the_sign_of_every_match() -> None:
-    seen, saliency = see(table(), ACTIVATIONS), 198.9 + 0.01 * RANDOM.random((64, 80))
+    seen, saliency = Activations.of(table(), ACTIVATIONS), 198.9 + 0.01 * RANDOM.random((64, 80))
     ways = [{a.name: a.match for a in ranked(table(), seen, sign * saliency)} for sign in (1, -1)]
     assert max(abs(m) for m in ways[0].values()) > 0.05
     for name in NAMES:
@@ -86,18 +89,18 @@ def test_inverting_the_map_flips_the_sign_of_every_match() -> None:
 def test_a_constant_map_matches_nothing() -> None:
     rounded = 199 * (1 + 1e-7 * RANDOM.random((1, 4, 5)))
     for constant in (np.full((1, 4, 5), 7.0), np.full((1, 9, 9), 0.1, np.float32), rounded):
-        assert not match(Seen(np.ones(len(ACTIVATIONS)), ACTIVATIONS), constant).any()
-    assert not match(Seen(np.ones(2), np.ones((2, 4, 5))), RANDOM.random((1, 4, 5))).any()
+        assert not match(Activations(np.ones(len(ACTIVATIONS)), ACTIVATIONS), constant).any()
+    assert not match(Activations(np.ones(2), np.ones((2, 4, 5))), RANDOM.random((1, 4, 5))).any()
 
 
 @pytest.mark.parametrize("saliencies", [np.zeros((4, 5)), np.zeros((1, 4, 5), int), np.zeros((1, 0, 5))])
 def test_arrays_that_are_no_maps_are_refused(saliencies: np.ndarray) -> None:
     with pytest.raises(OptionError, match=r"\(R, H, W\)"):
-        match(see(table(), ACTIVATIONS), saliencies)
+        match(Activations.of(table(), ACTIVATIONS), saliencies)
 
 
 def test_without_a_prior_its_weight_counts_as_zero() -> None:
-    seen, saliency = see(table(), ACTIVATIONS), RANDOM.random((4, 5))
+    seen, saliency = Activations.of(table(), ACTIVATIONS), RANDOM.random((4, 5))
     assert table(phi=(1.0, 1.0, 9.0)).weights == (1.0, 1.0, 0.0)
     for with_weight, without in zip(
         ranked(table(phi=(1.0, 1.0, 9.0)), seen, saliency), ranked(table(), seen, saliency), strict=True
@@ -106,7 +109,7 @@ def test_without_a_prior_its_weight_counts_as_zero() -> None:
 
 
 def test_attributes_below_the_threshold_are_not_named() -> None:
-    seen, saliency = see(table(), ACTIVATIONS), RANDOM.random((4, 5))
+    seen, saliency = Activations.of(table(), ACTIVATIONS), RANDOM.random((4, 5))
     middle = float(np.sort(seen.confidences)[3])
     assert {a.name for a in ranked(table(threshold=middle), seen, saliency)} == {
         n for n, c in zip(NAMES, seen.confidences, strict=True) if c >= middle

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from engine import BundleError
-from engine.binding import Bound
+from engine.runtime.bound_memory import BoundMemory
 from kernels.device import DeviceArray
 
 DATA = Path(__file__).parent / "data"
@@ -26,9 +26,9 @@ def memory(values: np.ndarray) -> DeviceArray:
     return DeviceArray(values.ctypes.data, values.shape, values.dtype.name)
 
 
-def bound(session: ort.InferenceSession, rows: np.ndarray, outputs: np.ndarray) -> Bound:
+def bound(session: ort.InferenceSession, rows: np.ndarray, outputs: np.ndarray) -> BoundMemory:
     options = {"disable_synchronize_execution_providers": "1", "gpu_graph_id": "1"}
-    return Bound(session, memory(rows), memory(outputs), ("cpu", 0), options)
+    return BoundMemory(session, memory(rows), memory(outputs), ("cpu", 0), options)
 
 
 def test_embeddings_are_those_of_run(session: ort.InferenceSession) -> None:
@@ -79,7 +79,7 @@ def test_memory_that_does_not_fit_is_refused(
 def test_no_memory_is_refused(session: ort.InferenceSession) -> None:
     nothing, outputs = DeviceArray(0, (BATCH, *SHAPE), "float32"), np.zeros((BATCH, SIZE), np.float32)
     with pytest.raises(BundleError, match="no memory at all"):
-        Bound(session, nothing, memory(outputs), ("cpu", 0), {})
+        BoundMemory(session, nothing, memory(outputs), ("cpu", 0), {})
 
 
 def test_a_graph_of_integers_is_refused(tmp_path: Path) -> None:

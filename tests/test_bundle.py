@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import BundleError, Explainer, OptionError
-from engine.bundle import SUMS, checksums, demo_bundle, load
-from engine.onnxfile import external_files
+from engine.bundle import SUMS, checksums, demo_bundle, load_bundle
+from engine.bundle.external_data import external_files
 
 
 @pytest.fixture
@@ -178,12 +178,12 @@ def test_a_tag_that_two_readers_read_differently_is_refused(bundle: Path) -> Non
 
 def test_identity_covers_weights_in_files_of_their_own(bundle: Path) -> None:
     with_external_data(bundle, "weights.bin")
-    before = load(bundle).identity
+    before = load_bundle(bundle).identity
     weights = bytearray((bundle / "weights.bin").read_bytes())
     weights[100] ^= 1
     (bundle / "weights.bin").write_bytes(weights)
     rewrite(bundle)
-    assert load(bundle).identity != before
+    assert load_bundle(bundle).identity != before
 
 
 def test_a_graph_for_another_target_is_not_taken(bundle: Path) -> None:
@@ -238,11 +238,11 @@ def test_a_changed_preprocessing_is_found_by_the_canonical_embedding(bundle: Pat
 
 
 def test_identity_is_of_the_model_alone(bundle: Path) -> None:
-    before = load(bundle)
+    before = load_bundle(bundle)
     rewrite(bundle, name="renamed", licence="other")
-    assert load(bundle).identity == before.identity
+    assert load_bundle(bundle).identity == before.identity
     rewrite(bundle, metric="dot")
-    assert load(bundle).identity != before.identity
+    assert load_bundle(bundle).identity != before.identity
 
 
 def test_sums_are_of_every_file_and_readable_by_sha256sum() -> None:

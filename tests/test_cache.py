@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from engine import Explainer, Lime, OptionError, OutputError, Prepared, Rise, Window
-from engine.prepared import KEPT_CONDITIONS
-from engine.session import Session
+from engine.runtime.session import Session
+from engine.saliency.map_fits import KEPT_CONDITIONS
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 NAMES = ("cat", "couple", "gesture", "bandage")
@@ -38,8 +38,8 @@ def test_a_query_is_prepared_once_for_all_its_references(monkeypatch: pytest.Mon
     explainer.explain(QUERIES[0], OTHER, baseline="mean")  # the method's own, said aloud
     assert explainer.cache_info().misses == 5
     late = explainer.prepare(QUERIES[2], Rise(masks=1024), deadline=1e-6)
-    assert late.late
-    assert not explainer.prepare(QUERIES[2], Rise(masks=1024)).late
+    assert late.deadline_reached
+    assert not explainer.prepare(QUERIES[2], Rise(masks=1024)).deadline_reached
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -65,13 +65,15 @@ def test_the_least_recently_used_goes_first() -> None:
 
 def test_what_is_said_to_be_held_is_held() -> None:
     prepared = Explainer(precision="fp32").prepare(QUERIES[0], Rise(masks=256))
-    operator, regression = prepared._operator, prepared._regression(None)
+    fits = prepared.fits
+    assert fits is not None
+    operator, regression = fits._operator, fits.regression(None)
     held = [
         prepared.embeddings,
         operator.design,
         operator.factor,
         operator.left_out,
-        *(half.factor for half in prepared._halves),
+        *(half.factor for half in fits._halves),
         regression._weights,
         regression._residuals,
     ]
@@ -106,13 +108,13 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, tiny_bundle: Path) ->
         Explainer(precision="int8").load_prepared(file)
     with pytest.raises(OptionError, match="different precisions"):
         prepared.explain(Explainer(precision="int8").prepare(QUERIES[1], Rise(masks=4)))
-    with pytest.raises(OutputError, match="not a prepared query"):
+    with pytest.raises(OutputError, match=r"cannot read .*missing\.npz: No such file"):
         Explainer().load_prepared(tmp_path / "missing.npz")
     (tmp_path / "broken.npz").write_bytes(file.read_bytes()[:-400])
-    with pytest.raises(OutputError, match="not a prepared query"):
+    with pytest.raises(OutputError, match=r"cannot read .*broken\.npz: it is not an \.npz archive"):
         Explainer().load_prepared(tmp_path / "broken.npz")
     prepared.explain(OTHER).save(tmp_path / "explanation.npz")
-    with pytest.raises(OutputError, match="not a prepared query"):
+    with pytest.raises(OutputError, match="not a prepared picture"):
         Explainer().load_prepared(tmp_path / "explanation.npz")
     with pytest.raises(OutputError, match=r"\.npz"):
         prepared.save(tmp_path / "query.json")
@@ -148,7 +150,7 @@ def test_fields_that_cannot_be_true_are_refused(place: tuple[str, ...], value: o
         inner = inner[name]
     inner[place[-1]] = value
     np.savez(tmp_path / "changed.npz", **{**arrays, "fields": np.array(json.dumps(fields))})
-    with pytest.raises(OutputError, match=r"changed\.npz is not a prepared query"):
+    with pytest.raises(OutputError, match=r"changed\.npz is not a prepared picture"):
         explainer.load_prepared(tmp_path / "changed.npz")
     arrays["embeddings"] = np.full_like(arrays["embeddings"], np.nan)
     np.savez(tmp_path / "changed.npz", **arrays)
@@ -159,9 +161,9 @@ def test_fields_that_cannot_be_true_are_refused(place: tuple[str, ...], value: o
 def test_a_refined_query_says_how_it_ran_now(tmp_path: Path) -> None:
     Explainer(precision="fp32", threads=1).prepare(QUERIES[0], Rise(masks=4)).save(tmp_path / "query.npz")
     loaded = Explainer(precision="fp32", threads=2).load_prepared(tmp_path / "query.npz")
-    assert loaded.running.threads == 1
+    assert loaded.run_settings.threads == 1
     refined = loaded.refine(4)
-    assert (refined.running.threads, refined.options) == (2, Rise(masks=8))
+    assert (refined.run_settings.threads, refined.options) == (2, Rise(masks=8))
 
 
 def test_a_model_with_many_conditions_keeps_few_fits(tiny_bundle: Path) -> None:
@@ -171,11 +173,11 @@ def test_a_model_with_many_conditions_keeps_few_fits(tiny_bundle: Path) -> None:
     for _ in range(2):
         for condition in (0, 1, 2, None):
             prepared.explain(vector, condition=condition)
-    assert len(prepared._regressions) == KEPT_CONDITIONS
-    monkey = dict(prepared._regressions)
-    prepared._regressions.clear()
+    assert prepared.fits is not None
+    kept = dict(prepared.fits._regressions)
+    prepared.fits._regressions.clear()
     np.testing.assert_array_equal(prepared.explain(vector, condition=0).saliency, first)
-    assert set(monkey) == {None, 0, 1, 2}
+    assert (len(kept), set(kept)) == (KEPT_CONDITIONS, {None, 0, 1, 2})
 
 
 def test_top_makes_objects_of_the_best_alone() -> None:

@@ -11,13 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from test_evaluate_attributes import labels_in
 
 from engine import Explainer, OptionError
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
-from engine.bundle import demo_bundle
-from engine.evaluate.observed import Observed
+from engine.attributes.table import AttributeTable
+from engine.bundle import ATTRIBUTES, CALIBRATION, SUMS, demo_bundle, load_bundle
+from engine.evaluate.network_outputs import Observed
 from engine.evaluate.recognition import reliability
-from engine.preprocessing import Preprocessing
-from engine.rise import Rise
+from engine.methods.rise import Rise
+from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, calibrate, export_attributes, export_similarity, platt
 from export.calibration import held_out
 from export.commands import main
@@ -167,13 +166,13 @@ def bundle(made: Path, tmp_path: Path) -> Path:
 
 def test_the_model_stays_and_its_words_change(bundle: Path, tmp_path: Path) -> None:
     labels = labels_in(tmp_path)
-    before = bundles.load(bundle)
+    before = load_bundle(bundle)
     found = calibrate(bundle, tmp_path, labels, method=Rise(masks=16))
-    after = bundles.load(bundle)
+    after = load_bundle(bundle)
     assert after.identity == before.identity
     assert after.manifest.to_json() == before.manifest.to_json()
-    assert bundles.CALIBRATION in after.digests
-    record = json.loads((bundle / bundles.CALIBRATION).read_text())
+    assert CALIBRATION in after.digests
+    record = json.loads((bundle / CALIBRATION).read_text())
     assert record == json.loads(json.dumps(found.record))
     assert record["identity"] == after.identity
     assert (record["pictures"], record["groups"], record["explained_pairs"]) == (8, 4, 8)
@@ -197,7 +196,7 @@ def test_the_same_seed_writes_the_same(bundle: Path, tmp_path: Path) -> None:
     texts = []
     for folder in (bundle, again):
         calibrate(folder, tmp_path, labels, method=Rise(masks=16), seed=3)
-        texts.append([(folder / name).read_text() for name in (bundles.ATTRIBUTES, bundles.CALIBRATION)])
+        texts.append([(folder / name).read_text() for name in (ATTRIBUTES, CALIBRATION)])
     assert texts[0] == texts[1]
     assert json.loads(texts[0][1])["pairing"] == "most similar"
 
@@ -205,13 +204,13 @@ def test_the_same_seed_writes_the_same(bundle: Path, tmp_path: Path) -> None:
 def test_a_new_attribute_network_drops_the_record_of_the_old(bundle: Path, tmp_path: Path) -> None:
     calibrate(bundle, tmp_path, labels_in(tmp_path), method=Rise(masks=16))
     export_attributes(TorchSource(MapNet().eval()), softmax_words(), bundle)
-    assert not (bundle / bundles.CALIBRATION).exists()
-    assert bundles.CALIBRATION not in bundles.load(bundle).digests
+    assert not (bundle / CALIBRATION).exists()
+    assert CALIBRATION not in load_bundle(bundle).digests
 
 
 def test_what_fails_leaves_the_bundle(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     labels = labels_in(tmp_path)
-    before = (bundle / bundles.SUMS).read_text()
+    before = (bundle / SUMS).read_text()
     with pytest.raises(OptionError, match="seed"):
         calibrate(bundle, tmp_path, labels, seed=-1)
     with pytest.raises(OptionError, match="pairs"):
@@ -223,7 +222,7 @@ def test_what_fails_leaves_the_bundle(bundle: Path, tmp_path: Path, tiny_bundle:
     labels.write_text("\n".join(line for line in one if ",," not in line))
     with pytest.raises(OptionError, match="several groups"):
         calibrate(bundle, tmp_path, labels)
-    assert (bundle / bundles.SUMS).read_text() == before
+    assert (bundle / SUMS).read_text() == before
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +235,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert told[2].startswith("prior: significant for 0 of 63 attributes")  # eight pictures are too few
     assert told[3].startswith("calibration error: 0.")
     assert told[-1] == f"wrote {bundle}"
-    assert json.loads((bundle / bundles.CALIBRATION).read_text())["seed"] == 1
+    assert json.loads((bundle / CALIBRATION).read_text())["seed"] == 1
     assert main(["check", str(bundle)]) == 0
     capsys.readouterr()
     labels.write_text("image,attributes,colour\n")

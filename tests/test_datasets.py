@@ -14,7 +14,7 @@ from PIL import Image
 
 import training.datasets
 from engine.errors import ImageError, OptionError
-from engine.images import load
+from engine.pictures.loading import load_picture
 from export import ExportError
 from training.augment import normalise
 from training.datasets.awa2 import AwA2, load_awa2
@@ -324,13 +324,13 @@ def test_plain_is_what_the_engine_would_feed(outfits: Path) -> None:
     turned.getexif()[0x0112] = 6  # lies on its side
     turned.save(files[0], exif=turned.getexif())
     indices = np.array([5, 0])
-    wanted = np.stack([IMAGENET.normalised(IMAGENET.fitted(load(file))[0]) for file in files])
+    wanted = np.stack([IMAGENET.normalised(IMAGENET.fitted(load_picture(file))[0]) for file in files])
     assert np.array_equal(data.plain(indices).numpy(), wanted)
     assert (data.plain(indices).dtype, data.plain(indices[:0]).shape) == (torch.float32, (0, 3, 112, 112))
     assert (data.picture(5).shape, data.picture(0).shape, data.picture(0).dtype) == ((40, 30, 3), (30, 40, 3), np.uint8)
     torch.testing.assert_close(
         torch.from_numpy(wanted[1:]),
-        normalise(torch.from_numpy(IMAGENET.fitted(load(files[1]))[0].copy()).permute(2, 0, 1)[None] / 255),
+        normalise(torch.from_numpy(IMAGENET.fitted(load_picture(files[1]))[0].copy()).permute(2, 0, 1)[None] / 255),
     )
 
 

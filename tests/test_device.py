@@ -78,7 +78,7 @@ def test_a_driver_without_a_device_is_said(double: Path) -> None:
 @needs_pycuda
 def test_a_device_is_named_as_pycuda_names_it(double: Path) -> None:
     program = """
-from engine.session import device_name
+from engine.runtime.gpu_opening import device_name
 from kernels.device import Device
 with Device() as device:
     assert device.name == device_name(device.ordinal) != "unknown"
@@ -137,8 +137,8 @@ def test_what_is_missing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_says_what_a_machine_with_a_gpu_lacks(
     monkeypatch: pytest.MonkeyPatch, lacks: list[str], heard: list[str]
 ) -> None:
-    monkeypatch.setattr("engine.session.lacking", lambda: lacks)
-    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("engine.runtime.providers.lacking", lambda: lacks)
+    monkeypatch.setattr("engine.runtime.session.ort.get_available_providers", lambda: ["CPUExecutionProvider"])
     lines: list[str] = []
     assert Explainer(notice=lines.append).provider == "cpu"
     assert len(lines) == bool(heard)

@@ -18,7 +18,7 @@ from engine.evaluate.curves import area, ranks
 from engine.evaluate.pairs import read_pairs
 from engine.evaluate.report import Result, summary
 from engine.evaluate.rows import Rows
-from engine.session import Session
+from engine.runtime.session import Session
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
@@ -46,7 +46,7 @@ def test_golden_curves(
 
 
 def test_it_is_what_showing_pixels_one_by_one_gives(demo: Explainer) -> None:
-    pixels = demo._model.picture(CAT[0]).pixels
+    pixels = demo.model.picture(CAT[0]).pixels
     saliency = np.random.default_rng(0).integers(0, 50, pixels.shape[:2])  # many are equal
     found = insertion_deletion(demo, CAT[0], CAT[1], saliency, (10, 200, 30), steps=5)
     order = sorted(range(saliency.size), key=lambda i: (-saliency.ravel()[i], i))
@@ -87,7 +87,7 @@ def test_passes_go_through_the_hot_loop(demo: Explainer, monkeypatch: pytest.Mon
     monkeypatch.setattr(Session, "run", lambda self, x: rows.append(len(x)) or run(self, x))
     saliency = np.arange(64 * 64).reshape(64, 64)
     insertion_deletion(demo, CAT[0], demo.embed([CAT[1]])[0], saliency, steps=40)
-    batch = demo._model.running.batch
+    batch = demo.model.run_settings.batch
     assert rows == [1, *([batch] * -(-80 // batch))]
 
 

@@ -15,10 +15,10 @@ from engine.evaluate.attributes import evaluate, main
 from engine.evaluate.bootstrap import bootstrap
 from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import both_ways, halves, linked, matching_pairs, some_of
-from engine.evaluate.observed import matches, observe
+from engine.evaluate.network_outputs import matches, observe
 from engine.evaluate.recognition import average_precisions, mean_average_precision, reliability
 from engine.evaluate.removal import direction_agreement, first_named, removal, removal_drops, top_true
-from engine.rise import Rise
+from engine.methods.rise import Rise
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 NAMES = ("cat", "bandage", "couple", "gesture")
@@ -250,7 +250,7 @@ def test_scores_and_matches_are_those_of_explanations() -> None:
     seen = observe(explainer, files, lambda done, total: None)
     pairs = np.array([[2, 3], [0, 1], [2, 0]])
     found = matches(explainer, files, seen.embeddings, pairs, Rise(masks=32), lambda done, total: None)
-    table = explainer._model.bundle.attributes
+    table = explainer.model.bundle.attributes
     assert table is not None
     assert seen.confidences == pytest.approx(1 / (1 + np.exp(-(table.scale * seen.scores + table.bias))))
     for (query, reference), row in zip(pairs, found, strict=True):

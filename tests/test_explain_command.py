@@ -15,8 +15,8 @@ from test_images import broken_files
 
 from engine import Explanation
 from engine.bundle import ATTRIBUTES, demo_bundle
+from engine.bundle.manifest import attributes_from_json
 from engine.explain import DEFAULT_OUT, main
-from engine.manifest import attributes_from_json
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 CAT, OTHER = (str(PICTURES / name) for name in ("cat-noto.png", "bandage-twemoji.png"))

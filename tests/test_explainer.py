@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from engine import BundleError, Explainer, ImageError, OptionError, ProviderError, Rise, RisePlan
-from engine.batching import largest_batch
-from engine.preprocessing import Preprocessing
-from engine.session import Session, opened
+from engine.pictures.preprocessing import Preprocessing
+from engine.runtime.batch_size import largest_batch
+from engine.runtime.session import Session, open_session
 from export import TorchSource, export_similarity
 
 
@@ -77,7 +77,7 @@ def test_many_references_run_the_masked_rows_once(
 def test_a_bad_reference_is_found_before_the_passes(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.preparing.MaskedPasses", None)  # calling it would be a TypeError
+    monkeypatch.setattr("engine.prepared.MaskedPasses", None)  # calling it would be a TypeError
     for mode in ("fixed", "both"):
         with pytest.raises(ImageError, match="nowhere"):
             explainer.explain_many(golden["query"], [golden["reference"], "nowhere.png"], mode=mode)
@@ -91,23 +91,23 @@ def test_threads_and_provider_reach_the_session(tiny_bundle: Path, monkeypatch: 
         made.append((options.intra_op_num_threads, providers))
         return make(path, options, providers=providers)
 
-    monkeypatch.setattr("engine.session.ort.InferenceSession", remember)
+    monkeypatch.setattr("engine.runtime.session.ort.InferenceSession", remember)
     Explainer(tiny_bundle, threads=3)
     assert made == [(3, ["CPUExecutionProvider"])]
     # a provider that is listed but does not come up must not pass: ONNX Runtime falls back in silence
-    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("engine.runtime.session.ort.get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(
-        "engine.session.ort.InferenceSession", lambda p, *_, **__: make(p, providers=["CPUExecutionProvider"])
+        "engine.runtime.session.ort.InferenceSession", lambda p, *_, **__: make(p, providers=["CPUExecutionProvider"])
     )
     with pytest.raises(ProviderError, match=r"cuda.*has CPUExecutionProvider"):
-        opened(next(tiny_bundle.glob("*.onnx")), "cuda", None)
+        open_session(next(tiny_bundle.glob("*.onnx")), "cuda", None)
 
 
 def test_notes_say_what_is_missing(
     explainer: Explainer, golden: dict[str, np.ndarray], demo_with: Callable[..., Path]
 ) -> None:
     without_words = explainer.explain(golden["query"], golden["reference"], Rise(masks=4))
-    assert without_words.notes == ("this bundle has no attribute network: no words",)
+    assert without_words.notes == ("this bundle has no attribute network: no attributes",)
     assert without_words.timings["prepare"] > 0
     assert without_words.timings["explain"] > 0
     blank = Explainer(demo_with(prior=None, threshold=1.0)).explain(golden["query"], golden["reference"], Rise(masks=4))
@@ -129,7 +129,7 @@ def test_equal_settings_give_identical_maps(explainer: Explainer, golden: dict[s
 def test_progress_counts_every_pass(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
     calls: list[tuple[int, int]] = []
     explainer.prepare(golden["query"], Rise(masks=70), progress=lambda *c: calls.append(c))
-    batch = explainer.prepare(golden["query"], Rise(masks=2)).running.batch
+    batch = explainer.prepare(golden["query"], Rise(masks=2)).run_settings.batch
     assert calls == [*((done, 70) for done in range(batch, 70, batch)), (70, 70)]
 
 

@@ -14,11 +14,11 @@ from export_models import AcrossBatch, ConvNet, Endless, LastNet, MapNet, Traced
 from torch import nn
 
 import export
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
+from engine.attributes.table import AttributeTable
+from engine.bundle import load_bundle
+from engine.bundle.manifest import Conditions
 from engine.errors import BundleError, OptionError, OutputError
-from engine.manifest import Conditions
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export import ExportError, TorchSource, check, export_attributes, export_similarity, graphs, write
 
 SMALL = Preprocessing(32, 40, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -68,7 +68,7 @@ def test_the_graph_is_plain(made: Path) -> None:
 
 
 def test_the_bundle_says_what_was_asked(made: Path) -> None:
-    loaded = bundles.load(made)
+    loaded = load_bundle(made)
     manifest = loaded.manifest
     assert manifest.preprocessing == SMALL
     assert (manifest.name, manifest.licence, manifest.metric, manifest.embedding) == ("convnet", "MIT", "dot", 5)
@@ -115,9 +115,9 @@ def test_a_module_that_does_not_fit_is_refused_and_leaves_nothing(module: nn.Mod
 
 
 def test_the_tolerance_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "TOLERANCE", 0.1)
+    monkeypatch.setattr(graphs, "EXPORT_TOLERANCE", 0.1)
     export_similarity(TorchSource(TracedOtherwise()), SMALL, tmp_path / "out")  # it is off by 0.01
-    monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
+    monkeypatch.setattr(graphs, "EXPORT_TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="off by"):
         export_similarity(TorchSource(ConvNet()), SMALL, tmp_path / "other")
 
@@ -157,7 +157,7 @@ def test_a_swap_that_fails_half_way_puts_the_old_bundle_back(copied: Path, monke
 def test_a_bundle_is_replaced(copied: Path) -> None:
     (copied / "similarity.fp32.onnx").write_bytes(b"damaged")
     export_similarity(TorchSource(ConvNet()), SMALL, copied, name="new")
-    assert bundles.load(copied).manifest.name == "new"
+    assert load_bundle(copied).manifest.name == "new"
     assert "MODEL_CARD.md" not in contents(copied)
     assert [p.name for p in copied.parent.iterdir()] == ["copy"]
 
@@ -181,7 +181,7 @@ def test_other_folders_are_refused_before_any_work(tmp_path: Path, monkeypatch: 
 def test_a_folder_that_appears_during_the_work_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = graphs.make
 
-    def slow(*arguments: Any) -> graphs.Made:
+    def slow(*arguments: Any) -> graphs.ExportedGraph:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "notes").write_text("mine")
         return make(*arguments)
@@ -195,7 +195,7 @@ def test_a_folder_that_appears_during_the_work_is_kept(tmp_path: Path, monkeypat
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     out = export_similarity(TorchSource(ConvNet()), SMALL, tmp_path / "empty")
-    assert bundles.load(out).manifest.name == "empty"
+    assert load_bundle(out).manifest.name == "empty"
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_bad_options_are_refused(options: dict[str, object], message: str, tmp_p
 
 
 def test_attributes_keep_the_identity_and_the_other_files(copied: Path) -> None:
-    before, identity = contents(copied), bundles.load(copied).identity
+    before, identity = contents(copied), load_bundle(copied).identity
     export_attributes(TorchSource(MapNet()), WORDS, copied)
-    loaded = bundles.load(copied)
+    loaded = load_bundle(copied)
     assert loaded.identity == identity
     assert loaded.attributes is not None
     assert loaded.attributes.names == WORDS.names
@@ -230,7 +230,7 @@ def test_attributes_keep_the_identity_and_the_other_files(copied: Path) -> None:
     np.testing.assert_allclose(loaded.canonical["attributes.fp32.onnx"], maps[0].mean((1, 2)), atol=1e-5)
     again = AttributeTable(("a", "b", "c", "d"), "softmax", np.zeros(4, np.float32), prior=np.full(4, 0.5, np.float32))
     export_attributes(TorchSource(MapNet()), again, copied)
-    assert len(bundles.load(copied).manifest.graphs) == 2
+    assert len(load_bundle(copied).manifest.graphs) == 2
     assert "a, b, c, d; softmax" in check(copied)
 
 
@@ -247,7 +247,7 @@ def test_attributes_that_do_not_fit_leave_the_bundle(copied: Path) -> None:
 
 def test_check_describes_a_sound_bundle(made: Path) -> None:
     text = check(made)
-    for part in ("convnet", bundles.load(made).identity, "32 x 40", "dot of embeddings (5,)", "fp32, opset 18"):
+    for part in ("convnet", load_bundle(made).identity, "32 x 40", "dot of embeddings (5,)", "fp32, opset 18"):
         assert part in text
 
 
@@ -284,7 +284,7 @@ def test_unexpected_weights_are_named(tmp_path: Path) -> None:
 
 def test_the_same_module_gives_the_same_bundle(made: Path, tmp_path: Path) -> None:
     again = export_similarity(TorchSource(ConvNet()), SMALL, tmp_path / "again", metric="dot")
-    assert bundles.load(again).identity == bundles.load(made).identity
+    assert load_bundle(again).identity == load_bundle(made).identity
 
 
 def test_a_module_that_works_in_place(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import torch
 from export_models import ConvNet
 from torch import Tensor, nn
 
-from engine import bundle as bundles
+from engine.bundle import load_bundle
 from engine.errors import OptionError
-from engine.session import Session
-from engine.similarity import query_features, reference_features
+from engine.protocol import GraphSignature
+from engine.runtime.session import Session
+from engine.saliency.similarity import query_features, reference_features
 from export import ExportError, load_checkpoint, load_typespaces
 from export.architectures import SimilarityNet
 from export.commands import main
@@ -60,14 +61,16 @@ def test_polyvore_gives_each_conditions_cosine(trunk: SimilarityNet, tmp_path: P
     names = pickled(tmp_path / "typespaces.p", PAIRS)
     words = ["similarity", "--checkpoint", str(path), "--arch", "sane-polyvore", "--typespaces", str(names)]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    loaded = bundles.load(tmp_path / "out")
+    loaded = load_bundle(tmp_path / "out")
     manifest, graph = loaded.manifest, loaded.manifest.graphs[0]
     assert manifest.conditions is not None
     assert manifest.conditions.names == ("tops,shoes", "shoes,bags", "bags,tops")
     p = manifest.preprocessing
     assert (p.height, p.width, p.fit, manifest.metric) == (112, 112, "crop", "cosine")
     assert (p.mean, p.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    session = Session(tmp_path / "out" / graph.file, "cpu", None, graph.input, p.input_shape, graph.output, (64,))
+    session = Session(
+        tmp_path / "out" / graph.file, "cpu", None, GraphSignature(graph.input, p.input_shape, graph.output, (64,))
+    )
     x = p.normalised(np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8))
     query, reference = session.run(x)[:1], session.run(x)[1:]
     with torch.inference_mode():

@@ -12,9 +12,9 @@ import torch
 from export_models import ConvNet, MapNet
 
 import export
-from engine import bundle as bundles
+from engine.bundle import load_bundle
 from engine.errors import EngineError
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export.commands import main
 
 
@@ -55,7 +55,7 @@ def test_the_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn
     assert printed.err == ""  # exporters are silent
     assert not recwarn.list
     assert printed.out.startswith(f"wrote {out}\nwrote {out}\nname ")
-    loaded = bundles.load(Path(out))
+    loaded = load_bundle(Path(out))
     assert loaded.manifest.preprocessing == Preprocessing(32, 40, "pad", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     assert loaded.manifest.conditions is not None
     assert loaded.manifest.conditions.names == ("0", "1")

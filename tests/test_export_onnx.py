@@ -11,9 +11,9 @@ import torch
 from export_models import MapNet, constant, conv_node, conv_weights, write_onnx
 from onnx import NodeProto, helper
 
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
-from engine.preprocessing import Preprocessing
+from engine.attributes.table import AttributeTable
+from engine.bundle import load_bundle
+from engine.pictures.preprocessing import Preprocessing
 from export import ExportError, OnnxSource, check, export_attributes, export_similarity
 from export.commands import main
 
@@ -165,7 +165,7 @@ def test_a_chosen_output_drops_the_others(two_outputs: Path, tmp_path: Path) -> 
     model = onnx.load(out / "similarity.fp32.onnx")
     assert [o.name for o in model.graph.output] == ["embedding"]
     assert "classes" not in {t.name for t in model.graph.initializer}
-    assert bundles.load(out).manifest.graphs[0].input == "picture"
+    assert load_bundle(out).manifest.graphs[0].input == "picture"
 
 
 def test_a_second_input(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_batch_normalisation_is_folded(tmp_path: Path) -> None:
     out = export_similarity(OnnxSource(path), SMALL, tmp_path / "out")
     assert_same(path, out)
     assert [n.op_type for n in onnx.load(out / "similarity.fp32.onnx").graph.node] == ["Conv", "ReduceMean"]
-    assert bundles.load(out).manifest.graphs[0].opset == 13
+    assert load_bundle(out).manifest.graphs[0].opset == 13
 
 
 def test_external_data_is_read_in(two_outputs: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_golden_network_by_command(tmp_path: Path, golden: dict[str, np.ndar
     words = ["--size", "112", "--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225", "--metric", "cosine"]
     out = tmp_path / "tiny"
     assert main(["similarity", "--onnx", str(DATA / "tiny_general.onnx"), *words, "--out", str(out)]) == 0
-    loaded = bundles.load(out)
+    loaded = load_bundle(out)
     assert (loaded.manifest.embedding, loaded.manifest.metric) == (16, "cosine")
     x = loaded.manifest.preprocessing.normalised(np.stack([golden["query"], golden["reference"]]))
     expected = np.stack([golden["embedding_query"], golden["embedding_reference"]]).reshape(2, 16)
@@ -253,7 +253,7 @@ def test_attributes_from_onnx(two_outputs: Path, tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "maps.onnx", nodes, {"features": (1, 4, 4, 4)}, [constant("w", conv_weights(seed=2))])
     table = AttributeTable(("a", "b", "c", "d"), "softmax", np.zeros(4, np.float32))
     export_attributes(OnnxSource(path), table, out)
-    graph = bundles.load(out).manifest.graph("attributes", "fp32", "cpu")
+    graph = load_bundle(out).manifest.graph("attributes", "fp32", "cpu")
     assert graph is not None
     assert (graph.input, graph.output) == ("picture", "features")
     assert run(out / graph.file, np.zeros((3, 3, 32, 32), np.float32)).shape == (3, 4, 4, 4)

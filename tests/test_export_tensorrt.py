@@ -18,19 +18,21 @@ from PIL import Image
 from test_provider_options import TENSORRT, faults
 
 from engine import OptionError
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
-from engine.bundle import graph_digest
-from engine.device import DeviceSession
+from engine.attributes.table import AttributeTable
+from engine.bundle import graph_digest, load_bundle
 from engine.errors import BundleError, OutputError, ProviderError
-from engine.gpu_options import LADDER, WHOLE_PROFILE, Setting, Versions, cache_key, masked_profile
-from engine.preprocessing import Preprocessing
-from engine.session import gpu_lacks, gpu_session, opened, tensorrt_folder, tensorrt_version
+from engine.pictures.preprocessing import Preprocessing
+from engine.protocol import GraphSignature
+from engine.runtime.gpu_opening import open_gpu_session, tensorrt_folder, tensorrt_version
+from engine.runtime.gpu_options import LADDER, WHOLE_PROFILE, Setting, Versions, cache_key, masked_profile
+from engine.runtime.gpu_session import GpuSession
+from engine.runtime.providers import gpu_lacks
+from engine.runtime.session import open_session
 from export import TorchSource, export_attributes, export_quantized, export_similarity
 from export import tensorrt as prebuilding
 from export.commands import main
 from export.quantize import FP16, INT8_GPU
-from export.tensorrt import CONTEXT, RECORD, Built, context_options, planned, prebuild
+from export.tensorrt import BUILD_RECORD, CONTEXT, Built, context_options, planned, prebuild
 
 T = TypeVar("T")
 SIZE = 32
@@ -60,7 +62,7 @@ class Card:
 
 
 class Compiler:
-    """Stands in for `engine.session.opened`, with TensorRT. fails: told the graph's name and batches, may raise
+    """Stands in for `open_session`, with TensorRT. fails: told the graph's name and batches, may raise
 
     An engine is written as ONNX Runtime does: under its name, and not at once; one that is there is read.
     """
@@ -82,7 +84,7 @@ class Compiler:
             self._built_or_read(path.name, most, place / f"{options['trt_engine_cache_prefix']}_sm90.engine", options)
         else:
             self._compile(path.name, most)
-        return opened(path, "cpu", None)
+        return open_session(path, "cpu", None)
 
     def _built_or_read(self, name: str, most: int, engine: Path, options: Mapping[str, str]) -> None:
         if engine.exists():
@@ -108,14 +110,14 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
     stand_in = Compiler()
     monkeypatch.setattr(prebuilding, "require_gpu", lambda provider: None)
     monkeypatch.setattr(prebuilding, "shared_device", Card)
-    monkeypatch.setattr("engine.session.opened", stand_in)
-    monkeypatch.setattr("engine.session.device_name", lambda ordinal: "a card")
+    monkeypatch.setattr("engine.runtime.gpu_opening.open_session", stand_in)
+    monkeypatch.setattr("engine.runtime.gpu_opening.device_name", lambda ordinal: "a card")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return stand_in
 
 
 def build(folder: Path, out: Path, precision: str = "fp16") -> list[Built]:
-    bundle = bundles.load(folder)
+    bundle = load_bundle(folder)
     return prebuild(bundle, planned(bundle, precision), out, lambda line: None)
 
 
@@ -129,7 +131,7 @@ def test_what_would_be_built_is_listed_without_a_gpu(folder: Path, capsys: pytes
 
 
 def test_auto_is_the_precision_that_the_engine_would_take(folder: Path) -> None:
-    bundle = bundles.load(folder)
+    bundle = load_bundle(folder)
     assert bundle.precision is not None
     wanted = "fp16" if bundle.precision.graphs[FP16].passes else "fp32"
     assert {job.graph.precision for job in planned(bundle)[:2]} == {wanted}
@@ -149,7 +151,7 @@ def test_without_a_gpu_it_says_what_is_missing(folder: Path, tmp_path: Path, cap
 
 
 def test_engines_lie_where_the_engine_looks(folder: Path, tmp_path: Path, compiler: Compiler) -> None:
-    out, bundle = tmp_path / "deep" / "engines", bundles.load(folder)
+    out, bundle = tmp_path / "deep" / "engines", load_bundle(folder)
     done = build(folder, out)
     assert compiler.asked == [(FP16, 8), (FP16, LADDER[0]), ("attributes.fp32.onnx", 8)]
     versions = Versions(ort.__version__, tensorrt_version(), "a card", Card.capability)
@@ -161,13 +163,16 @@ def test_engines_lie_where_the_engine_looks(folder: Path, tmp_path: Path, compil
     ):
         graph = next(g for g in bundle.manifest.graphs if g.file == file)
         session = SimpleNamespace(
-            _provider="tensorrt", _precision=graph.precision, input_name=graph.input, _shape=shape, _device=Card()
+            _provider="tensorrt",
+            _precision=graph.precision,
+            signature=GraphSignature(graph.input, shape, graph.output, ()),
+            _device=Card(),
         )
-        setting = DeviceSession._setting(session, profile, graphs=profile.fixed)  # the engine's own
+        setting = GpuSession._setting(session, profile, graphs=profile.fixed)  # the engine's own
         assert built.folder == out / cache_key(setting, graph_digest(bundle, graph), versions)
         (engine,) = built.folder.glob("*.engine")
-        assert {p.name for p in built.folder.iterdir()} == {engine.name, CONTEXT, RECORD}
-        record = json.loads((built.folder / RECORD).read_text())
+        assert {p.name for p in built.folder.iterdir()} == {engine.name, CONTEXT, BUILD_RECORD}
+        record = json.loads((built.folder / BUILD_RECORD).read_text())
         assert (record["graph"], record["device"], record["capability"]) == (file, "a card", [9, 0])
     (timing,) = out.glob("timing-*/*")
     assert timing.read_text() == f"8 {LADDER[0]} 8 "
@@ -192,7 +197,7 @@ def test_batches_go_down_where_memory_does_not_suffice(folder: Path, tmp_path: P
     compiler.fails = fails
     done = build(folder, tmp_path)
     assert [built.profile.most for built in done] == [8, 64, 8]
-    assert {json.loads(p.read_text())["profile"]["most"] for p in tmp_path.glob(f"*/{RECORD}")} == {8, 64}
+    assert {json.loads(p.read_text())["profile"]["most"] for p in tmp_path.glob(f"*/{BUILD_RECORD}")} == {8, 64}
     assert len(list(tmp_path.glob("*/*.engine"))) == 3
 
 
@@ -205,7 +210,7 @@ def test_what_fails_leaves_nothing_half_written(folder: Path, tmp_path: Path, co
     with pytest.raises(ProviderError, match="no such kernel"):
         build(folder, tmp_path / "out")
     (whole,) = (p for p in (tmp_path / "out").iterdir() if not p.name.startswith("timing-"))
-    assert (whole / RECORD).is_file()
+    assert (whole / BUILD_RECORD).is_file()
     compiler.fails = lambda name, most: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         build(folder, tmp_path / "new")
@@ -253,7 +258,7 @@ class Load:
         self.path, self.lines = folder / FP16, list[str]()
 
     def __call__(self) -> ort.InferenceSession:
-        return gpu_session(self.path, SETTING, "ab" * 32, Card.capability, self.lines.append)
+        return open_gpu_session(self.path, SETTING, "ab" * 32, Card.capability, self.lines.append)
 
     def engines(self) -> list[str]:
         return [file.read_text() for file in tensorrt_folder().glob("*/*.engine")]
@@ -270,7 +275,9 @@ def test_a_load_builds_once(load: Load, compiler: Compiler) -> None:
     assert compiler.asked == [(FP16, WHOLE_PROFILE.most)]
     assert (load.engines(), load.lines) == (["engine"], [])
     assert len(list(tensorrt_folder().iterdir())) == 2  # the engine, the timings, and no staging folder
-    gpu_session(load.path, SETTING, "cd" * 32, Card.capability)  # of another graph: it knows what was timed for the first
+    open_gpu_session(
+        load.path, SETTING, "cd" * 32, Card.capability
+    )  # of another graph: it knows what was timed for the first
     (timing,) = tensorrt_folder().glob("timing-*/*")
     assert timing.read_text() == "8 8 "
 
@@ -313,7 +320,7 @@ def test_other_errors_of_an_engine_are_not_hidden(load: Load, compiler: Compiler
     def lost(*given: object) -> None:
         raise ProviderError("the device was lost")
 
-    monkeypatch.setattr("engine.session.opened", lost)
+    monkeypatch.setattr("engine.runtime.gpu_opening.open_session", lost)
     with pytest.raises(ProviderError, match="lost"):
         load()
     assert (load.engines(), load.lines) == (["engine"], [])
@@ -328,7 +335,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     (line,) = load.lines
     assert "/proc/nowhere" in line
     with pytest.warns(UserWarning, match="/proc/nowhere"):  # where nobody listens
-        gpu_session(load.path, SETTING, "ab" * 32, Card.capability)
+        open_gpu_session(load.path, SETTING, "ab" * 32, Card.capability)
 
 
 def test_engines_in_a_cache_that_cannot_be_written_are_used(
@@ -339,7 +346,7 @@ def test_engines_in_a_cache_that_cannot_be_written_are_used(
     def refused(folder: Path) -> None:
         raise PermissionError(folder)
 
-    monkeypatch.setattr("engine.engines.staging", refused)
+    monkeypatch.setattr("engine.runtime.tensorrt_cache.staging", refused)
     load()
     assert len(compiler.asked) == 1
     assert not [key for key in compiler.options[-1] if "timing" in key]  # ONNX Runtime would make that folder
@@ -348,13 +355,13 @@ def test_engines_in_a_cache_that_cannot_be_written_are_used(
 
 def test_what_the_engine_built_first_is_replaced_when_built_ahead(folder: Path, compiler: Compiler) -> None:
     """A load leaves an engine with no context and no record."""
-    bundle = bundles.load(folder)
+    bundle = load_bundle(folder)
     similarity, *_ = planned(bundle, "fp16")
     setting = dataclasses.replace(SETTING, input=similarity.graph.input)
-    gpu_session(folder / FP16, setting, graph_digest(bundle, similarity.graph), Card.capability)
+    open_gpu_session(folder / FP16, setting, graph_digest(bundle, similarity.graph), Card.capability)
     (engine,) = tensorrt_folder().glob("*/*.engine")
     done = prebuild(bundle, [similarity], None, lambda line: None)
     assert [built.folder for built in done] == [engine.parent]
-    assert {p.name for p in engine.parent.iterdir()} == {engine.name, CONTEXT, RECORD}
+    assert {p.name for p in engine.parent.iterdir()} == {engine.name, CONTEXT, BUILD_RECORD}
     assert len(compiler.asked) == 2
     assert not list(tensorrt_folder().glob(".building-*"))

@@ -15,14 +15,17 @@ import torch
 
 from benchmarks.networks import VisionTransformer
 from engine import Explainer, LearnedMask, ProviderError, Rise, Window
-from engine import bundle as bundles
-from engine.device import DeviceSession, shared_device
-from engine.preprocessing import Preprocessing
-from engine.session import gpu_lacks, opened
+from engine.bundle import demo_bundle
+from engine.pictures.preprocessing import Preprocessing
+from engine.runtime.gpu_device import shared_device
+from engine.runtime.gpu_session import GpuSession
+from engine.runtime.opening import CANONICAL_TOLERANCE
+from engine.runtime.providers import gpu_lacks
+from engine.runtime.session import open_session
 from export import TorchSource, export_quantized, export_similarity
 from kernels.device import Device
 
-PICTURES = Path(bundles.__file__).parent / "data" / "pictures"
+PICTURES = demo_bundle().parent / "pictures"
 CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
 CORRELATION = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
 """Of a map with the CPU's in fp32: the emoji network in int8 is not among those that "auto" would take."""
@@ -51,7 +54,7 @@ def provider(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's, with graphs for GPUs."""
-    folder = Path(shutil.copytree(bundles.demo_bundle(), tmp_path_factory.mktemp("gpu") / "bundle"))
+    folder = Path(shutil.copytree(demo_bundle(), tmp_path_factory.mktemp("gpu") / "bundle"))
     export_quantized(folder, PICTURES, ["gpu"])
     return folder
 
@@ -62,7 +65,7 @@ def test_embeddings_and_maps_are_the_cpus(provider: str, bundle: Path, precision
     gpu, cpu = Explainer(bundle, provider, precision), Explainer(bundle, "cpu", "fp32")
     assert (gpu.provider, gpu.precision) == (provider, precision)
     expected = cpu.embed(CAT)
-    limit = bundles.TOLERANCE[precision] * np.abs(expected).max()
+    limit = CANONICAL_TOLERANCE[precision] * np.abs(expected).max()
     np.testing.assert_allclose(gpu.embed(CAT), expected, atol=limit)
     masked = [e.prepare(CAT[0], Rise(masks=1000)).embeddings for e in (gpu, cpu)]
     np.testing.assert_allclose(*masked, atol=limit)
@@ -82,7 +85,7 @@ def test_a_vision_transformer_runs(provider: str, tmp_path: Path, precision: str
     export_quantized(folder, PICTURES, ["gpu"])
     gpu, cpu = Explainer(folder, provider, precision), Explainer(folder, "cpu", "fp32")
     masked = [e.prepare(CAT[0], Rise(masks=600)).embeddings for e in (gpu, cpu)]
-    np.testing.assert_allclose(*masked, atol=bundles.TOLERANCE[precision] * np.abs(masked[1]).max())
+    np.testing.assert_allclose(*masked, atol=CANONICAL_TOLERANCE[precision] * np.abs(masked[1]).max())
 
 
 @pytest.mark.gpu
@@ -109,10 +112,10 @@ def test_only_plans_go_in_and_embeddings_come_out(provider: str, tmp_path: Path,
             super().__init__()
             self.enable_profiling, self.profile_file_prefix = True, str(tmp_path / "profile")
 
-    monkeypatch.setattr("engine.session.ort.SessionOptions", Profiled)
+    monkeypatch.setattr("engine.runtime.session.ort.SessionOptions", Profiled)
     explainer = Explainer(provider=provider, precision="fp32")
-    session: Any = explainer._model.similarity
-    assert isinstance(session, DeviceSession)
+    session: Any = explainer.model.similarity
+    assert isinstance(session, GpuSession)
     moved: list[int] = []
     for name in ("upload", "download"):
         move = getattr(Device, name)
@@ -131,10 +134,10 @@ def test_only_plans_go_in_and_embeddings_come_out(provider: str, tmp_path: Path,
 @pytest.mark.gpu
 @pytest.mark.parametrize("provider", ["cuda"], indirect=True)
 def test_a_bogus_option_is_refused(provider: str) -> None:
-    graph = bundles.demo_bundle() / "similarity.fp32.onnx"
-    opened(graph, provider, None, {"use_tf32": "False"})
+    graph = demo_bundle() / "similarity.fp32.onnx"
+    open_session(graph, provider, None, {"use_tf32": "False"})
     with pytest.raises(ProviderError, match="no_such_option"):
-        opened(graph, provider, None, {"no_such_option": "1"})
+        open_session(graph, provider, None, {"no_such_option": "1"})
 
 
 @pytest.mark.gpu

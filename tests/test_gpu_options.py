@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.gpu_options import (
+from engine.runtime.gpu_options import (
     LADDER,
     WHOLE_PROFILE,
     Profile,

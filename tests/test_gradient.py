@@ -20,11 +20,12 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 from torch.nn import functional as F
 
-from engine import bundle as bundles
+from engine.bundle import checksums, load_bundle
 from engine.errors import BundleError, OptionError
-from engine.gradient import GRADIENT, SIMILARITY, TARGET, WEIGHTS
-from engine.preprocessing import Preprocessing
-from engine.similarity import METRICS
+from engine.pictures.preprocessing import Preprocessing
+from engine.runtime.gradient_session import GRADIENT_OUTPUT, SIMILARITY_OUTPUT, TARGET_INPUT, WEIGHTS_INPUT
+from engine.runtime.opening import open_gradient
+from engine.saliency.similarity import METRICS
 from export import ExportError, OnnxSource, TorchSource, check, export_similarity, graphs
 from export.architectures import SimilarityNet
 from export.gradient import verify, with_gradient
@@ -76,8 +77,8 @@ def run(model: onnx.ModelProto, x: np.ndarray, target: np.ndarray, weights: np.n
     """Similarity and gradient."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     ones = np.ones_like(target) if weights is None else weights
-    feeds = {session.get_inputs()[0].name: x, TARGET: target, WEIGHTS: ones}
-    return [np.asarray(a) for a in session.run([SIMILARITY, GRADIENT], feeds)]
+    feeds = {session.get_inputs()[0].name: x, TARGET_INPUT: target, WEIGHTS_INPUT: ones}
+    return [np.asarray(a) for a in session.run([SIMILARITY_OUTPUT, GRADIENT_OUTPUT], feeds)]
 
 
 def agree(model: onnx.ModelProto, low: float | None, step: float, tolerance: float) -> None:
@@ -347,8 +348,8 @@ def test_transformers_of_the_older_exporter_serve_too(tmp_path: Path) -> None:
         options |= {"dynamic_axes": {"image": {0: "n"}}, "dynamo": False, "opset_version": 14}
         torch.onnx.export(network, (torch.randn(2, 3, 32, 32),), file, **options)
     out = export_similarity(OnnxSource(file), Preprocessing(32, 32), tmp_path / "bundle", gradient=True)
-    loaded = bundles.load(out)
-    session = bundles.open_gradient(loaded, next(g for g in loaded.manifest.graphs if g.role == "gradient"), "cpu", 1)
+    loaded = load_bundle(out)
+    session = open_gradient(loaded, next(g for g in loaded.manifest.graphs if g.role == "gradient"), "cpu", 1)
     x, target = floats(3, 3, 32, 32), floats(3, 24)
     leaf = torch.from_numpy(x).double().requires_grad_(True)
     F.cosine_similarity(network.double()(leaf), torch.from_numpy(target).double()).sum().backward()
@@ -369,7 +370,7 @@ def test_an_operator_without_a_rule_is_named() -> None:
     model = model_of([node("Gather", ["x", "rows"], ["y"], name="pick", axis=1)], {"rows": np.zeros((2, 2), np.int64)})
     with pytest.raises(ExportError, match=r"'pick' \(Gather\).*more than one dimension"):
         with_gradient(model, "dot")
-    model = model_of([node("Relu", ["x"], [TARGET]), node("Neg", [TARGET], ["y"])], {})
+    model = model_of([node("Relu", ["x"], [TARGET_INPUT]), node("Neg", [TARGET_INPUT], ["y"])], {})
     with pytest.raises(ExportError, match="already uses"):
         with_gradient(model, "dot")
 
@@ -394,7 +395,7 @@ def test_a_gradient_that_mixes_pictures_does_not_pass() -> None:
     graph.graph.initializer.append(numpy_helper.from_array(integers(0), "gradient/first"))
     last.input[0] = "spread"
     del graph.graph.node[-1]
-    graph.graph.node.extend([mean, spread, node("Identity", ["spread"], [GRADIENT])])
+    graph.graph.node.extend([mean, spread, node("Identity", ["spread"], [GRADIENT_OUTPUT])])
     with pytest.raises(ExportError, match="batch"):
         verify(graph, x)
 
@@ -409,14 +410,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_bundle_says_so_and_the_model_stays_the_same(exported: Path, tmp_path: Path) -> None:
-    loaded = bundles.load(exported)
+    loaded = load_bundle(exported)
     (graph,) = (g for g in loaded.manifest.graphs if g.role == "gradient")
     assert (graph.file, graph.input, graph.output) == ("gradient.fp32.onnx", "image", "embedding")
     assert "gradient.fp32.onnx: gradient, fp32, opset 18; gives its canonical result on cpu" in check(exported)
     plain = Preprocessing(SIZE, 40, layout="nhwc")
     bare = export_similarity(TorchSource(LastNet().eval()), plain, tmp_path / "bare", metric="euclidean")
-    assert bundles.load(bare).identity == loaded.identity
-    session = bundles.open_gradient(loaded, graph, "cpu", 1)
+    assert load_bundle(bare).identity == loaded.identity
+    session = open_gradient(loaded, graph, "cpu", 1)
     pictures, target = floats(2, SIZE, 40, 3), floats(2, 5)
     similarity, gradient = session.run(pictures, target, np.ones_like(target))
     leaf = torch.from_numpy(pictures).requires_grad_(True)
@@ -433,7 +434,7 @@ def test_a_gradient_graph_of_another_model_is_refused(exported: Path, tmp_path: 
     weights = next(t for t in model.graph.initializer if len(t.dims) == 4)
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights)[::-1].copy(), weights.name))
     onnx.save(model, copy / "gradient.fp32.onnx")
-    (copy / "SHA256SUMS").write_text(bundles.checksums(copy))
+    (copy / "SHA256SUMS").write_text(checksums(copy))
     with pytest.raises(BundleError, match="canonical"):
         check(copy)
 
@@ -442,12 +443,12 @@ def test_a_gradient_graph_of_another_model_is_refused(exported: Path, tmp_path: 
 def test_a_wrong_gradient_beside_a_right_similarity_is_refused(exported: Path, tmp_path: Path, factor: float) -> None:
     copy = Path(shutil.copytree(exported, tmp_path / "copy"))
     model = onnx.load(copy / "gradient.fp32.onnx")
-    last = next(n for n in model.graph.node if n.output[0] == GRADIENT)
+    last = next(n for n in model.graph.node if n.output[0] == GRADIENT_OUTPUT)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(factor), "factor"))
-    model.graph.node.append(node("Mul", [last.input[0], "factor"], [GRADIENT]))
+    model.graph.node.append(node("Mul", [last.input[0], "factor"], [GRADIENT_OUTPUT]))
     model.graph.node.remove(last)
     onnx.save(model, copy / "gradient.fp32.onnx")
-    (copy / "SHA256SUMS").write_text(bundles.checksums(copy))
+    (copy / "SHA256SUMS").write_text(checksums(copy))
     with pytest.raises(BundleError, match="canonical"):
         check(copy)
 

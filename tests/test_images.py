@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from engine.errors import ImageError
-from engine.images import load
+from engine.pictures.loading import load_picture
 
 RED_GREEN = np.zeros((4, 6, 3), np.uint8)
 RED_GREEN[:, :3, 0] = 255
@@ -15,7 +15,7 @@ RED_GREEN[:, 3:, 1] = 255
 
 
 def pixels(image: object) -> np.ndarray:
-    return np.asarray(load(image))  # type: ignore[arg-type]
+    return np.asarray(load_picture(image))  # type: ignore[arg-type]
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_arrays_are_taken_as_they_are() -> None:
 )
 def test_other_arrays_and_objects_are_refused(bad: object) -> None:
     with pytest.raises(ImageError):
-        load(bad)  # type: ignore[arg-type]
+        load_picture(bad)  # type: ignore[arg-type]
 
 
 def broken_files(folder: Path) -> dict[str, Path]:
@@ -99,6 +99,6 @@ def broken_files(folder: Path) -> dict[str, Path]:
 def test_broken_files_are_refused_by_name(tmp_path: Path) -> None:
     for name, path in broken_files(tmp_path).items():
         with pytest.raises(ImageError) as caught:
-            load(path)
+            load_picture(path)
         assert str(path) in str(caught.value), name
         assert "\n" not in str(caught.value)

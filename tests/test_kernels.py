@@ -113,7 +113,7 @@ def test_under_sanitizers(tmp_path: Path) -> None:
 def test_the_fatbin_is_of_this_source() -> None:
     code, said = cubins.fatbin(), cubins.record()
     assert code[:4] == bytes.fromhex("50ed55ba")  # a fatbin's magic number, 0xba55ed50
-    assert set(said["registers"]) == {f"sm_{a}" for a in cubins.ARCHITECTURES}
+    assert set(said["registers"]) == {f"sm_{a}" for a in cubins.GPU_ARCHITECTURES}
     names = {f"{kind}_{suffix}" for kind in KINDS for suffix in ("f32", "f16", "bf16")}
     assert all(set(registers) == names for registers in said["registers"].values())
 
@@ -167,13 +167,13 @@ def _require_nvrtc() -> None:
 
 def test_another_architecture_is_compiled_at_first_use() -> None:
     _require_nvrtc()
-    assert build.compiled(87)[:4] == b"\x7fELF"
+    assert build.cubin_for(87)[:4] == b"\x7fELF"
     with pytest.raises(cubins.KernelError, match="masks\\.cu"):
-        build.compiled(1)
+        build.cubin_for(1)
 
 
 def test_source_that_does_not_compile_is_one_line() -> None:
     _require_nvrtc()
     with pytest.raises(cubins.KernelError, match=r"NVRTC does not compile wrong\.cu.*\(1\): error") as raised:
-        build.nvidia.compiled(b"int x = y;", "wrong.cu", ["--gpu-architecture=sm_80"])
+        build.nvidia.nvrtc_compiled(b"int x = y;", "wrong.cu", ["--gpu-architecture=sm_80"])
     assert "\n" not in str(raised.value)

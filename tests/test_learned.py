@@ -14,14 +14,14 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from engine import Explainer, ImageError, LearnedMask, OptionError
-from engine import learned as masks
+from engine.bundle.manifest import Conditions
 from engine.explain import main
-from engine.gradient import GradientSession
-from engine.learned import SIDE, Pair, learn, regular
-from engine.manifest import Conditions
-from engine.preprocessing import Preprocessing
-from engine.session import Session
-from engine.window import corners_aligned
+from engine.methods import learned_mask as masks
+from engine.methods.learned_mask import SIDE, MaskPair, learn, regular
+from engine.methods.window import corners_aligned
+from engine.pictures.preprocessing import Preprocessing
+from engine.runtime.gradient_session import GradientSession
+from engine.runtime.session import Session
 from export import OnnxSource, TorchSource, export_similarity
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
@@ -88,11 +88,11 @@ def test_an_embedding_stands_for_its_picture(explainer: Explainer, golden: dict[
 
 
 def test_seeds_side_by_side_are_as_alone(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
-    model, method = explainer._model, LearnedMask(iterations=3)
+    model, method = explainer.model, LearnedMask(iterations=3)
     image = model.preprocessing.normalised(golden["query"][None])
     hidden = model.preprocessing.baseline("blur", golden["query"])[None]
     target = explainer.embed([golden["reference"]])[0]
-    pairs = [Pair(image, hidden, target, model.weights(None), 1.0, seed) for seed in (1, 2, 1)]
+    pairs = [MaskPair(image, hidden, target, model.weights(None), 1.0, seed) for seed in (1, 2, 1)]
     session, network = model.gradient().session, model.gradient().network
     found = learn(session, network, pairs, method, False, None, quietly).masks
     for i, pair in enumerate(pairs):
@@ -243,7 +243,7 @@ def test_more_references_than_memory_holds_go_in_turns(
 ) -> None:
     images, method = [golden["reference"], golden["query_blur_uint8"], golden["query"]], LearnedMask(iterations=3)
     at_once = explainer.explain_many(golden["query"], images, method)
-    monkeypatch.setattr("engine.learned_pairs.ROOM", 16)
+    monkeypatch.setattr("engine.explain_learned.ROOM", 16)
     told: list[int] = []
     in_turns = explainer.explain_many(golden["query"], images, method, progress=lambda done, _: told.append(done))
     for a, b in zip(at_once, in_turns, strict=True):
@@ -257,7 +257,7 @@ def test_a_deadline_gives_the_mask_so_far(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("engine.learned.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("engine.methods.learned_mask.time.perf_counter", lambda: clock[0])
     run = GradientSession.run
 
     def slow(self: GradientSession, *arguments: Any) -> Any:

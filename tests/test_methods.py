@@ -12,8 +12,8 @@ from sklearn.linear_model import Ridge
 
 from engine import Explainer, Lime, LimePlan, OptionError, Rise, RisePlan, Window
 from engine.explain import main
-from engine.lime import draw
-from engine.session import Session
+from engine.methods.lime import draw_samples
+from engine.runtime.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,9 @@ def test_window_keeps_the_papers_proportions_per_axis() -> None:
 
 
 def test_lime_samples_are_the_same_for_ever_and_begin_all_on() -> None:
-    drawn = draw(9, 70, 5)
+    drawn = draw_samples(9, 70, 5)
     assert drawn[0].all()
-    assert abs(draw(4000, 70, 0)[1:].mean() - 0.5) < 0.01
+    assert abs(draw_samples(4000, 70, 0)[1:].mean() - 0.5) < 0.01
     assert hashlib.sha256(np.packbits(drawn).tobytes()).hexdigest()[:16] == "b35cd8c4a009588c"
     picture = np.zeros((16, 16, 3), np.uint8)
     picture[:, 8:] = 255

@@ -9,8 +9,9 @@ import openvino
 import pytest
 
 from engine import BundleError, Explainer, OptionError, ProviderError, Rise
-from engine import bundle as bundles
-from engine.openvino_session import OpenVinoSession
+from engine.bundle import demo_bundle
+from engine.protocol import GraphSignature
+from engine.runtime.openvino_session import OpenVinoSession
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
@@ -54,16 +55,16 @@ def test_what_it_cannot_do_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
     with pytest.raises(ProviderError, match="bf16"):
         Explainer(provider="openvino", precision="bf16")
-    monkeypatch.delitem(sys.modules, "engine.openvino_session")
+    monkeypatch.delitem(sys.modules, "engine.runtime.openvino_session")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ProviderError, match=r"sane-engine\[openvino\]"):
         Explainer(provider="openvino")
 
 
 def test_graphs_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) -> None:
-    demo = bundles.demo_bundle()
+    demo = demo_bundle()
     names = ("image", (3, 64, 64), "embedding")
-    OpenVinoSession(demo / "similarity.fp32.onnx", "fp32", 1, *names, (64,))
+    OpenVinoSession(demo / "similarity.fp32.onnx", "fp32", 1, GraphSignature(*names, (64,)))
     for changed in (
         ("picture", (3, 64, 64), "embedding", (64,)),
         ("image", (3, 64, 65), "embedding", (64,)),
@@ -71,10 +72,10 @@ def test_graphs_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) 
         ("image", (3, 64, 64), "embedding", (64, None)),
     ):
         with pytest.raises(BundleError):
-            OpenVinoSession(demo / "similarity.fp32.onnx", "fp32", 1, *changed)
+            OpenVinoSession(demo / "similarity.fp32.onnx", "fp32", 1, GraphSignature(*changed))
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(BundleError, match="cannot load"):
-        OpenVinoSession(tmp_path / "broken.onnx", "fp32", 1, *names, (64,))
+        OpenVinoSession(tmp_path / "broken.onnx", "fp32", 1, GraphSignature(*names, (64,)))
 
 
 def test_a_prepared_query_of_another_precision_is_refused(tmp_path: Path) -> None:
@@ -83,6 +84,6 @@ def test_a_prepared_query_of_another_precision_is_refused(tmp_path: Path) -> Non
         pytest.skip("this processor has no bf16 instructions")
     explainer = Explainer(provider="openvino", precision="bf16")
     explainer.prepare(CAT[0], Rise(masks=4)).save(tmp_path / "query.npz")
-    assert explainer.load_prepared(tmp_path / "query.npz").running.precision == "bf16"
+    assert explainer.load_prepared(tmp_path / "query.npz").run_settings.precision == "bf16"
     with pytest.raises(OptionError, match="precision bf16"):
         Explainer(provider="openvino", precision="fp32").load_prepared(tmp_path / "query.npz")

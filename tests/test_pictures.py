@@ -11,9 +11,9 @@ import pytest
 
 from engine import Explainer, Explanation, Rise
 from engine.explain import DEMO_PAIR
-from engine.links import COLOURS, links_text, mark_links, strongest_links
-from engine.page import LARGEST_TILED, SCRIPT, matrix_json, page, tile_grid
-from engine.picture import PANEL, draw_explanation, enlarged, panels
+from engine.render.html import LARGEST_TILED, SCRIPT, matrix_json, page, tile_grid
+from engine.render.matched_regions import COLOURS, links_text, mark_links, strongest_links
+from engine.render.png import PANEL, draw_explanation, enlarged, panels
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 GRID = 5

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Explainer, Lime, LimePlan, Rise, RisePlan, Window
-from engine.correspondence import correspondence, reliability, tile_features
-from engine.preprocessing import Preprocessing
-from engine.session import Session
+from engine.pictures.preprocessing import Preprocessing
+from engine.runtime.session import Session
+from engine.saliency.correspondence import correspondence, split_half_reliability, tile_features
 from export import OnnxSource, export_similarity
 
 SIDE, GRID = 64, 8
@@ -125,10 +125,10 @@ def test_a_network_that_hashes_pixels_matches_tiles_at_chance(tmp_path: Path) ->
 def test_reliability_is_one_without_noise_and_none_with_too_few_masks() -> None:
     random = np.random.default_rng(1)
     queries, references = list(random.normal(size=(2, 9, 4))), list(random.normal(size=(2, 16, 4)))
-    assert reliability([queries[0]] * 2, [references[0]] * 2) == pytest.approx(1)
-    assert reliability([], references) is None
+    assert split_half_reliability([queries[0]] * 2, [references[0]] * 2) == pytest.approx(1)
+    assert split_half_reliability([], references) is None
     halves = [correspondence(q, r).ravel().astype(float) for q, r in zip(queries, references, strict=True)]
-    assert reliability(queries, references) == pytest.approx(np.corrcoef(halves)[0, 1], abs=1e-6)
+    assert split_half_reliability(queries, references) == pytest.approx(np.corrcoef(halves)[0, 1], abs=1e-6)
 
 
 def test_correspondence_is_the_formula_written_out() -> None:

@@ -67,7 +67,7 @@ def test_the_list_is_of_the_pinned_version() -> None:
 
 
 def test_the_engine_gives_only_known_options(tmp_path: Path) -> None:
-    gpu = pytest.importorskip("engine.gpu_options", reason="the engine has no GPU options yet")
+    gpu = pytest.importorskip("engine.runtime.gpu_options", reason="the engine has no GPU options yet")
     versions = gpu.Versions("1.31.1", "10.13.3", "a card", (9, 0))
     profiles = (gpu.WHOLE_PROFILE, *(gpu.masked_profile(batch) for batch in gpu.LADDER))
     for precision, profile, shape, stream, graphs in itertools.product(

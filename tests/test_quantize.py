@@ -15,12 +15,13 @@ from onnx import numpy_helper
 from PIL import Image
 
 from engine import BundleError, Explainer, OptionError, Rise
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
-from engine.manifest import Graph
-from engine.precision import Fidelity, Report, choose, fast_int8
-from engine.preprocessing import Preprocessing
-from engine.session import Session
+from engine.attributes.table import AttributeTable
+from engine.bundle import PRECISION, SUMS, Manifest, checksums, demo_bundle, load_bundle
+from engine.bundle.manifest import Graph
+from engine.bundle.report import GraphFidelity, Report
+from engine.pictures.preprocessing import Preprocessing
+from engine.runtime.precision import choose_precision, fast_int8
+from engine.runtime.session import Session
 from export import TorchSource, export_attributes, export_quantized, export_similarity, masked
 from export.commands import main
 from export.fidelity import Yardstick
@@ -58,13 +59,13 @@ def quantized(plain: Path, images: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def report(bundle: Path) -> Report:
-    found = bundles.load(bundle).precision
+    found = load_bundle(bundle).precision
     assert found is not None
     return found
 
 
 def test_the_model_stays_the_same_and_the_graphs_are_named(plain: Path, quantized: Path) -> None:
-    before, after = bundles.load(plain), bundles.load(quantized)
+    before, after = load_bundle(plain), load_bundle(quantized)
     assert after.identity == before.identity
     wanted = {("fp32", "any"), ("int8", "cpu"), ("int8", "gpu"), ("fp16", "gpu")}
     assert {(g.precision, g.target) for g in after.manifest.graphs} == wanted
@@ -108,7 +109,7 @@ def test_fp16_takes_and_gives_float32(quantized: Path) -> None:
 
 def test_the_report_is_true_and_over_pictures_not_calibrated_on(quantized: Path, images: Path) -> None:
     found = report(quantized)
-    pictures = masked.read(images, PREPROCESSING)
+    pictures = masked.read_masked(images, PREPROCESSING)
     assert (found.calibration_pictures, found.held_out_pictures, found.pairs) == (9, 3, 6)
     seen = {p.tobytes() for p in pictures.calibration}
     assert not seen & {p.tobytes() for p in pictures.held_out}
@@ -137,7 +138,7 @@ def test_calibration_never_sees_what_the_report_is_over(
             super().__init__(graph, rows, gpu)
 
     class Watched(Yardstick):
-        def __init__(self, base: Session, manifest: bundles.Manifest, pictures: Any, masks: int, seed: int) -> None:
+        def __init__(self, base: Session, manifest: Manifest, pictures: Any, masks: int, seed: int) -> None:
             if seed == REPORT_SEED:
                 judged.extend(pictures)
             super().__init__(base, manifest, pictures, masks, seed)
@@ -145,7 +146,7 @@ def test_calibration_never_sees_what_the_report_is_over(
     monkeypatch.setattr("export.quantize.Quantizer", Spied)
     monkeypatch.setattr("export.quantize.Yardstick", Watched)
     export_quantized(Path(shutil.copytree(plain, tmp_path / "bundle")), images, ("cpu",))
-    pictures = masked.read(images, PREPROCESSING)
+    pictures = masked.read_masked(images, PREPROCESSING)
     whole, held_out = (
         {PREPROCESSING.normalised(p).tobytes() for p in some} for some in (pictures.calibration, pictures.held_out)
     )
@@ -155,8 +156,8 @@ def test_calibration_never_sees_what_the_report_is_over(
     assert [p.tobytes() for p in judged] == [p.tobytes() for p in pictures.held_out]
 
 
-def manifest_of(bundle: Path) -> bundles.Manifest:
-    return bundles.load(bundle).manifest
+def manifest_of(bundle: Path) -> Manifest:
+    return load_bundle(bundle).manifest
 
 
 def test_auto_takes_int8_where_it_is_faithful_and_fast(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,19 +166,19 @@ def test_auto_takes_int8_where_it_is_faithful_and_fast(quantized: Path, monkeypa
 
     def chosen(provider: str = "cpu", **changes: object) -> tuple[str, str]:
         graphs = {**found.graphs, INT8_CPU: dataclasses.replace(good, **changes)}
-        return choose(manifest, dataclasses.replace(found, graphs=graphs), provider)
+        return choose_precision(manifest, dataclasses.replace(found, graphs=graphs), provider)
 
-    monkeypatch.setattr("engine.precision.fast_int8", lambda: True)
+    monkeypatch.setattr("engine.runtime.precision.fast_int8", lambda: True)
     assert chosen()[0] == "int8"
     assert chosen(speed=None)[0] == "int8"
     assert chosen(map_correlation_mean=0.9989)[0] == "fp32"
     assert "not faithful" in chosen(map_correlation_p10=0.998)[1]
     assert "not faster" in chosen(speed=0.9)[1]
     assert chosen("cuda")[0] == "fp16"
-    assert choose(manifest, None, "cpu")[0] == "fp32"
+    assert choose_precision(manifest, None, "cpu")[0] == "fp32"
     bare = dataclasses.replace(manifest, graphs=manifest.graphs[:1])
-    assert "export quantize" in choose(bare, None, "cpu")[1]
-    monkeypatch.setattr("engine.precision.fast_int8", lambda: False)
+    assert "export quantize" in choose_precision(bare, None, "cpu")[1]
+    monkeypatch.setattr("engine.runtime.precision.fast_int8", lambda: False)
     assert chosen()[0] == "fp32"
     assert "VNNI" in chosen()[1]
 
@@ -191,9 +192,9 @@ def test_int8_instructions_are_read_from_every_core(tmp_path: Path, monkeypatch:
         ("", False),
     ):
         (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr("engine.precision.CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr("engine.runtime.precision.CPUINFO", tmp_path / "cpuinfo")
         assert fast_int8() is wanted
-    monkeypatch.setattr("engine.precision.CPUINFO", tmp_path / "missing")
+    monkeypatch.setattr("engine.runtime.precision.CPUINFO", tmp_path / "missing")
     assert not fast_int8()
 
 
@@ -214,7 +215,7 @@ def test_attributes_may_follow_and_quantizing_again_replaces(quantized: Path, im
     export_attributes(TorchSource(MapNet().eval()), table, folder)
     assert {g.precision for g in manifest_of(folder).graphs} == {"fp32", "int8", "fp16"}
     export_quantized(folder, images, ["cpu"])
-    again = bundles.load(folder)
+    again = load_bundle(folder)
     assert {g.file for g in again.manifest.graphs if g.role == "similarity"} == {"similarity.fp32.onnx", INT8_CPU}
     assert not (folder / FP16).exists()
     assert again.attributes is not None
@@ -274,11 +275,11 @@ def test_the_command_says_how_faithful_each_graph_is(
 )
 def test_a_report_that_does_not_fit_is_refused(quantized: Path, tmp_path: Path, change: dict[str, object]) -> None:
     folder = Path(shutil.copytree(quantized, tmp_path / "bundle"))
-    fields = json.loads((folder / bundles.PRECISION).read_text()) | change
-    (folder / bundles.PRECISION).write_text(json.dumps(fields))
-    (folder / bundles.SUMS).write_text(bundles.checksums(folder))
+    fields = json.loads((folder / PRECISION).read_text()) | change
+    (folder / PRECISION).write_text(json.dumps(fields))
+    (folder / SUMS).write_text(checksums(folder))
     with pytest.raises(BundleError, match="quantize the bundle again"):
-        bundles.load(folder)
+        load_bundle(folder)
 
 
 @pytest.mark.parametrize(
@@ -287,15 +288,13 @@ def test_a_report_that_does_not_fit_is_refused(quantized: Path, tmp_path: Path, 
 def test_impossible_figures_are_refused(quantized: Path, change: dict[str, object]) -> None:
     good = report(quantized).graphs[INT8_CPU]
     with pytest.raises(OptionError):
-        Fidelity(**{**dataclasses.asdict(good), **change})
+        GraphFidelity(**{**dataclasses.asdict(good), **change})
 
 
 def test_the_demo_runs_int8_only_by_its_report() -> None:
     explainer = Explainer()
     assert explainer.precision == ("int8" if fast_int8() else "fp32")
-    found = report(bundles.demo_bundle()).graphs[INT8_CPU]
-    assert isinstance(found, Fidelity)
+    found = report(demo_bundle()).graphs[INT8_CPU]
+    assert isinstance(found, GraphFidelity)
     assert found.passes
-    assert (
-        Graph(INT8_CPU, "similarity", "int8", "cpu", 18, "image", "embedding") in manifest_of(bundles.demo_bundle()).graphs
-    )
+    assert Graph(INT8_CPU, "similarity", "int8", "cpu", 18, "image", "embedding") in manifest_of(demo_bundle()).graphs

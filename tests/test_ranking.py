@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.attributes import AttributeTable, Seen, named, opposing, rank, see, words
+from engine.attributes.ranking import Activations, named, opposing, rank, rank_both_ways
+from engine.attributes.table import AttributeTable
 
 
 def tables(random: np.random.Generator, count: int) -> AttributeTable:
@@ -48,7 +49,7 @@ def slow_pearson(a: list[float], b: list[float]) -> float:
     return together / math.sqrt(squares_a * squares_b) if squares_a * squares_b > 0 else 0.0
 
 
-def slow_terms(table: AttributeTable, seen: Seen, saliency: np.ndarray) -> Iterator[tuple[float, float, float]]:
+def slow_terms(table: AttributeTable, seen: Activations, saliency: np.ndarray) -> Iterator[tuple[float, float, float]]:
     """Score, confidence and match of each attribute."""
     cells = slow_cells(saliency.tolist(), *seen.maps.shape[1:])
     for i in range(len(table.names)):
@@ -71,7 +72,7 @@ SIDES = st.integers(2, 5)
 def test_ranking_equals_a_slow_twin(seed: int, count: int, words_: int, h: int, w: int, height: int, width: int) -> None:
     random = np.random.default_rng(seed)
     table = tables(random, words_)
-    seen = see(table, random.normal(size=(words_, h, w)).astype(np.float32))
+    seen = Activations.of(table, random.normal(size=(words_, h, w)).astype(np.float32))
     saliencies = random.uniform(-50, 50, size=(count, 1, 1)) + random.normal(size=(count, height, width))
     for against in (False, True):
         slow_maps = [slow_opposing(s) for s in saliencies] if against else saliencies
@@ -90,9 +91,9 @@ def test_ranking_equals_a_slow_twin(seed: int, count: int, words_: int, h: int, 
 def test_words_equal_a_slow_twin(seed: int, top: int | None) -> None:
     random = np.random.default_rng(seed)
     table = tables(random, 7)
-    seen = see(table, random.normal(size=(7, 3, 3)).astype(np.float32))
+    seen = Activations.of(table, random.normal(size=(7, 3, 3)).astype(np.float32))
     saliencies = random.normal(size=(3, 6, 7))
-    for found, saliency in zip(words(table, seen, saliencies, top), saliencies, strict=True):
+    for found, saliency in zip(rank_both_ways(table, seen, saliencies, top), saliencies, strict=True):
         agreeing, against = (
             sorted(zip(slow_terms(table, seen, m), table.names, strict=True), key=lambda one: -one[0][0])
             for m in (saliency, slow_opposing(saliency))
@@ -112,10 +113,10 @@ def test_words_equal_a_slow_twin(seed: int, top: int | None) -> None:
 def test_blocks_of_maps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(8)
     table = tables(random, 5)
-    seen, saliencies = see(table, random.normal(size=(5, 3, 3)).astype(np.float32)), random.random((7, 6, 6))
+    seen, saliencies = Activations.of(table, random.normal(size=(5, 3, 3)).astype(np.float32)), random.random((7, 6, 6))
     one = [rank(table, seen, saliencies, against).scores for against in (False, True)]
     for kept in (1, 3):
-        monkeypatch.setattr("engine.attributes.CACHED", kept * saliencies[0].nbytes)
+        monkeypatch.setattr("engine.attributes.ranking.CACHED", kept * saliencies[0].nbytes)
         for scores, against in zip(one, (False, True), strict=True):
             np.testing.assert_allclose(rank(table, seen, saliencies, against).scores, scores, rtol=1e-12)
 
@@ -127,14 +128,14 @@ def test_equal_scores_keep_the_order_of_the_table() -> None:
     activations[: count // 2, 0, 0] = 1
     saliency = np.zeros((1, 8, 8))
     saliency[0, :4, :4] = -1
-    order = rank(table, see(table, activations), saliency).order
+    order = rank(table, Activations.of(table, activations), saliency).order
     assert order.tolist() == [[*range(count // 2, count), *range(count // 2)]]
 
 
 def test_threshold_and_top_hold_for_every_reference() -> None:
     random = np.random.default_rng(3)
     table = tables(random, 30)
-    seen = see(table, random.normal(size=(30, 4, 4)).astype(np.float32))
+    seen = Activations.of(table, random.normal(size=(30, 4, 4)).astype(np.float32))
     ranking = rank(table, seen, random.random((20, 16, 16)))
     everything, some = (named(table, seen, ranking, top) for top in (None, 4))
     reaching = {n for n, c in zip(table.names, seen.confidences, strict=True) if c >= table.threshold}
@@ -150,7 +151,7 @@ def test_float32_maps_rank_as_their_float64_twins(level: float, range_: float) -
     """Raw maps of the published estimator are nearly constant: only their shape means anything."""
     random = np.random.default_rng(4)
     table = tables(random, 40)
-    seen = see(table, random.normal(size=(40, 7, 7)).astype(np.float32))
+    seen = Activations.of(table, random.normal(size=(40, 7, 7)).astype(np.float32))
     coarse = np.kron(random.random((3, 8, 8)), np.ones((28, 28)))
     single = (level + range_ * coarse).astype(np.float32)
     twin = rank(table, seen, single.astype(np.float64))
@@ -175,8 +176,8 @@ def test_a_constant_map_opposes_nothing(level: float) -> None:
     constant[1, ::2] *= 1 + 1.2e-7  # the next number of that type
     assert not opposing(constant).any()
     table = AttributeTable(tuple("abcd"), "sigmoid", np.zeros(4, np.float32))
-    seen = see(table, random.normal(size=(4, 3, 3)).astype(np.float32))
-    for found in words(table, seen, constant):
+    seen = Activations.of(table, random.normal(size=(4, 3, 3)).astype(np.float32))
+    for found in rank_both_ways(table, seen, constant):
         assert found.opposing == ()
         assert [a.match for a in found.agreeing] == [0] * 4
 
@@ -190,10 +191,10 @@ def test_words_of_high_regions_do_not_oppose_and_words_of_low_ones_do() -> None:
     table = AttributeTable(("high", "middle", "low", "absent"), "sigmoid", bias, threshold=0.5)
     saliency = np.full((1, 16, 16), 0.5)
     saliency[0, :4, :4], saliency[0, 12:, :4], saliency[0, 12:, 12:] = 0.9, 0.1, 0.1
-    (found,) = words(table, see(table, corners), saliency)
+    (found,) = rank_both_ways(table, Activations.of(table, corners), saliency)
     assert [a.name for a in found.agreeing] == ["high", "middle", "low"]
     assert [a.name for a in found.opposing] == ["low"]
     assert found.opposing[0].match > 0.5
     assert found.agreeing[2].match < 0
-    (inverted,) = words(table, see(table, corners), -saliency)
+    (inverted,) = rank_both_ways(table, Activations.of(table, corners), -saliency)
     assert [a.name for a in inverted.opposing] == ["high"]

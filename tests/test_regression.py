@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import OptionError, Rise
-from engine.regression import GROUPS, TILES, Geometry, Operator, Regression, differences, groups
-from engine.rise import RisePlan, draw_balanced
+from engine.methods.rise import RisePlan, draw_balanced
+from engine.saliency.regression import GROUPS, TILES, Geometry, Operator, Regression, differences, groups
 from kernels.areas import areas
 
 SIZE = (48, 40)
@@ -139,7 +139,7 @@ def test_reliability_is_the_correlation_with_the_limit() -> None:
         regression, limits, _ = planted(7, 256, noise)
         got = regression._geometry.tiles(regression._coefficients(np.eye(40)))
         true.append(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(got, limits, strict=True)]))
-        told.append(regression.fidelity(np.eye(40), np.ones(40), 2000)[0].mean())
+        told.append(regression.convergence(np.eye(40), np.ones(40), 2000)[0].mean())
     np.testing.assert_allclose(told, true, atol=0.06)
     assert true[0] > 0.94
     assert true[2] < 0.9

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine import Rise, RisePlan
 from engine.errors import OptionError
-from engine.rise import draw
+from engine.methods.rise import draw_independent
 from kernels.rise import GROUP, RiseRenderer, cell_size
 
 
@@ -38,7 +38,7 @@ def rendered(plan: RisePlan, height: int, width: int) -> np.ndarray:
 
 plans = st.builds(
     lambda masks, grid, p, seed, height, width: (
-        draw(Rise(grid=grid, p=p, estimator="sane", seed=seed), masks, height, width),
+        draw_independent(Rise(grid=grid, p=p, estimator="sane", seed=seed), masks, height, width),
         height,
         width,
     ),
@@ -75,14 +75,14 @@ def test_transpose_is_the_weighted_sum_of_masks(drawn: tuple[RisePlan, int, int]
 
 
 def test_transpose_of_more_weightings_than_are_summed_at_once() -> None:
-    renderer = draw(Rise(grid=8, p=0.5, estimator="sane", seed=1), 6, 20, 24).renderer(20, 24)
+    renderer = draw_independent(Rise(grid=8, p=0.5, estimator="sane", seed=1), 6, 20, 24).renderer(20, 24)
     weights = np.random.default_rng(0).normal(size=(6, 2 * GROUP + 1))
     one_by_one = [renderer.transpose(weights[:, [i]])[0] for i in range(2 * GROUP + 1)]
     np.testing.assert_allclose(renderer.transpose(weights), one_by_one, atol=1e-12)
 
 
 def test_rows_of_a_plan_can_be_rendered_in_any_batches() -> None:
-    renderer = draw(Rise(grid=8, p=0.5, estimator="sane", seed=1), 10, 30, 50).renderer(30, 50)
+    renderer = draw_independent(Rise(grid=8, p=0.5, estimator="sane", seed=1), 10, 30, 50).renderer(30, 50)
     whole, part = np.empty((10, 30, 50), np.float32), np.empty((3, 30, 50), np.float32)
     renderer.masks(0, 10, whole)
     renderer.masks(4, 7, part)
@@ -90,22 +90,22 @@ def test_rows_of_a_plan_can_be_rendered_in_any_batches() -> None:
 
 
 def test_a_seed_means_the_same_masks_for_ever() -> None:
-    plan = draw(Rise(grid=8, p=0.5, estimator="sane", seed=42), 100, 112, 112)
+    plan = draw_independent(Rise(grid=8, p=0.5, estimator="sane", seed=42), 100, 112, 112)
     digest = hashlib.sha256(np.packbits(plan.grids).tobytes() + plan.shifts.astype("<i4").tobytes()).hexdigest()
     assert digest == "497f7c7bdf012fb2ce0c7e815f7794f442e301b699989d4fb260f6ce095350e7"
 
 
 def test_more_masks_begin_with_the_fewer() -> None:
     few, many = (
-        draw(Rise(grid=7, p=0.3, estimator="sane", seed=9), 5, 64, 48),
-        draw(Rise(grid=7, p=0.3, estimator="sane", seed=9), 50, 64, 48),
+        draw_independent(Rise(grid=7, p=0.3, estimator="sane", seed=9), 5, 64, 48),
+        draw_independent(Rise(grid=7, p=0.3, estimator="sane", seed=9), 50, 64, 48),
     )
     np.testing.assert_array_equal(few.grids, many.grids[:5])
     np.testing.assert_array_equal(few.shifts, many.shifts[:5])
 
 
 def test_draws_follow_p_and_cover_every_shift() -> None:
-    plan = draw(Rise(grid=8, p=0.3, estimator="sane", seed=0), 4000, 112, 80)
+    plan = draw_independent(Rise(grid=8, p=0.3, estimator="sane", seed=0), 4000, 112, 80)
     assert abs(plan.grids.mean() - 0.3) < 0.005
     assert set(plan.shifts[:, 0]) == set(range(14))
     assert set(plan.shifts[:, 1]) == set(range(10))

@@ -11,7 +11,7 @@ from onnx import helper
 from benchmarks import roofline
 from benchmarks.resnet50 import resnet50
 from benchmarks.roofline import BATCH, GPUS, LAUNCH, LEAST, MOST, Layer, counted, predicted, reached, stages
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, export_similarity
 
 T4, A100, H100 = GPUS

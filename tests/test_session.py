@@ -11,7 +11,8 @@ import pytest
 
 from engine.bundle import demo_bundle
 from engine.errors import ProviderError
-from engine.session import device_name, opened, require_network_on, tensorrt_version
+from engine.runtime.gpu_opening import device_name, tensorrt_version
+from engine.runtime.session import open_session, require_network_on
 
 GRAPH = demo_bundle() / "similarity.fp32.onnx"
 
@@ -72,18 +73,18 @@ def entry(key: str) -> str:
 
 def test_only_tensorrt_refuses_the_cpu_altogether(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime puts arithmetic on sizes on the CPU beside CUDA, and would refuse graphs that have some."""
-    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: Remembered.get_providers(Remembered))  # type: ignore[arg-type]
-    monkeypatch.setattr("engine.session.ort.InferenceSession", Remembered)
+    monkeypatch.setattr("engine.runtime.session.ort.get_available_providers", lambda: Remembered.get_providers(Remembered))  # type: ignore[arg-type]
+    monkeypatch.setattr("engine.runtime.session.ort.InferenceSession", Remembered)
     with pytest.raises(ProviderError, match="leaves Conv to the CPU"):
-        opened(GRAPH, "cuda", None)
+        open_session(GRAPH, "cuda", None)
     assert entry("session.disable_cpu_ep_fallback") == ""
     assert entry("session.record_ep_graph_assignment_info") == "1"
-    opened(GRAPH, "tensorrt", None)
+    open_session(GRAPH, "tensorrt", None)
     assert entry("session.disable_cpu_ep_fallback") == "1"
 
 
 def test_the_version_of_a_tensorrt_without_a_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.session.importlib.metadata.distributions", lambda name: [])
+    monkeypatch.setattr("engine.runtime.gpu_opening.importlib.metadata.distributions", lambda name: [])
     loaded = {"libnvinfer.so.10": SimpleNamespace(getInferLibVersion=lambda: 101303)}
     monkeypatch.setattr(ctypes, "CDLL", loaded.__getitem__)
     assert tensorrt_version() == "101303"

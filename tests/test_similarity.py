@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.similarity import METRICS, query_features, reference_features
+from engine.saliency.similarity import METRICS, query_features, reference_features
 
 
 def slow(a: np.ndarray, b: np.ndarray, metric: str, weights: np.ndarray | None) -> float:

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Explainer, ImageError, Lime, OptionError, Rise, Window
-from engine.batching import calibrated_batch, largest_batch
+from engine.explainer import known_references
 from engine.files import cache_folder
-from engine.preparing import known_references
-from engine.session import Session
-from engine.stopping import Budget, Fidelity
+from engine.runtime.batch_size import calibrated_batch, largest_batch
+from engine.runtime.session import Session
+from engine.saliency.stopping import Budget, Convergence
 
 PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
@@ -45,10 +45,10 @@ def test_by_default_the_map_is_as_good_as_the_published_one() -> None:
     found = explainer.explain(*COUPLE)
     assert 258 <= found.passes < 1026
     prepared = explainer.prepare(COUPLE[0], Rise(masks=found.passes - 2))
-    known = known_references(explainer._model, explainer.embed([COUPLE[1]]), [None])
-    told = prepared.fidelity(known)
+    known = known_references(explainer.model, explainer.embed([COUPLE[1]]), [None])
+    told = prepared.fits.convergence(known)
     assert told.reliability >= told.published
-    fewer = explainer.prepare(COUPLE[0], Rise(masks=found.passes - 2 - 128)).fidelity(known)
+    fewer = explainer.prepare(COUPLE[0], Rise(masks=found.passes - 2 - 128)).fits.convergence(known)
     assert fewer.reliability < fewer.published or found.passes == 258
     plain = [explainer.explain(*COUPLE, Rise(masks=2000, estimator="sane", seed=s)).saliency.ravel() for s in range(1, 5)]
     between = np.corrcoef(plain)[np.triu_indices(4, 1)].mean()
@@ -66,9 +66,9 @@ def test_what_was_asked_about_decides_when_it_is_enough(explainer: Explainer, ti
     vector = conditioned.embed([CAT[1]])[0]
     prepared = conditioned.prepare(CAT[0], Rise(masks=256))
     for condition in (None, 0, 1, 2):
-        known = known_references(conditioned._model, vector[None], [condition])
+        known = known_references(conditioned.model, vector[None], [condition])
         told = prepared.explain(vector, condition=condition).saliency_reliability
-        assert prepared.fidelity(known).reliability == pytest.approx(told)
+        assert prepared.fits.convergence(known).reliability == pytest.approx(told)
 
 
 def test_pictures_that_are_both_masked_reach_the_tolerance_against_each_other(explainer: Explainer) -> None:
@@ -81,8 +81,8 @@ def test_pictures_that_are_both_masked_reach_the_tolerance_against_each_other(ex
     assert 2 + 2 * 256 <= by_default.passes < 2 + 2 * 1024
     # the published procedure's few masks on the reference make its map worse, so that fewer of ours do
     sides = [explainer.prepare(p, Rise(masks=512)) for p in CAT]
-    known = sides[1].known(None)
-    masked, whole = (sides[0].fidelity({None: k}) for k in (known, dataclasses.replace(known, masked=())))
+    known = sides[1].as_reference(None)
+    masked, whole = (sides[0].fits.convergence({None: k}) for k in (known, dataclasses.replace(known, masked=())))
     assert masked.published < whole.published
     assert masked.reliability == whole.reliability
     several = explainer.explain_many(CAT[0], [CAT[1], COUPLE[1]], mode="both", tolerance=0.93)
@@ -107,11 +107,11 @@ def test_several_references_are_judged_by_their_mean(explainer: Explainer) -> No
 
 @given(
     done=st.integers(0, 2000),
-    fidelity=st.none() | st.builds(Fidelity, st.floats(0, 1), st.floats(0, 1)),
+    fidelity=st.none() | st.builds(Convergence, st.floats(0, 1), st.floats(0, 1)),
     total=st.integers(1, 2000),
     tolerance=st.none() | st.floats(0.01, 1),
 )
-def test_goals_go_forward_and_end(done: int, fidelity: Fidelity | None, total: int, tolerance: float | None) -> None:
+def test_goals_go_forward_and_end(done: int, fidelity: Convergence | None, total: int, tolerance: float | None) -> None:
     goal = Budget(tolerance, as_published=tolerance is None).goal(done, fidelity, total)
     if goal is None:
         assert done >= total or fidelity.reliability >= (fidelity.published if tolerance is None else tolerance)
@@ -124,7 +124,7 @@ def test_a_deadline_gives_the_best_map_so_far_with_its_error(explainer: Explaine
     whole = explainer.prepare(CAT[0], Rise(masks=1024))
     clock = [0.0]
     monkeypatch.setattr("engine.passes.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("engine.stopping.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("engine.saliency.stopping.time.perf_counter", lambda: clock[0])
     run = Session.run
 
     def slow(self: Session, batch: np.ndarray) -> np.ndarray:
@@ -133,23 +133,23 @@ def test_a_deadline_gives_the_best_map_so_far_with_its_error(explainer: Explaine
 
     monkeypatch.setattr(Session, "run", slow)
     late = explainer.prepare(CAT[0], Rise(masks=1024), deadline=0.35)
-    assert late.late
-    assert len(late.plan) == 3 * late.running.batch  # a fourth would have ended after 0.4
+    assert late.deadline_reached
+    assert len(late.plan) == 3 * late.run_settings.batch  # a fourth would have ended after 0.4
     np.testing.assert_array_equal(late.embeddings, whole.embeddings[: len(late.plan)])
     explanation = late.explain(CAT[1])
     assert explanation.saliency_error is not None
     assert "the deadline ended the passes early" in explanation.notes[0]
     at_least = explainer.prepare(CAT[0], Rise(estimator="sane"), deadline=1e-6)
-    assert len(at_least.plan) == at_least.running.batch
-    assert len(explainer.prepare(CAT[0], Lime(samples=300), deadline=0.15).plan) == late.running.batch
-    looked = explainer.prepare(CAT[0], tolerance=1, deadline=0.1 * (256 / late.running.batch + 0.05))
+    assert len(at_least.plan) == at_least.run_settings.batch
+    assert len(explainer.prepare(CAT[0], Lime(samples=300), deadline=0.15).plan) == late.run_settings.batch
+    looked = explainer.prepare(CAT[0], tolerance=1, deadline=0.1 * (256 / late.run_settings.batch + 0.05))
     assert len(looked.plan) == 256  # one batch more would be late
-    assert looked.late
+    assert looked.deadline_reached
     clock[0] = 0.0
     in_time = explainer.prepare(CAT[0], Rise(masks=64), deadline=60.0)
-    assert not in_time.late
+    assert not in_time.deadline_reached
     both = explainer.explain(*CAT, Rise(masks=1024), mode="both", deadline=0.45)
-    assert both.passes <= 2 + 4 * late.running.batch
+    assert both.passes <= 2 + 4 * late.run_settings.batch
 
 
 def test_refining_is_preparing_with_more_masks(explainer: Explainer) -> None:
@@ -232,7 +232,7 @@ def test_threads_that_share_an_explainer_get_the_serial_maps(options: dict[str, 
 
 
 def test_the_batch_is_measured_once_and_kept(explainer: Explainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = explainer._model
+    model = explainer.model
     preprocessing, picture = model.preprocessing, model.bundle.canonical["picture"]
 
     def calibrated(number: int) -> int:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from engine import similarity
 from engine.errors import OptionError
 from engine.evaluate.matching import halves
+from engine.saliency import similarity
 from export.tcav import LEVEL, Prior, derivatives, prior
 
 SIZE, GROUPS = 16, 150

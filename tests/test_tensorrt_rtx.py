@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.networks import VisionTransformer
-from engine import bundle as bundles
-from engine.attributes import AttributeTable
-from engine.manifest import Graph
-from engine.preprocessing import Preprocessing
+from engine.attributes.table import AttributeTable
+from engine.bundle import load_bundle
+from engine.bundle.manifest import Graph
+from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, export_attributes, export_quantized, export_similarity
 from export.architectures import SimilarityNet
 from export.quantize import FP16, INT8_CPU, INT8_GPU
@@ -124,7 +124,7 @@ class _Recorder(trt.ILogger):  # type: ignore[misc]  # the bindings have no type
 
 def graphs(folder: Path) -> list[Graph]:
     """Those that a GPU may run."""
-    return [g for g in bundles.load(folder).manifest.graphs if g.target != "cpu"]
+    return [g for g in load_bundle(folder).manifest.graphs if g.target != "cpu"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from engine import Explainer
-from engine.attributes import AttributeTable
-from engine.bundle import load
-from engine.manifest import Conditions
-from engine.preprocessing import Preprocessing
+from engine.attributes.table import AttributeTable
+from engine.bundle import load_bundle
+from engine.bundle.manifest import Conditions
+from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, export_similarity
 from export.architectures import AttributeNet, SimilarityNet
 from export.bundles import export_file
@@ -42,7 +42,7 @@ def bundle(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_a_trained_file_says_all_that_an_export_needs(bundle: Path) -> None:
-    made = load(bundle)
+    made = load_bundle(bundle)
     assert made.manifest.preprocessing == SQUARE
     assert made.manifest.conditions is not None and made.manifest.conditions.names == CONDITIONS.names
     np.testing.assert_array_equal(made.manifest.conditions.weights, CONDITIONS.weights)
@@ -105,9 +105,9 @@ def test_a_file_with_code_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_further_file_joins_a_bundle(bundle: Path) -> None:
-    before = load(bundle)
+    before = load_bundle(bundle)
     export_file(bundle, "MODEL_CARD.md", b"# card\n")
-    after = load(bundle)
+    after = load_bundle(bundle)
     assert (bundle / "MODEL_CARD.md").read_bytes() == b"# card\n"
     assert "MODEL_CARD.md" in after.digests and after.identity == before.identity
     with pytest.raises(Exception, match="plain name"):

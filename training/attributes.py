@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.attributes import AttributeTable
-from engine.errors import EngineError, OptionError, failed
-from engine.preprocessing import Preprocessing
+from engine.attributes.table import AttributeTable
+from engine.errors import EngineError, OptionError
+from engine.pictures.preprocessing import Preprocessing
+from engine.terminal import fail
 from export.architectures import AttributeNet, PublishedAttributeNet, scores
 from export.sources import state_dict
 from export.trained import Trained, load_trained, save_trained
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepared(options)
         print(f"wrote {_run(options)}")
     except EngineError as error:
-        return failed(str(error))
+        return fail(str(error))
     return 0
 
 

@@ -22,9 +22,10 @@ from PIL import Image
 from torch import nn
 
 from engine import Explainer
-from engine.errors import EngineError, failed
+from engine.errors import EngineError
 from engine.evaluate.recognition import mean_average_precision
-from engine.preprocessing import Preprocessing
+from engine.pictures.preprocessing import Preprocessing
+from engine.terminal import fail
 from export import TorchSource, export_attributes, export_quantized, export_similarity
 from export.architectures import AttributeNet, SimilarityNet, scores
 from export.bundles import export_file
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(_run(options))
     except EngineError as error:
-        return failed(str(error))
+        return fail(str(error))
     return 0
 
 

@@ -16,7 +16,7 @@ def measure(data: Emoji, explainer: Explainer) -> dict[str, Any]:
     count = len(data.pair.base)
     vectors = explainer.embed([data.picture(i) for i in range(2 * count)])
     results: dict[str, Any] = {"retrieval": retrieval(data, vectors[:count], vectors[count:])}
-    model = explainer._model
+    model = explainer.model
     table = model.bundle.attributes
     assert table is not None  # as it was just written
     truth = data.truth[:, [data.attributes.index(name) for name in table.names]]

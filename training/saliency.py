@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from engine import Explainer, Rise
-from engine.attributes import area_means
+from engine.attributes.ranking import area_means
 from engine.errors import OptionError
 from engine.files import write_whole
 from training.datasets.protocol import DataSet
@@ -77,7 +77,7 @@ def saliency_maps(
     if not any(rows.size for rows, _ in references):
         raise OptionError("no training picture has one that matches it: there is nothing to explain")
     settings = {
-        **{"graph": explainer._model.graph_digest, "identity": explainer._model.bundle.identity},
+        **{"graph": explainer.model.graph_digest, "identity": explainer.model.bundle.identity},
         **{"masks": masks, "nearest": nearest, "seed": seed},
         "pictures": digest(pictures, vectors, *(part for each in references for part in each)),
     }

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.errors import EngineError, OptionError, failed
-from engine.manifest import Conditions
-from engine.preprocessing import Preprocessing
+from engine.bundle.manifest import Conditions
+from engine.errors import EngineError, OptionError
+from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import require_seed, require_whole
+from engine.terminal import fail
 from export.architectures import SimilarityNet
 from export.trained import Trained, save_trained
 from training.augment import MEAN, STD, bfloat16
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trained = Trained(network, preprocessing, conditions)
         save_trained(options.out / FILE, "similarity", {"width": options.width, "embedding": EMBEDDING}, trained)
     except EngineError as error:
-        return failed(str(error))
+        return fail(str(error))
     print(f"wrote {options.out / FILE}")
     return 0
 

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from engine.attributes import AttributeTable
+from engine.attributes.table import AttributeTable
 from engine.errors import OutputError
 from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, Interval, plain
 from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import both_ways, linked, matching_pairs, some_of
-from engine.evaluate.observed import Observed, matches, observe, similarities, words_of
+from engine.evaluate.network_outputs import Observed, matches, observe, similarities, words_of
 from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.evaluate.removal import Drop, direction_agreement, first_named, removal, removal_drops, top_true
 from engine.explainer import Explainer
 from engine.files import check_writable, write_whole
+from engine.methods.rise import Rise
 from engine.protocol import require_seed, require_whole
-from engine.rise import Rise
-from engine.session import PROVIDERS
-from engine.terminal import Bar, ended, say
+from engine.runtime.providers import PROVIDERS
+from engine.terminal import Bar, run_command, say
 
 RANKINGS = {
     "confidence": (True, False, False),
@@ -33,7 +33,7 @@ RANKINGS = {
     "all": (True, True, True),
 }
 """Which terms of the bundle's phi each has."""
-EXAMPLES = """examples:
+_EXAMPLES = """examples:
   python -m engine.evaluate.attributes labels.csv --images pictures --out report.json
   python -m engine.evaluate.attributes labels.csv --images pictures --bundle models/shoes --pairs-limit 200 --out report.json
 
@@ -45,7 +45,7 @@ column each picture is paired with the one most similar to it); names with ; bet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
     options = _parser().parse_args(arguments)
-    return ended(lambda: _run(options), "stopped")
+    return run_command(lambda: _run(options), "stopped")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m engine.evaluate.attributes",
         description="Judge a bundle's attributes over labelled pictures: recognition, calibration, how far the similarity "
         "falls where the query lacks the attribute named first, and whether both directions of a pair name the same.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
     table, _ = words_of(explainer)
     labelled = read_labels(options.labels, options.images, table.names)
     found = evaluate(explainer, labelled, options.pairs_limit, method, options.quiet)
-    model = explainer._model
+    model = explainer.model
     settings = {
         "model": model.manifest.name,
         "identity": model.bundle.identity,

@@ -14,17 +14,17 @@ from engine.errors import ImageError, OptionError, OutputError
 from engine.evaluate import report
 from engine.evaluate.curves import WHITE, InsertionDeletion, insertion_deletion
 from engine.evaluate.pairs import Pair, read_pairs
-from engine.evaluate.report import METRICS, RANDOM, Result
+from engine.evaluate.report import CURVES, RANDOM, Result
 from engine.evaluate.rows import Row, Rows
 from engine.explainer import MODES, Explainer
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.protocol import random_words, require_seed
-from engine.session import PROVIDERS
-from engine.terminal import Bar, ended, say
+from engine.runtime.providers import PROVIDERS
+from engine.terminal import Bar, run_command, say
 
 BACKGROUNDS = {"white": WHITE, "grey": (127, 127, 127), "black": (0, 0, 0)}
-EXAMPLES = """examples:
+_EXAMPLES = """examples:
   python -m engine.evaluate pairs.csv --out report.json                  every method, on the embedded emoji model
   python -m engine.evaluate pairs.csv --bundle models/shoes --methods rise,window,random --modes fixed,both --out report.json
   python -m engine.evaluate awa_pairs.txt --images JPEGImages --bundle models/awa --background grey --out report.json
@@ -37,7 +37,7 @@ lines of `query_id reference_id label`. Pairs with another label than 1 are left
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
     options = _parser().parse_args(arguments)
-    return ended(lambda: _run(options), "stopped; the same command goes on where it was")
+    return run_command(lambda: _run(options), "stopped; the same command goes on where it was")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m engine.evaluate",
         description="Judge saliency methods by insertion and deletion over pairs of pictures. A run that was stopped goes "
         "on where it was: rows are kept beside the report, in a file ending in .rows.jsonl.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="FILE", help="the report, .json; a .png and a .html appear beside it")
     add("--images", type=Path, metavar="DIR", help="where the pictures are (default: paths are relative to a CSV)")
     add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
-    add("--metric", type=_names(METRICS), default=METRICS, metavar="M,M", help=f"of {','.join(METRICS)} (default: both)")
+    add("--metric", type=_names(CURVES), default=CURVES, metavar="M,M", help=f"of {','.join(CURVES)} (default: both)")
     known = (*METHODS, RANDOM)
     add("--methods", type=_names(known), default=known, metavar="M,M", help=f"of {','.join(known)} (default: all)")
     add("--modes", type=_names(MODES), default=("fixed",), metavar="M,M", help=f"of {','.join(MODES)} (default: fixed)")
@@ -103,10 +103,10 @@ def _run(options: argparse.Namespace) -> None:
     results = [Result.of([rows[i, n, m] for i in range(len(pairs))], options.metric) for n, m in ways]
     told = {"pairs": len(pairs), "pairs_file": str(options.pairs), "left_out": read.left_out, **settings}
     found = report.summary(told, results)
-    drawn = report.figure(results)
+    drawn = report.curves_figure(results)
     write_whole(files[".json"], (json.dumps(found, indent=1) + "\n").encode())
     write_whole(files[".png"], drawn)
-    write_whole(files[".html"], report.page(found, drawn).encode(errors="backslashreplace"))
+    write_whole(files[".html"], report.report_page(found, drawn).encode(errors="backslashreplace"))
     say(_told(found, options.metric, files))
 
 
@@ -120,7 +120,7 @@ def _row(
     options: argparse.Namespace,
 ) -> Row:
     if name == RANDOM:
-        preprocessing = explainer._model.preprocessing
+        preprocessing = explainer.model.preprocessing
         size = preprocessing.height, preprocessing.width
         saliency, passes = _random(options.seed, number, *size), 0
     else:
@@ -150,7 +150,7 @@ def _method(name: str, options: argparse.Namespace) -> Method:
 
 def _settings(options: argparse.Namespace, explainer: Explainer, methods: dict[str, Method]) -> dict[str, Any]:
     """What decides a row, but for the pair: another run of equal settings goes on with the rows there are."""
-    model = explainer._model
+    model = explainer.model
     return {
         "model": model.manifest.name,
         "graph": model.graph_digest,
@@ -177,7 +177,7 @@ def _digest(pair: Pair) -> str:
 def _told(found: dict[str, Any], metrics: Sequence[str], files: dict[str, Path]) -> str:
     lines = []
     for row in found["results"]:
-        values = "  ".join(f"{m} {report.interval(row[m])}" for m in metrics)
+        values = "  ".join(f"{m} {report.interval_text(row[m])}" for m in metrics)
         lines.append(f"{row['method']:<8} {row['mode']:<6} {row['passes']:>6.0f} passes  {values}")
     return "\n".join([*lines, *(f"wrote {file}" for file in files.values())])
 

@@ -7,14 +7,14 @@ import numpy as np
 
 from engine.errors import OptionError
 from engine.explainer import Explainer
-from engine.images import ImageLike
 from engine.model import Condition
-from engine.passes import MaskedPasses, silent
-from engine.protocol import require_whole
+from engine.passes import MaskedPasses
+from engine.pictures.loading import ImageLike
+from engine.protocol import require_whole, silent
 from kernels.rank import RankRenderer
 
 WHITE = (255, 255, 255)
-STEPS = 101
+CURVE_STEPS = 101
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ def insertion_deletion(
     reference: ImageLike,
     saliency: np.ndarray,
     background: Sequence[int] = WHITE,
-    steps: int = STEPS,
+    steps: int = CURVE_STEPS,
     *,
     condition: Condition = None,
 ) -> InsertionDeletion:
@@ -50,7 +50,7 @@ def insertion_deletion(
 
     Raises ImageError, OptionError.
     """
-    model = explainer._model
+    model = explainer.model
     preprocessing = model.preprocessing
     height, width = preprocessing.height, preprocessing.width
     saliency = np.asarray(saliency)
@@ -71,7 +71,7 @@ def insertion_deletion(
         preprocessing,
         preprocessing.normalised(pixels),
         preprocessing.normalised(np.broadcast_to(colour, pixels.shape)),
-        model.running.batch,
+        model.run_settings.batch,
     )
     masked = np.concatenate(passes.run(0, len(counts), None, silent, len(counts)))
     scores = model.query_features(masked, chosen) @ model.reference_features(embeddings, chosen)[0]

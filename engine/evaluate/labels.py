@@ -10,9 +10,9 @@ import numpy as np
 
 from engine.errors import OptionError
 
-COLUMNS = ("image", "group", "attributes")
+LABEL_COLUMNS = ("image", "group", "attributes")
 SEPARATOR = ";"
-LEAST, MOST = 4, 5000
+FEWEST_LABELLED, MOST_LABELLED = 4, 5000
 """Pictures: fewer say nothing, and of more the table of all similarities would not fit into memory."""
 
 
@@ -47,14 +47,18 @@ def read_labels(file: Path, images: Path, names: Sequence[str]) -> Labelled:
         raise OptionError(f"cannot read the labels {file}: {getattr(error, 'strerror', None) or error}") from error
     except csv.Error as error:
         raise OptionError(f"{file} is not a CSV file ({error})") from error
-    if not {"image", "attributes"} <= set(columns) or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
+    if (
+        not {"image", "attributes"} <= set(columns)
+        or not set(columns) <= set(LABEL_COLUMNS)
+        or len(set(columns)) < len(columns)
+    ):
         got = ",".join(columns) or "nothing"
         raise OptionError(f"{file}, line 1: the columns must be image,group,attributes or image,attributes, got {got}")
     files: dict[Path, int] = {}
     for number, row in rows:
         _add(files, file, number, row, images)
-    if not LEAST <= len(files) <= MOST:
-        raise OptionError(f"{file} names {len(files)} pictures; from {LEAST} to {MOST} are needed")
+    if not FEWEST_LABELLED <= len(files) <= MOST_LABELLED:
+        raise OptionError(f"{file} names {len(files)} pictures; from {FEWEST_LABELLED} to {MOST_LABELLED} are needed")
     said = [_attributes(row["attributes"]) for _, row in rows]
     unknown = Counter(name for one in said for name in one if name not in names)
     truth = np.array([[name in one for name in names] for one in said], bool).reshape(len(rows), len(names))

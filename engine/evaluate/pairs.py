@@ -9,7 +9,7 @@ from PIL import Image
 
 from engine.errors import OptionError
 
-COLUMNS = ("query", "reference", "condition", "label")
+PAIR_COLUMNS = ("query", "reference", "condition", "label")
 MATCHING = "1"
 
 
@@ -55,8 +55,10 @@ def _csv(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str | N
         names = set(reader.fieldnames or ())
     except csv.Error as error:
         raise OptionError(f"{file} is not a CSV file ({error})") from error
-    if not {"query", "reference"} <= names or not names <= set(COLUMNS):
-        raise OptionError(f"{file} must begin with a line of column names, query and reference among {', '.join(COLUMNS)}")
+    if not {"query", "reference"} <= names or not names <= set(PAIR_COLUMNS):
+        raise OptionError(
+            f"{file} must begin with a line of column names, query and reference among {', '.join(PAIR_COLUMNS)}"
+        )
     folder = file.parent if images is None else images
     found = []
     for number, row in enumerate(_lines(file, reader), 2):

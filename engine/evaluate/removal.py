@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.evaluate.bootstrap import Interval, bootstrap
 
-CONFIDENCE = "confidence"
+CONFIDENCE_RANKING = "confidence"
 """The ranking by confidence alone: the classifier's best attribute."""
 
 
@@ -87,7 +87,7 @@ def removal(
         name: Drop(
             bootstrap(values, clusters),
             bootstrap(values - chosen["random"], clusters),
-            bootstrap(values - chosen[CONFIDENCE], clusters),
+            bootstrap(values - chosen[CONFIDENCE_RANKING], clusters),
             int(np.isfinite(values).sum()),
         )
         for name, values in chosen.items()

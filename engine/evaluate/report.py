@@ -14,9 +14,9 @@ from engine.errors import OptionError
 from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, bootstrap
 from engine.evaluate.curves import scaled
 from engine.evaluate.rows import Row
-from engine.page import STYLE
+from engine.render.html import STYLE
 
-METRICS = ("insertion", "deletion")
+CURVES = ("insertion", "deletion")
 BETTER = {"insertion": "higher", "deletion": "lower"}
 RANDOM = "random"
 
@@ -65,14 +65,14 @@ def summary(settings: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     return {"settings": settings, "confidence": CONFIDENCE, "resamples": RESAMPLES, "results": table}
 
 
-def page(found: dict[str, Any], figure: bytes) -> str:
+def report_page(found: dict[str, Any], curves_figure: bytes) -> str:
     """One self-contained HTML page: a table, the figure (PNG), the settings."""
     results = found["results"]
-    metrics = [m for m in METRICS if m in results[0]]
+    metrics = [m for m in CURVES if m in results[0]]
     heads = "".join(f"<th>{m} ({BETTER[m]} is better)</th><th>less random's</th>" for m in metrics)
     rows = "".join(_table_row(row, metrics) for row in results)
     numbers = "".join(f"<dt>{_safe(k)}</dt><dd>{_safe(v)}</dd>" for k, v in found["settings"].items())
-    image = base64.b64encode(figure).decode()
+    image = base64.b64encode(curves_figure).decode()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -89,11 +89,14 @@ def page(found: dict[str, Any], figure: bytes) -> str:
 def _table_row(row: dict[str, Any], metrics: Sequence[str]) -> str:
     cells = [_safe(row["method"]), _safe(row["mode"]), f"{row['passes']:.0f}"]
     for metric in metrics:
-        cells += [interval(row[metric]), interval(row[f"{metric}_over_random"]) if f"{metric}_over_random" in row else ""]
+        cells += [
+            interval_text(row[metric]),
+            interval_text(row[f"{metric}_over_random"]) if f"{metric}_over_random" in row else "",
+        ]
     return "<tr>" + "".join(f"<td class=number>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def interval(value: dict[str, float]) -> str:
+def interval_text(value: dict[str, float]) -> str:
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
@@ -109,7 +112,7 @@ def require_matplotlib() -> None:
         raise OptionError("the figure needs matplotlib: pip install 'sane-engine[evaluate]'") from error
 
 
-def figure(results: Sequence[Result]) -> bytes:
+def curves_figure(results: Sequence[Result]) -> bytes:
     """Mean curves, a panel per metric, as a PNG file."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 

@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import OptionError, OutputError
 
 Row = dict[str, Any]
-FIELDS = {"pictures", "passes", "insertion_scores", "deletion_scores", "insertion_auc", "deletion_auc"}
+ROW_FIELDS = {"pictures", "passes", "insertion_scores", "deletion_scores", "insertion_auc", "deletion_auc"}
 """Of every row, beside those of its key."""
 Key = tuple[int, str, str]
 """Number of the pair, method, mode."""
@@ -71,7 +71,7 @@ class Rows:
         for number, line in enumerate(content.splitlines(), 1):
             try:
                 row = json.loads(line)
-                if number > 1 and (hash(_key(row)) is None or not row.keys() >= FIELDS):
+                if number > 1 and (hash(_key(row)) is None or not row.keys() >= ROW_FIELDS):
                     raise KeyError
                 row.keys()
             except (ValueError, KeyError, TypeError, AttributeError) as error:

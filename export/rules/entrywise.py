@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
-from export.rules.step import RULES, Gradients, Rule, Step, rule
+from export.rules.step import RULES, InputGradients, Rule, Step, rule
 from export.tape import Value
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -82,7 +82,7 @@ RULES.update({name: _alone(derivative) for name, derivative in ELEMENTWISE.items
 
 
 @rule("Cast")
-def _cast(n: Step) -> Gradients:
+def _cast(n: Step) -> InputGradients:
     """The same number in another type: g in the type of x; what is rounded to whole numbers has no gradient"""
     return [n.g.op("CastLike", n.x) if n.attribute("to") in FLOATS else None]
 
@@ -90,7 +90,7 @@ def _cast(n: Step) -> Gradients:
 def _broadcast(*gradients: Callable[[Step], Value]) -> Rule:
     """Inputs that broadcast: what each gets, summed over what it was repeated along."""
 
-    def apply(n: Step) -> Gradients:
+    def apply(n: Step) -> InputGradients:
         found = zip(gradients, n.xs, n.wanted, strict=True)
         return [f(n).summed_to(x, n.y) if wanted else None for f, x, wanted in found]
 
@@ -103,20 +103,20 @@ RULES["Div"] = _broadcast(lambda n: n.g / n.xs[1], lambda n: -n.g * n.y / n.xs[1
 
 
 @rule("Add", "Sum")
-def _add(n: Step) -> Gradients:
+def _add(n: Step) -> InputGradients:
     """y = x_0 + x_1 + ...: g to each"""
     return [n.g.summed_to(x, n.y) if wanted else None for x, wanted in zip(n.xs, n.wanted, strict=True)]
 
 
 @rule("Max", "Min")
-def _extreme(n: Step) -> Gradients:
+def _extreme(n: Step) -> InputGradients:
     """y = max(x_0, x_1, ...): g to each that equals y"""
     found = zip(n.xs, n.wanted, strict=True)
     return [n.g.where(x.equals(n.y)).summed_to(x, n.y) if wanted else None for x, wanted in found]
 
 
 @rule("Where")
-def _where(n: Step) -> Gradients:
+def _where(n: Step) -> InputGradients:
     """y = c ? a : b: g where c to a, elsewhere to b"""
     condition, a, b = n.xs
     return [

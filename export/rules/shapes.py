@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.rules.step import Gradients, Step, rule
+from export.rules.step import InputGradients, Step, rule
 from export.tape import Value
 
 EVERYTHING = 2**31 - 1
@@ -12,26 +12,26 @@ EVERYTHING = 2**31 - 1
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def _reshape(n: Step) -> Gradients:
+def _reshape(n: Step) -> InputGradients:
     """The same numbers in another shape: g in the shape of x"""
     return [n.g.like(n.x)]
 
 
 @rule("Expand")
-def _expand(n: Step) -> Gradients:
+def _expand(n: Step) -> InputGradients:
     """x repeated: g summed over the repetitions"""
     return [n.g.summed_to(n.x, n.y)]
 
 
 @rule("Transpose")
-def _transpose(n: Step) -> Gradients:
+def _transpose(n: Step) -> InputGradients:
     """Axes permuted: g permuted back"""
     order = n.attribute("perm") or range(len(n.x.shape))[::-1]
     return [n.g.op("Transpose", perm=np.argsort(order).tolist())]
 
 
 @rule("Concat")
-def _concat(n: Step) -> Gradients:
+def _concat(n: Step) -> InputGradients:
     """Side by side along an axis: g cut into the parts"""
     axis = n.attribute("axis") % len(n.y.shape)
     sizes = [n.sizes(x, [axis])[0] for x in n.xs]
@@ -40,7 +40,7 @@ def _concat(n: Step) -> Gradients:
 
 
 @rule("Split")
-def _split(n: Step) -> Gradients:
+def _split(n: Step) -> InputGradients:
     """Cut along an axis: the parts of g joined, 0 for parts that nothing uses"""
     outputs = [n.tape.value(name) for name in n.node.output]
     gs = [n.tape.constant(0.0).expanded(y) if g is None else g for g, y in zip(n.gs, outputs, strict=True)]
@@ -48,7 +48,7 @@ def _split(n: Step) -> Gradients:
 
 
 @rule("Slice")
-def _slice(n: Step) -> Gradients:
+def _slice(n: Step) -> InputGradients:
     """A box cut out of x: g with 0 around it (between its rows, where the box has steps above 1)"""
     rank = len(n.x.shape)
     starts, ends = n.needed(1).tolist(), n.needed(2).tolist()
@@ -68,7 +68,7 @@ def _slice(n: Step) -> Gradients:
 
 
 @rule("Gather")
-def _gather(n: Step) -> Gradients:
+def _gather(n: Step) -> InputGradients:
     """Rows of x by constant numbers: g put back at those rows"""
     indices, rank = n.needed(1), len(n.x.shape)
     axis = n.attribute("axis", 0) % rank
@@ -89,7 +89,7 @@ def _put_back(g: Value, axis: int, rows: Sequence[int], size: int, rank: int) ->
 
 
 @rule("Pad")
-def _pad(n: Step) -> Gradients:
+def _pad(n: Step) -> InputGradients:
     """Values put around x: g without them; where x is mirrored or its edge repeated, g summed back to where it came from"""
     rank, mode = len(n.x.shape), n.attribute("mode", "constant")
     pads, given = n.needed(1).tolist(), n.constant(3)

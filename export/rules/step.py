@@ -85,8 +85,8 @@ class Step:
         )
 
 
-Gradients = Sequence[Value | None]
-Rule = Callable[[Step], Gradients]
+InputGradients = Sequence[Value | None]
+Rule = Callable[[Step], InputGradients]
 RULES: dict[str, Rule] = {}
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from export.rules.step import Gradients, Step, rule
+from export.rules.step import InputGradients, Step, rule
 from export.tape import Value
 
 TINY = 1e-12
@@ -12,52 +12,52 @@ TINY = 1e-12
 
 
 @rule("ReduceSum")
-def _reduce_sum(n: Step) -> Gradients:
+def _reduce_sum(n: Step) -> InputGradients:
     """y = sum x: g to every entry"""
     return [n.kept(n.g).expanded(n.x)]
 
 
 @rule("ReduceMean")
-def _reduce_mean(n: Step) -> Gradients:
+def _reduce_mean(n: Step) -> InputGradients:
     """y = mean x: g / count to every entry"""
     return [(n.kept(n.g) * (1 / math.prod(n.sizes(n.x, n.axes())))).expanded(n.x)]
 
 
 @rule("ReduceL2")
-def _reduce_l2(n: Step) -> Gradients:
+def _reduce_l2(n: Step) -> InputGradients:
     """y = |x|: g x / y"""
     return [n.x * (n.kept(n.g) / n.kept(n.y).op("Max", TINY))]
 
 
 @rule("ReduceSumSquare")
-def _reduce_sum_square(n: Step) -> Gradients:
+def _reduce_sum_square(n: Step) -> InputGradients:
     """y = sum x^2: 2 g x"""
     return [2.0 * n.x * n.kept(n.g)]
 
 
 @rule("ReduceMax")
-def _reduce_max(n: Step) -> Gradients:
+def _reduce_max(n: Step) -> InputGradients:
     """y = max x: g, shared by the entries that equal y, as PyTorch's amax does"""
     largest = n.tape.constant(1.0).where(n.x.equals(n.kept(n.y)))
     return [largest * (n.kept(n.g) / largest.sum(n.axes()))]
 
 
 @rule("GlobalAveragePool")
-def _global_average(n: Step) -> Gradients:
+def _global_average(n: Step) -> InputGradients:
     """The mean over space: g / count to every pixel"""
     space = n.sizes(n.x, range(2, len(n.x.shape)))
     return [(n.g * (1 / math.prod(space))).expanded(n.x)]
 
 
 @rule("Softmax")
-def _softmax(n: Step) -> Gradients:
+def _softmax(n: Step) -> InputGradients:
     """y = softmax x: y (g - sum(g y))"""
     weighted = n.g * n.y
     return [weighted - n.y * weighted.sum([n.attribute("axis", -1)])]
 
 
 @rule("LayerNormalization")
-def _layer_norm(n: Step) -> Gradients:
+def _layer_norm(n: Step) -> InputGradients:
     """y = w z + b, z = (x - mean) / d, d^2 = var + e; v = g w: (v - mean v - z mean(v z)) / d"""
     rank = len(n.x.shape)
     axes = range(n.attribute("axis", -1) % rank, rank)
@@ -68,14 +68,14 @@ def _layer_norm(n: Step) -> Gradients:
 
 
 @rule("BatchNormalization")
-def _batch_norm(n: Step) -> Gradients:
+def _batch_norm(n: Step) -> InputGradients:
     """y = w (x - mean) / sqrt(var + e) + b with constant statistics: g w / sqrt(var + e)"""
     scale = n.needed(1) / np.sqrt(n.needed(4) + n.attribute("epsilon", 1e-5))
     return [n.g * n.tape.constant(scale.reshape(-1, *[1] * (len(n.x.shape) - 2)))]
 
 
 @rule("MatMul")
-def _matmul(n: Step) -> Gradients:
+def _matmul(n: Step) -> InputGradients:
     """y = a b: g b^T and a^T g, summed over what was broadcast"""
     a, b = n.xs
     if min(len(a.shape), len(b.shape)) < 2:
@@ -104,7 +104,7 @@ def _unstacked(g: Value, factor: Value, y: Value) -> Value:
 
 
 @rule("Gemm")
-def _gemm(n: Step) -> Gradients:
+def _gemm(n: Step) -> InputGradients:
     """y = alpha A B + beta C: alpha g B^T, alpha A^T g (A, B transposed first where the node says so), beta g"""
     alpha, flip_a, flip_b = n.attribute("alpha", 1.0), n.attribute("transA", 0), n.attribute("transB", 0)
     a, b = n.xs[:2]

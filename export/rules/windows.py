@@ -5,19 +5,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.rules.step import Gradients, Step, rule
+from export.rules.step import InputGradients, Step, rule
 from export.tape import Value
 
 
 @rule("Conv")
-def _conv(n: Step) -> Gradients:
+def _conv(n: Step) -> InputGradients:
     """y = W * x: the transposed convolution of g with W"""
     weights = n.needed(1)
     return [_spread(n, n.g, n.xs[1], weights.shape[2:], n.attribute("group", 1))]
 
 
 @rule("ConvTranspose")
-def _conv_transpose(n: Step) -> Gradients:
+def _conv_transpose(n: Step) -> InputGradients:
     """y = W^T * x: the convolution of g with W"""
     kernel = n.needed(1).shape[2:]
     windows = _Windows.of(n, kernel, n.y, n.x)
@@ -28,7 +28,7 @@ def _conv_transpose(n: Step) -> Gradients:
 
 
 @rule("AveragePool")
-def _average_pool(n: Step) -> Gradients:
+def _average_pool(n: Step) -> InputGradients:
     """y = mean of a window: g / count to every pixel of it"""
     kernel = n.attribute("kernel_shape")
     windows = _Windows.of(n, kernel, n.x, n.y)
@@ -41,7 +41,7 @@ def _average_pool(n: Step) -> Gradients:
 
 
 @rule("MaxPool")
-def _max_pool(n: Step) -> Gradients:
+def _max_pool(n: Step) -> InputGradients:
     """y = x at the first largest pixel of a window: g summed there (the node's second output says where)"""
     if n.attribute("storage_order", 0):
         raise n.fault("it numbers its pixels by columns")

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-import engine.device
-from engine.device import close_device
+import engine.runtime.gpu_session
+from engine.runtime.gpu_device import close_device
 from kernels.device import Device
 from kernels.rank import RankRenderer
 from kernels.rise import RiseRenderer, cell_size
@@ -38,7 +38,7 @@ def held() -> dict[str, int]:
 def settled() -> None:
     """What finalizers asked for is done."""
     gc.collect()
-    engine.device.shared_device().synchronize()
+    engine.runtime.gpu_device.shared_device().synchronize()
 
 
 def in_time(function: Callable[[], T]) -> T:

@@ -15,13 +15,15 @@ import onnxruntime as ort
 import pytest
 from double import T, counts, held, in_time, renderers, settled
 
-import engine.device
+import engine.runtime.gpu_session
 from engine import Explainer, Lime, ProviderError, Rise, Window
-from engine.binding import Bound
-from engine.device import DeviceSession, DeviceStage, close_device
 from engine.evaluate import insertion_deletion
-from engine.gpu_options import LADDER, Setting
-from engine.session import opened, run_finite
+from engine.runtime.bound_memory import BoundMemory
+from engine.runtime.gpu_device import close_device
+from engine.runtime.gpu_options import LADDER, Setting
+from engine.runtime.gpu_session import GpuSession
+from engine.runtime.gpu_stage import GpuStage
+from engine.runtime.session import open_session, run_finite
 from kernels.device import Device, DeviceArray, Drawing
 from kernels.rank import RankRenderer
 
@@ -33,16 +35,16 @@ def on_the_cpu(path: Path, setting: Setting, digest: str, capability: tuple[int,
     assert len(digest) == 64
     assert capability == (8, 6)
     assert setting.stream
-    return opened(path, "cpu", 1)
+    return open_session(path, "cpu", 1)
 
 
 @pytest.fixture
 def lent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Provider "cuda" is the double's memory and ONNX Runtime's CPU provider."""
-    monkeypatch.setattr("engine.device.gpu_session", on_the_cpu)
-    monkeypatch.setattr("engine.device.MEMORY", "cpu")
+    monkeypatch.setattr("engine.runtime.gpu_session.open_gpu_session", on_the_cpu)
+    monkeypatch.setattr("engine.runtime.gpu_stage.MEMORY", "cpu")
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: names)
+    monkeypatch.setattr("engine.runtime.session.ort.get_available_providers", lambda: names)
 
 
 @pytest.mark.usefixtures("lent")
@@ -92,11 +94,11 @@ def test_only_plans_go_in_and_embeddings_come_out(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("lent")
 def test_passes_end_refine_and_run_side_by_side_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, cpu = Explainer(provider="cuda", precision="fp32"), Explainer(provider="cpu", precision="fp32")
-    waited: list[DeviceStage] = []
-    wait = DeviceStage.wait
-    monkeypatch.setattr(DeviceStage, "wait", lambda self: waited.append(self) or wait(self))
+    waited: list[GpuStage] = []
+    wait = GpuStage.wait
+    monkeypatch.setattr(GpuStage, "wait", lambda self: waited.append(self) or wait(self))
     late = gpu.prepare(CAT[0], Rise(masks=2000), deadline=1e-6)
-    assert late.late
+    assert late.deadline_reached
     assert len(late.embeddings) == 256
     assert len(waited) == 1  # or a batch would seem to take no time
     gpu.prepare(CAT[0], Rise(masks=600))
@@ -111,7 +113,7 @@ def test_passes_end_refine_and_run_side_by_side_as_on_the_cpu(monkeypatch: pytes
     for method, embeddings in zip(methods, together, strict=True):
         np.testing.assert_array_equal(embeddings, gpu.prepare(CAT[0], method).embeddings)
     # more embeddings than stay on the device are copied out in parts
-    monkeypatch.setattr("engine.device.KEPT_BYTES", 1)
+    monkeypatch.setattr("engine.runtime.gpu_stage.KEPT_BYTES", 1)
     small = Explainer(provider="cuda", precision="fp32")
     np.testing.assert_allclose(small.prepare(CAT[0], Rise(masks=300)).embeddings, expected, atol=1e-4 * scale)
 
@@ -120,11 +122,11 @@ def test_passes_end_refine_and_run_side_by_side_as_on_the_cpu(monkeypatch: pytes
 def test_the_next_batch_is_drawn_before_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run may end by waiting for its stream. Of each buffer: wait, draw, run, copy, in turns that events keep."""
     explainer = Explainer(provider="cuda", precision="fp32")
-    assert isinstance(explainer._model.similarity, DeviceSession)
-    masked = explainer._model.similarity._masked
+    assert isinstance(explainer.model.similarity, GpuSession)
+    masked = explainer.model.similarity._masked
     assert masked is not None
     names: dict[int, str] = {}
-    for number in range(engine.device.BUFFERS):
+    for number in range(engine.runtime.gpu_stage.BUFFERS):
         names |= {masked._drawn[number]: f"drawn {number}", masked._free[number]: f"free {number}"}
         names |= {masked.rows[number].pointer: f"rows {number}", masked.outputs[number].pointer: f"outputs {number}"}
         names[id(masked.bound[number])] = f"network {number}"
@@ -143,7 +145,7 @@ def test_the_next_batch_is_drawn_before_the_network_runs(monkeypatch: pytest.Mon
         spy(Device, method, lambda self, event, *_: event)
     spy(Device, "draw", lambda self, drawing, first, count, rows: rows.pointer)
     spy(Device, "copy", lambda self, source, *_: source.pointer)
-    spy(Bound, "run", id)
+    spy(BoundMemory, "run", id)
     explainer.prepare(CAT[0], Rise(masks=600))
 
     def drawn(number: int) -> list[str]:
@@ -160,8 +162,8 @@ def test_the_next_batch_is_drawn_before_the_network_runs(monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("lent")
 def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """None waits for another's whole run, and none gets another's embeddings or errors."""
-    session = Explainer(provider="cuda", precision="fp32")._model.similarity
-    assert isinstance(session, DeviceSession)
+    session = Explainer(provider="cuda", precision="fp32").model.similarity
+    assert isinstance(session, GpuSession)
     batch = session.batch
     assert batch is not None
     random = np.random.default_rng(4)
@@ -171,10 +173,10 @@ def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) 
         random.integers(0, 64 * 64, 2 * batch + 9),
         random.random(2 * batch + 9) < 0.5,
     )
-    stages = [session.stage(plan, picture, np.zeros_like(picture), False) for picture in pictures]
+    stages = [session.stage(plan, picture, np.zeros_like(picture), False, batch) for picture in pictures]
     batches = [(0, batch), (batch, batch), (2 * batch, 9)]
 
-    def alone(stage: DeviceStage) -> np.ndarray:
+    def alone(stage: GpuStage) -> np.ndarray:
         with stage:
             for one in batches:
                 stage.embed(*one)
@@ -194,16 +196,16 @@ def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) 
     for got, wanted in zip(in_time(together), expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
 
-    run = Bound.run
+    run = BoundMemory.run
 
-    def broken(self: Bound) -> None:
-        monkeypatch.setattr(Bound, "run", run)
+    def broken(self: BoundMemory) -> None:
+        monkeypatch.setattr(BoundMemory, "run", run)
         raise engine.BundleError("this run alone")
 
     def one_fails() -> np.ndarray:
         first, second, _ = stages
         with second:
-            monkeypatch.setattr(Bound, "run", broken)
+            monkeypatch.setattr(BoundMemory, "run", broken)
             with first:
                 first.embed(*batches[0])
                 second.embed(*batches[0])  # here the first one's fails
@@ -214,8 +216,8 @@ def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) 
             return np.concatenate(second.embeddings())
 
     np.testing.assert_array_equal(in_time(one_fails), expected[1])
-    for step in (DeviceStage.wait, DeviceStage.embeddings):
-        monkeypatch.setattr(Bound, "run", broken)
+    for step in (GpuStage.wait, GpuStage.embeddings):
+        monkeypatch.setattr(BoundMemory, "run", broken)
         with stages[0] as stage, pytest.raises(engine.BundleError, match="this run alone"):
             stage.embed(*batches[0])
             step(stage)
@@ -229,13 +231,13 @@ def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("lent")
 def test_a_run_is_few_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each may wait for a batch of another caller, which a deadline must bear."""
-    session = Explainer(provider="cuda", precision="fp32")._model.similarity
-    assert isinstance(session, DeviceSession)
+    session = Explainer(provider="cuda", precision="fp32").model.similarity
+    assert isinstance(session, GpuSession)
     image, jobs = np.ones((3, 64, 64), np.float32), session._device._jobs
     asked: list[object] = []
     put = type(jobs).put
     monkeypatch.setattr(type(jobs), "put", lambda self, job: asked.append(job) or put(self, job))
-    with session.stage(renderers(64, 64)["rank"], image, np.zeros_like(image), False) as stage:
+    with session.stage(renderers(64, 64)["rank"], image, np.zeros_like(image), False, 1) as stage:
         stage.embed(0, 40)
         stage.wait()
         stage.embeddings()
@@ -246,9 +248,9 @@ def test_a_run_is_few_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_cuda_captures_runs_as_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: list[Setting] = []
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr("engine.session.ort.get_available_providers", lambda: names)
+    monkeypatch.setattr("engine.runtime.session.ort.get_available_providers", lambda: names)
     monkeypatch.setattr(
-        "engine.device.gpu_session",
+        "engine.runtime.gpu_session.open_gpu_session",
         lambda path, setting, *rest: settings.append(setting) or on_the_cpu(path, setting, *rest),
     )
     for provider, captured in (("cuda", True), ("tensorrt", False)):
@@ -263,13 +265,13 @@ def test_only_cuda_captures_runs_as_graphs(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_graph_that_is_captured_once_for_both_buffers_is_found_when_the_model_loads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, captured = Bound.run, []
+    run, captured = BoundMemory.run, []
 
-    def replayed(self: Bound) -> None:
+    def replayed(self: BoundMemory) -> None:
         captured.append(self)
         run(captured[0])
 
-    monkeypatch.setattr(Bound, "run", replayed)
+    monkeypatch.setattr(BoundMemory, "run", replayed)
     with pytest.raises(engine.BundleError, match="canonical result on cuda"):
         Explainer(provider="cuda", precision="fp32")
 
@@ -281,16 +283,16 @@ def test_gradients_are_the_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def spied(real: Callable[..., T]) -> Callable[..., T]:
         return lambda *arguments: threads.append(threading.current_thread()) or real(*arguments)
 
-    on_cpu = spied(lambda path, provider, *_: opened(path, "cpu", 1))
-    monkeypatch.setattr("engine.gradient.opened", on_cpu)
-    monkeypatch.setattr("engine.gradient.run_finite", spied(run_finite))
+    on_cpu = spied(lambda path, provider, *_: open_session(path, "cpu", 1))
+    monkeypatch.setattr("engine.runtime.gradient_session.open_session", on_cpu)
+    monkeypatch.setattr("engine.runtime.gradient_session.run_finite", spied(run_finite))
     explainer = Explainer(provider="cuda", precision="fp32")
-    session = explainer._model.gradient().session
+    session = explainer.model.gradient().session
     assert len(threads) == 2  # opened, and checked
-    assert set(threads) == {engine.device.shared_device()._worker}
+    assert set(threads) == {engine.runtime.gpu_device.shared_device()._worker}
     pictures, targets = np.zeros((1, 3, 64, 64), np.float32), np.ones((1, 64), np.float32)
     session.run(pictures, targets, targets)
-    assert set(threads) == {engine.device.shared_device()._worker}
+    assert set(threads) == {engine.runtime.gpu_device.shared_device()._worker}
     close_device()
     assert not session._session
     with pytest.raises(ProviderError, match="closed"):
@@ -301,9 +303,9 @@ def test_gradients_are_the_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_largest_batch_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     rows = 3 * 64 * 64 * 4
-    monkeypatch.setenv("CUDA_DOUBLE_MEMORY", str(engine.device.KEPT_BYTES + 2 * 64 * rows + 2**18))
+    monkeypatch.setenv("CUDA_DOUBLE_MEMORY", str(engine.runtime.gpu_stage.KEPT_BYTES + 2 * 64 * rows + 2**18))
     explainer = Explainer(provider="cuda", precision="fp32", notice=lines.append)
-    assert explainer._model.running.batch == 64
+    assert explainer.model.run_settings.batch == 64
     tried = [str(line) for line in lines if "out of memory" in line]
     assert [batch for batch in LADDER if any(line.endswith(f" {batch}") for line in tried)] == [256, 128]
     monkeypatch.setenv("CUDA_DOUBLE_MEMORY", str(2**20))
@@ -318,16 +320,18 @@ def test_runs_that_refuse_to_be_captured_go_without(monkeypatch: pytest.MonkeyPa
             raise ProviderError("this graph has nodes that cannot be captured")
         return on_the_cpu(path, setting, *rest)
 
-    monkeypatch.setattr("engine.device.gpu_session", uncaptured)
+    monkeypatch.setattr("engine.runtime.gpu_session.open_gpu_session", uncaptured)
     lines: list[str] = []
-    assert Explainer(provider="cuda", precision="fp32", notice=lines.append)._model.running.batch == LADDER[0]
+    assert Explainer(provider="cuda", precision="fp32", notice=lines.append).model.run_settings.batch == LADDER[0]
     assert sum("no CUDA graphs, this graph has nodes" in line for line in lines) == 1
 
 
 @pytest.mark.usefixtures("lent")
 def test_what_draws_wrong_is_found_when_the_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     # the kernel hides the picture that it was asked to show
-    monkeypatch.setattr("engine.bundle.RankRenderer", lambda ranks, counts, shown: RankRenderer(ranks, counts, ~shown))
+    monkeypatch.setattr(
+        "engine.runtime.opening.RankRenderer", lambda ranks, counts, shown: RankRenderer(ranks, counts, ~shown)
+    )
     with pytest.raises(engine.BundleError, match="canonical result on cuda"):
         Explainer(provider="cuda", precision="fp32")
 
@@ -335,11 +339,11 @@ def test_what_draws_wrong_is_found_when_the_model_loads(monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("lent")
 def test_sessions_go_before_their_device_and_with_their_explainer() -> None:
     explainer = Explainer(provider="cuda", precision="fp32")
-    session = explainer._model.similarity
-    assert isinstance(session, DeviceSession)
+    session = explainer.model.similarity
+    assert isinstance(session, GpuSession)
     settled()
     of_one = counts()["allocations"]
-    assert (of_one, counts()["events"]) == (2 * engine.device.BUFFERS, 2 * engine.device.BUFFERS)
+    assert (of_one, counts()["events"]) == (2 * engine.runtime.gpu_stage.BUFFERS, 2 * engine.runtime.gpu_stage.BUFFERS)
     other = Explainer(provider="cuda", precision="fp32")
     other.explain(*CAT, Rise(masks=8))
     settled()
@@ -364,7 +368,7 @@ def test_auto_takes_the_first_that_runs(monkeypatch: pytest.MonkeyPatch) -> None
     def broken(path: Path, setting: Setting, *_: object) -> ort.InferenceSession:
         raise ProviderError(f"no {setting.provider} today")
 
-    monkeypatch.setattr("engine.device.gpu_session", broken)
+    monkeypatch.setattr("engine.runtime.gpu_session.open_gpu_session", broken)
     lines: list[str] = []
     explainer = Explainer(precision="fp32", notice=lines.append)
     assert explainer.provider == "cpu"

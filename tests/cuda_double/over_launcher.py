@@ -14,7 +14,7 @@ import pycuda.driver as cuda
 import pytest
 from double import busy, counts, held, in_time, renderers
 
-import engine.device
+import engine.runtime.gpu_session
 from kernels.blend import blend
 from kernels.device import DRAWING, NETWORK, Device, DeviceArray, DeviceError, Job, NoDevice, OutOfMemory
 from kernels.nvidia import version
@@ -230,7 +230,7 @@ def test_finalizers_wait_for_nothing() -> None:
         pass
 
     holder = Holder()
-    engine.device.own(holder, device, lambda: device.free(array))
+    engine.runtime.gpu_device.close_with(holder, device, lambda: device.free(array))
     with busy(device):
         holders = [holder]
         del holder

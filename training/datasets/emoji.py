@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from engine.errors import OptionError
-from engine.images import load as upright
-from engine.preprocessing import Preprocessing
+from engine.pictures.loading import load_picture as upright
+from engine.pictures.preprocessing import Preprocessing
 from training.augment import MEAN, STD, jittered
 from training.datasets.parts import visible_parts
 from training.datasets.protocol import Pairs

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from engine.errors import OptionError
-from engine.images import load
-from engine.preprocessing import Box, Preprocessing
+from engine.pictures.loading import load_picture
+from engine.pictures.preprocessing import Box, Preprocessing
 from training.augment import MEAN, STD, normalise
 from training.datasets.protocol import Pairs
 from training.loop import Randomness
@@ -50,20 +50,20 @@ class Photos:
 
     def picture(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright, at the size of the file."""
-        return np.asarray(load(self.files[index]))
+        return np.asarray(load_picture(self.files[index]))
 
     def plain(self, indices: np.ndarray) -> Tensor:
         """(n, 3, size, size) float32: shorter side to size, the middle, normalised."""
         pixels = self._blank(len(indices))
         for shown, index in zip(pixels, indices, strict=True):
-            shown[:] = self._preprocessing.fitted(load(self.files[index]))[0]
+            shown[:] = self._preprocessing.fitted(load_picture(self.files[index]))[0]
         return torch.from_numpy(self._preprocessing.normalised(pixels))
 
     def augmented(self, indices: np.ndarray, randomness: Randomness) -> Tensor:
         """(n, 3, size, size) float32: a random crop, mirrored half the time, colours jittered a little, normalised."""
         pixels = self._blank(len(indices))
         for shown, index in zip(pixels, indices, strict=True):
-            photo = load(self.files[index])
+            photo = load_picture(self.files[index])
             box = crop(photo.width, photo.height, randomness.numpy)
             cut = photo.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
             mirrored = randomness.numpy.random() < 0.5

@@ -1,0 +1,1 @@
+"""A bundle's attributes and how they are ranked for a map."""

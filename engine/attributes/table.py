@@ -1,0 +1,83 @@
+"""A bundle's attributes: their names, calibration, prior and weights; and one attribute as an explanation names it."""
+
+import dataclasses
+
+import numpy as np
+
+from engine.errors import OptionError
+
+CONFIDENCES = ("softmax", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttributeTable:
+    """What a bundle says of its A attributes.
+
+    names: of each
+    confidence: softmax (over attributes) or sigmoid (each alone) of `scale * scores + bias`
+    bias: (A,) float32; with scale it calibrates the scores
+    threshold: attributes of lower confidence are not named
+    phi: weights of confidence, match and prior
+    prior: (A,) float32 in [0, 1], or None where none was made; phi_3 then counts as 0
+    scale: (A,) float32 above 0; None: ones
+
+    Raises OptionError where these do not fit together.
+    """
+
+    names: tuple[str, ...]
+    confidence: str
+    bias: np.ndarray
+    threshold: float = 0.0
+    phi: tuple[float, float, float] = (1.0, 1.0, 0.0)
+    prior: np.ndarray | None = None
+    scale: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if self.confidence not in CONFIDENCES:
+            raise OptionError(f"confidence must be one of {', '.join(CONFIDENCES)}, got {self.confidence!r}")
+        if not count or len(set(self.names)) != count or not all(isinstance(n, str) and n for n in self.names):
+            raise OptionError("attributes need distinct names, at least one")
+        if self.bias.shape != (count,) or (self.prior is not None and self.prior.shape != (count,)):
+            raise OptionError(f"bias and prior must be ({count},), one per attribute")
+        if len(self.phi) != 3 or not np.isfinite(self.phi).all() or not 0 <= self.threshold <= 1:
+            raise OptionError(
+                f"phi must be three finite numbers and the threshold lie in [0, 1], got {self.phi}, {self.threshold}"
+            )
+        if not np.isfinite(self.bias).all() or (self.prior is not None and not np.isfinite(self.prior).all()):
+            raise OptionError("bias and prior must be finite")
+        if self.slopes.shape != (count,) or not (np.isfinite(self.slopes) & (self.slopes > 0)).all():
+            raise OptionError(f"scale must be ({count},), one per attribute, finite and above 0")
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """(A,) float32: `scale`, or ones."""
+        return np.ones(len(self.names), np.float32) if self.scale is None else self.scale
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """phi as it is used: without a prior its weight is 0."""
+        return (self.phi[0], self.phi[1], self.phi[2] if self.prior is not None else 0.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attribute:
+    """One attribute of an explanation.
+
+    score: phi_1 * confidence + phi_2 * match + phi_3 * prior
+    confidence: in [0, 1]; match: Pearson correlation of `map` and the saliency, or of `map` and the opposing map for an
+    attribute that speaks against the match, in [-1, 1]; prior: in [0, 1]
+    map: (h, w) float32, where the network sees it, sums to 1; read-only, explanations of one query share it
+    """
+
+    name: str
+    score: float
+    confidence: float
+    match: float
+    prior: float
+    map: np.ndarray
+
+
+def prior_of(table: AttributeTable) -> np.ndarray:
+    """(A,) float64: 0 where no prior was made."""
+    return np.zeros(len(table.names)) if table.prior is None else table.prior.astype(np.float64)

@@ -1,0 +1,158 @@
+"""Reads and verifies a bundle: one folder that says everything the engine needs of a model.
+
+manifest.json      the model: graphs, preprocessing, metric, conditions
+attributes.json    its words, where it has any
+calibration.json   how those words were calibrated and weighed, where they were; a record for people
+precision.json     how close its int8 and fp16 graphs come to the fp32 one, where it has any
+canonical.npz      `picture` (H, W, 3) uint8, and what each graph gave for it on the machine that exported it
+*.onnx             the graphs (with external data, where they keep any, beside them)
+SHA256SUMS         of every file above, as `sha256sum -c SHA256SUMS` reads it
+"""
+
+import dataclasses
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from engine.attributes.table import AttributeTable
+from engine.bundle.external_data import external_files
+from engine.bundle.manifest import MANIFEST, Graph, Manifest, attributes_from_json, identity
+from engine.bundle.report import Report
+from engine.errors import BundleError, OutputError
+from engine.files import read_npz
+
+ATTRIBUTES = "attributes.json"
+CALIBRATION = "calibration.json"
+PRECISION = "precision.json"
+CANONICAL = "canonical.npz"
+SUMS = "SHA256SUMS"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bundle:
+    """A folder whose every file was verified.
+
+    digests: sha256 by file; canonical: `picture` and the expected result by graph file; precision: None where it was never
+    quantized
+    """
+
+    folder: Path
+    manifest: Manifest
+    attributes: AttributeTable | None
+    identity: str
+    digests: dict[str, str]
+    canonical: dict[str, np.ndarray]
+    precision: Report | None = None
+
+
+def demo_bundle() -> Path:
+    """The bundle that the package carries (emoji; see its MODEL_CARD.md)."""
+    return Path(str(resources.files("engine") / "data" / "bundle"))
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Verify every file of `folder` and read it.
+
+    Raises BundleError for a missing or changed file, an unknown version, or a name, link or external data that leads
+    outside the folder.
+    """
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise BundleError(f"cannot read the bundle {folder}: {error.strerror or error}") from error
+
+
+def _load(folder: Path) -> Bundle:
+    if not folder.is_dir():
+        raise BundleError(f"there is no bundle {folder}; `python -m export similarity --out {folder} ...` makes one")
+    manifest = Manifest.from_json(_text(folder, MANIFEST))
+    sums = _sums(folder)
+    for name, expected in sums.items():
+        if _sha256(_inside(folder, name)) != expected:
+            raise BundleError(f"{folder / name} was changed after the export: its sha256 is not that of {SUMS}")
+    for name in (MANIFEST, CANONICAL, *(g.file for g in manifest.graphs)):
+        _require_listed(folder, name, sums)
+    weights = {}
+    for graph in manifest.graphs:
+        weights[graph.file] = sorted(external_files(_inside(folder, graph.file).read_bytes()))
+        for external in weights[graph.file]:
+            _inside(folder, external)
+            _require_listed(folder, external, sums)
+    base = manifest.base
+    table = attributes_from_json(_text(folder, ATTRIBUTES)) if ATTRIBUTES in sums else None
+    if (table is None) != (manifest.graph("attributes", "fp32", "cpu") is None):
+        raise BundleError(f"{folder} must have both an attribute graph and {ATTRIBUTES}, or neither")
+    similarity = [sums[name] for name in (base.file, *weights[base.file])]
+    found = identity(manifest, similarity)
+    report = Report.from_json(_text(folder, PRECISION)) if PRECISION in sums else None
+    if report is not None and (report.identity != found or not set(report.graphs) <= {g.file for g in manifest.graphs}):
+        raise BundleError(f"{folder / PRECISION} is about another model; quantize the bundle again")
+    return Bundle(folder, manifest, table, found, sums, _canonical(folder, manifest), report)
+
+
+def graph_digest(bundle: Bundle, graph: Graph) -> str:
+    """sha256 of a graph and of the files it keeps tensors in."""
+    files = [graph.file, *sorted(external_files((bundle.folder / graph.file).read_bytes()))]
+    return hashlib.sha256("".join(bundle.digests[name] for name in files).encode()).hexdigest()
+
+
+def checksums(folder: Path) -> str:
+    """The text of SHA256SUMS for every file in `folder`."""
+    files = sorted(p for p in folder.iterdir() if p.name != SUMS)
+    return "".join(f"{_sha256(p)}  {p.name}\n" for p in files)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of this plain name; raises BundleError for a path or a link that leads outside."""
+    if not name or name != Path(name).name or "\\" in name or ":" in name or name == "..":
+        raise BundleError(f"{folder}: {name!r} is not a plain file name inside the bundle")
+    path = folder / name
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; the bundle is not complete")
+    if path.resolve().parent != folder.resolve():
+        raise BundleError(f"{path} is a link that leads outside the bundle")
+    return path
+
+
+def _text(folder: Path, name: str) -> str:
+    try:
+        return _inside(folder, name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{folder / name} is not text ({error.reason})") from error
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """File name -> sha256 as recorded."""
+    lines = [line.split("  ", 1) for line in _text(folder, SUMS).splitlines()]
+    if not all(len(parts) == 2 and len(parts[0]) == 64 for parts in lines):
+        raise BundleError(f"{folder / SUMS} is not a list of sha256 sums")
+    return {name: digest for digest, name in lines}
+
+
+def _require_listed(folder: Path, name: str, sums: dict[str, str]) -> None:
+    if name not in sums:
+        _inside(folder, name)
+        raise BundleError(f"{folder / name} is not listed in {SUMS}")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _canonical(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    try:
+        arrays = read_npz(folder / CANONICAL)
+    except OutputError as error:
+        raise BundleError(str(error)) from error
+    size = (manifest.preprocessing.height, manifest.preprocessing.width, 3)
+    missing = {"picture", *(g.file for g in manifest.graphs)} - set(arrays)
+    if missing or arrays["picture"].shape != size or arrays["picture"].dtype != np.uint8:
+        raise BundleError(f"{folder / CANONICAL} does not fit the manifest (missing: {', '.join(missing) or 'none'})")
+    for graph in manifest.graphs:
+        expected = arrays[graph.file]
+        if expected.ndim != 1 or not expected.size or expected.dtype != np.float32 or not np.isfinite(expected).all():
+            raise BundleError(f"{folder / CANONICAL}: {graph.file} must be finite float32 (n,)")
+    return arrays

@@ -1,0 +1,193 @@
+"""What a bundle says of itself: `manifest.json` describes the model, `attributes.json` its attributes."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from engine.attributes.table import AttributeTable
+from engine.errors import BundleError, EngineError, OptionError
+from engine.pictures.preprocessing import Preprocessing
+from engine.protocol import require_whole
+from engine.saliency.similarity import METRICS
+
+MANIFEST = "manifest.json"
+BUNDLE_FORMAT = "sane-bundle"
+BUNDLE_VERSION = 1
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+GRAPH_TARGETS = ("any", "cpu", "gpu")
+ROLES = ("similarity", "attributes", "gradient")
+LARGEST_EMBEDDING = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """One ONNX file.
+
+    role: similarity gives embeddings (batch, D); attributes gives activation maps (batch, A, h, w); gradient gives the
+        embeddings, a similarity and its gradient (`engine.runtime.gradient_session`)
+    precision, target: one of PRECISIONS, of GRAPH_TARGETS; input, output: names in the graph
+    """
+
+    file: str
+    role: str
+    precision: str
+    target: str
+    opset: int
+    input: str
+    output: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conditions:
+    """names: (C,); weights: (C, D) float32, before relu."""
+
+    names: tuple[str, ...]
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Manifest:
+    """name, licence: free text; graphs: at least the fp32 similarity graph; embedding: D"""
+
+    name: str
+    licence: str
+    preprocessing: Preprocessing
+    embedding: int
+    metric: str
+    graphs: tuple[Graph, ...]
+    conditions: Conditions | None = None
+    version: int = BUNDLE_VERSION
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isprintable() or not isinstance(self.licence, str):
+            raise OptionError("name must be one line of text, and licence text")
+        require_whole("embedding", self.embedding, 1, LARGEST_EMBEDDING)
+        if self.metric not in METRICS:
+            raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        for graph in self.graphs:
+            if not all(isinstance(name, str) for name in (graph.file, graph.input, graph.output)):
+                raise OptionError(f"a graph's file, input and output must be names, got {graph}")
+            for value, allowed in ((graph.role, ROLES), (graph.precision, PRECISIONS), (graph.target, GRAPH_TARGETS)):
+                if value not in allowed:
+                    raise OptionError(f"{graph.file}: {value!r} is not one of {', '.join(allowed)}")
+        if self.conditions is not None:
+            count, got = len(self.conditions.names), self.conditions.weights
+            if got.shape != (count, self.embedding) or not count or not np.isfinite(got).all():
+                raise OptionError(f"condition weights must be finite ({count}, {self.embedding}), got {got.shape}")
+            if len(set(self.conditions.names)) != count or not all(isinstance(n, str) for n in self.conditions.names):
+                raise OptionError("conditions need distinct names")
+
+    def graph(self, role: str, precision: str, target: str) -> Graph | None:
+        """The graph for a target, cpu or gpu; None where there is none."""
+        fitting = (g for g in self.graphs if (g.role, g.precision) == (role, precision) and g.target in ("any", target))
+        return next(fitting, None)
+
+    @property
+    def base(self) -> Graph:
+        """The fp32 similarity graph; raises BundleError where there is none."""
+        graph = self.graph("similarity", "fp32", "cpu")
+        if graph is None:
+            raise BundleError(f"{MANIFEST} names no fp32 similarity graph; export the bundle again")
+        return graph
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        fields = {**vars(self), "preprocessing": self.preprocessing.to_dict()}
+        fields["graphs"] = [dataclasses.asdict(g) for g in self.graphs]
+        fields["conditions"] = _conditions_json(self.conditions)
+        return json.dumps({"format": BUNDLE_FORMAT, **fields}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Raises BundleError where the text is no manifest of a version this engine reads."""
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"manifest.json is not JSON ({error})") from error
+        if not isinstance(fields, dict) or fields.pop("format", None) != BUNDLE_FORMAT:
+            raise BundleError(f"manifest.json does not say format {BUNDLE_FORMAT!r}")
+        if fields.get("version") != BUNDLE_VERSION:
+            got = fields.get("version")
+            raise BundleError(
+                f"manifest.json has version {got!r}, this engine reads {BUNDLE_VERSION}; export the bundle again"
+            )
+        try:
+            conditions = fields.pop("conditions")
+            return cls(
+                **{
+                    **fields,
+                    "preprocessing": preprocessing_from(fields["preprocessing"]),
+                    "graphs": tuple(Graph(**g) for g in fields["graphs"]),
+                    "conditions": None
+                    if conditions is None
+                    else Conditions(tuple(conditions["names"]), _floats(conditions["weights"])),
+                }
+            )
+        except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BundleError(f"manifest.json is not valid: {error}") from error
+
+
+def identity(manifest: Manifest, similarity_sums: list[str]) -> str:
+    """sha256 over the fp32 similarity graph, preprocessing, metric and conditions: what decides every similarity.
+
+    similarity_sums: sha256 of the graph and of the files it keeps tensors in, those by name
+    """
+    parts = [
+        similarity_sums,
+        manifest.preprocessing.to_dict(),
+        manifest.metric,
+        _conditions_json(manifest.conditions),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _conditions_json(conditions: Conditions | None) -> dict[str, Any] | None:
+    if conditions is None:
+        return None
+    return {"names": list(conditions.names), "weights": _shortest(conditions.weights)}
+
+
+def preprocessing_from(fields: dict[str, Any]) -> Preprocessing:
+    return Preprocessing(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+
+
+def attributes_to_json(table: AttributeTable) -> str:
+    fields: dict[str, Any] = {**vars(table), "names": list(table.names), "phi": list(table.phi)}
+    fields |= {"bias": _shortest(table.bias), "scale": _shortest(table.slopes)}
+    fields["prior"] = None if table.prior is None else _shortest(table.prior)
+    return json.dumps({"version": BUNDLE_VERSION, **fields}, indent=1, ensure_ascii=False) + "\n"
+
+
+def attributes_from_json(text: str) -> AttributeTable:
+    """Raises BundleError where the text is no attribute table of a version this engine reads."""
+    try:
+        fields = json.loads(text)
+        if fields.pop("version") != BUNDLE_VERSION:
+            raise BundleError(f"attributes.json has another version than {BUNDLE_VERSION}; export the attributes again")
+        fields |= {"names": tuple(fields["names"]), "phi": tuple(fields["phi"]), "bias": _floats(fields["bias"])}
+        fields["prior"] = None if fields["prior"] is None else _floats(fields["prior"])
+        if "scale" in fields:  # older bundles have none
+            fields["scale"] = _floats(fields["scale"])
+        return AttributeTable(**fields)
+    except BundleError:
+        raise
+    except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise BundleError(f"attributes.json is not valid: {error}") from error
+
+
+def _shortest(values: np.ndarray) -> Any:
+    """Nested lists of the shortest decimals that read back as the same float32."""
+    if values.ndim > 1:
+        return [_shortest(row) for row in values]
+    return [float(str(np.float32(v))) for v in values]
+
+
+def _floats(values: Any) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float32)
+    if not math.isfinite(float(np.sum(array, dtype=np.float64))):
+        raise ValueError("a number is not finite")
+    return array

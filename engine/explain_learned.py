@@ -1,0 +1,149 @@
+"""Method mask: pictures to pairs, pairs side by side to learned masks, masks to explanations."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.assemble import assemble, rank_attributes
+from engine.explanation import Explanation
+from engine.methods.learned_mask import LearnedMask, MaskPair, learn, rows_per_step
+from engine.model import LoadedModel, Picture
+from engine.passes import whole_embeddings
+from engine.prepared import PassOptions
+from engine.protocol import Progress
+from engine.runtime.batch_size import largest_batch
+from engine.saliency.regression import Estimate
+from engine.saliency.stopping import Budget
+
+ROOM = 4
+"""Activations kept for the way back take about so many times the memory of a forward pass."""
+
+
+def explain_learned(
+    model: LoadedModel,
+    query: Picture,
+    references: Sequence[Picture | None],
+    embeddings: np.ndarray,
+    conditions: Sequence[int | None],
+    options: LearnedMask,
+    mode: str,
+    passes: PassOptions,
+    top: int | None,
+) -> list[Explanation]:
+    """One explanation per reference, in order; references are learned from side by side, as many at once as memory allows.
+
+    references: None for those whose embedding was given; in mode "both" all are pictures
+    embeddings: (R, D) float32; the rows of pictures are computed here, in fp32
+    Raises OptionError where the model has no gradient graph.
+    """
+    sides = 1 + (mode == "both")
+    network, preprocessing = model.gradient().network, model.preprocessing
+    preprocessing.baseline(passes.baseline, query.pixels)  # an unknown name costs no passes
+    whole = [query.pixels, *(r.pixels for r in references if r is not None)]
+    embedded = whole_embeddings(network, preprocessing, whole, largest_batch(preprocessing))
+    targets = embeddings.copy()
+    targets[[r is not None for r in references]] = embedded[1:]
+    at_once = max(largest_batch(preprocessing) // ROOM // sides, 1)
+    rows = options.iterations * rows_per_step(sides)
+    found: list[Explanation] = []
+    for start in range(0, len(references), at_once):
+        part = slice(start, start + at_once)
+
+        def shown(done: int, _: int, before: int = start * rows) -> None:
+            passes.progress(before + done, len(references) * rows)
+
+        share = passes.budget.share(-(-(len(references) - start) // at_once))
+        learners = _Learners(
+            model, query, embedded[:1], references[part], targets[part], conditions[part], passes.baseline, sides
+        )
+        found += learners.explanations(options, share, top, shown)
+    return found
+
+
+class _Learners:
+    """A query and the references that are learned from side by side, in fp32.
+
+    own (1, D), targets (R, D) float32: embeddings of query and references, whole; sides: 1, or 2 where references are
+    masked too; the rest as above
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        query: Picture,
+        own: np.ndarray,
+        references: Sequence[Picture | None],
+        targets: np.ndarray,
+        conditions: Sequence[int | None],
+        hidden: str,
+        sides: int,
+    ) -> None:
+        self._model, self._query, self._references, self._conditions = model, query, references, conditions
+        self._own, self._targets, self._hidden, self._sides = own, targets, hidden, sides
+
+    def explanations(self, options: LearnedMask, budget: Budget, top: int | None, progress: Progress) -> list[Explanation]:
+        began, model, gradient = time.perf_counter(), self._model, self._model.gradient()
+        channels_last = model.preprocessing.layout == "nhwc"
+        pairs = self._pairs(options.seed)
+        learned = learn(gradient.session, gradient.network, pairs, options, channels_last, budget.until, progress)
+        maps = learned.maps(model.preprocessing.height, model.preprocessing.width)  # (n, s, H, W)
+        ranked = rank_attributes(model, model.activations(self._query), list(maps[:, 0]), top)
+        seconds = (time.perf_counter() - began) / len(pairs)
+        return [
+            assemble(
+                model,
+                self._query,
+                reference,
+                self._similarity(self._own, i),
+                Estimate(maps[i, 0]),
+                self._conditions[i],
+                ranked[i],
+                deadline_reached=learned.iterations < options.iterations,
+                reference_saliency=maps[i, 1] if self._sides == 2 else None,
+                method=options.name,
+                mode="both" if self._sides == 2 else "fixed",
+                estimator=options.estimator,
+                baseline=self._hidden,
+                seed=options.seed,
+                passes=learned.iterations * rows_per_step(self._sides) + 1 + (reference is not None) + self._needs_scale,
+                timings={"prepare": 0.0, "explain": seconds},
+                provider=gradient.provider,
+                precision="fp32",
+                threads=model.threads,
+                batch=self._sides * len(pairs),
+            )
+            for i, reference in enumerate(self._references)
+        ]
+
+    def _pairs(self, seed: int) -> list[MaskPair]:
+        preprocessing = self._model.preprocessing
+        pairs, blank = [], self._blank()
+        for i, reference in enumerate(self._references):
+            pictures = [self._query, reference][: self._sides]
+            pixels = [p.pixels for p in pictures if p is not None]
+            images = preprocessing.normalised(np.stack(pixels))
+            baselines = np.stack([preprocessing.baseline(self._hidden, p) for p in pixels])
+            scale = 1.0
+            if blank is not None:
+                scale = abs(self._similarity(self._own, i) - self._similarity(blank, i)) or 1.0
+            weights = self._model.weights(self._conditions[i])
+            pairs.append(MaskPair(images, baselines, self._targets[i], weights, scale, seed))
+        return pairs
+
+    @property
+    def _needs_scale(self) -> bool:
+        """A dot product or a distance has no unit to weigh a mask's size against: its own scale is measured first."""
+        return self._model.manifest.metric != "cosine"
+
+    def _blank(self) -> np.ndarray | None:
+        """(1, D) embedding of the query hidden altogether; None where nothing needs it."""
+        if not self._needs_scale:
+            return None
+        return self._model.gradient().network.run(self._model.preprocessing.baseline(self._hidden, self._query.pixels)[None])
+
+    def _similarity(self, embedding: np.ndarray, index: int) -> float:
+        """Of (1, D) to one reference."""
+        condition, model = self._conditions[index], self._model
+        other = model.reference_features(self._targets[index : index + 1], condition)
+        return float((model.query_features(embedding, condition) @ other.T).item())

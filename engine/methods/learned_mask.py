@@ -1,0 +1,203 @@
+"""Learned masks (Fong and Vedaldi 2017; docs/method.md, Learned mask): what to blur so that the similarity falls.
+
+A coarse mask per picture is optimised by Adam. The gradient of the similarity with respect to the pixels comes from a graph
+of its own (`engine.protocol.Gradients`); the rest is a little numpy. Several pairs are optimised side by side, in one batch.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from engine.errors import OptionError
+from engine.methods.window import corners_aligned
+from engine.protocol import LARGEST_PLAN, Gradients, Progress, Runner, require_seed, require_whole
+
+SIDE = 8
+"""Cells of a mask, a side."""
+RATE, MOMENTS, ADAM_EPSILON = 0.1, (0.9, 0.999), 1e-8
+"""Adam's."""
+SIZE_WEIGHT, VARIATION_WEIGHT = 0.01, 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedMask:
+    """iterations: steps of Adam; noise: standard deviation of what is added to the normalised pictures, anew at every step;
+    seed: of the noise, 0..2^64-1.
+
+    Needs a bundle with a gradient graph (`python -m export similarity --gradient`). Hidden pixels are blurred unless a
+    baseline is given. Raises OptionError for values out of range.
+    """
+
+    iterations: int = 500
+    noise: float = 0.2
+    seed: int = 0
+
+    name: ClassVar[str] = "mask"
+    baseline: ClassVar[str] = "blur"
+    estimator: ClassVar[str] = "sane"
+    ends_early: ClassVar[bool] = True
+    automatic: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_whole("iterations", self.iterations, 1, LARGEST_PLAN)
+        require_seed(self.seed)
+        number = isinstance(self.noise, (int, float)) and not isinstance(self.noise, bool)
+        if not number or not 0 <= self.noise < math.inf:
+            raise OptionError(f"noise must be a number from 0, got {self.noise!r}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskPair:
+    """One mask to be learned, or two together.
+
+    images, baselines: (s, ...) float32 as the network takes them, s = 1 the query, s = 2 the reference too
+    target: (D,) float32, the reference's embedding; where it is masked too it is computed anew at every step
+    weights: (D,) float32, what embeddings are multiplied by; scale: what the similarity is divided by
+    seed: of the noise: pairs of one seed get the same
+    """
+
+    images: np.ndarray
+    baselines: np.ndarray
+    target: np.ndarray
+    weights: np.ndarray
+    scale: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedMasks:
+    """masks: (n, 8, 8 * s) float64 in [0, 1], 1 where a picture is shown; iterations: steps that were taken"""
+
+    masks: np.ndarray
+    iterations: int
+
+    def maps(self, height: int, width: int) -> np.ndarray:
+        """`1 - m`, every half upsampled by itself, corners aligned: (n, s, height, width) float32."""
+        halves = np.split(self.masks, self.masks.shape[2] // SIDE, axis=2)
+        down, across = corners_aligned(height, SIDE), corners_aligned(width, SIDE)
+        return (1 - np.stack([down @ half @ across.T for half in halves], axis=1)).astype(np.float32)
+
+
+def rows_per_step(sides: int) -> int:
+    """Network rows behind a step of one pair: forward and back is one; with two sides each is run forward first."""
+    return 1 if sides == 1 else 4
+
+
+def learn(
+    session: Gradients,
+    network: Runner,
+    pairs: Sequence[MaskPair],
+    options: LearnedMask,
+    channels_last: bool,
+    until: float | None,
+    progress: Progress,
+) -> LearnedMasks:
+    """Optimise the masks of all pairs in one batch; pairs have equally many sides.
+
+    network: the similarity graph in fp32; until: time.perf_counter() at which the caller wants the answer: the last step
+    ends before, but one is taken in any case; progress: called with (network rows done, rows in all)
+    """
+    images, baselines = (np.stack([getattr(p, what) for p in pairs], axis=1) for what in ("images", "baselines"))
+    sides, count = images.shape[:2]  # (s, n, ...)
+    weights, targets = (np.tile(np.stack([getattr(p, what) for p in pairs]), (sides, 1)) for what in ("weights", "target"))
+    scales = np.array([p.scale for p in pairs])[:, None, None]
+    height, width = images.shape[2:4] if channels_last else images.shape[3:5]
+    upsampling = _Upsampling(height, width, sides)
+    channel, contrast = (-1 if channels_last else 2), images - baselines
+    noise, adam = _Noise([p.seed for p in pairs], options.noise, images[:, 0].shape), _Adam()
+    masks, slowest, done = np.ones((count, SIDE, SIDE * sides)), 0.0, 0
+    while done < options.iterations:
+        began = time.perf_counter()
+        if until is not None and done and began + slowest > until:
+            break
+        shown = np.expand_dims(upsampling.full(masks), channel)  # (s, n, 1, H, W) or (s, n, H, W, 1): a mask is drawn
+        x = (baselines + contrast * shown + noise.drawn()).reshape(-1, *images.shape[2:])
+        if sides == 2:
+            targets = network.run(x).reshape(2, count, -1)[::-1].reshape(2 * count, -1)
+        _, gradients = session.run(x, targets, weights)  # the network runs, forward and back
+        by_pixel = (gradients.reshape(images.shape) * contrast).sum(channel)  # (s, n, H, W)
+        masks = adam.step(masks, upsampling.back(by_pixel) / scales + regular(masks))
+        done, slowest = done + 1, max(slowest, time.perf_counter() - began)
+        rows = count * rows_per_step(sides)
+        progress(done * rows, options.iterations * rows)
+    return LearnedMasks(masks, done)
+
+
+def regular(masks: np.ndarray) -> np.ndarray:
+    """Gradient of `0.01 mean|1 - m| + 0.2 TV_3(m)` for each of masks (n, h, w); the derivative of |1 - m| at 1 is 0.
+
+    TV_3: the mean over vertical plus the mean over horizontal neighbours of |difference|^3.
+    """
+    gradient = -SIZE_WEIGHT * np.sign(1 - masks) / masks[0].size
+    for axis in (1, 2):
+        difference = np.diff(masks, axis=axis)
+        slope = VARIATION_WEIGHT * 3 * difference * np.abs(difference) / difference[0].size
+        first, last = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
+        gradient[last] += slope
+        gradient[first] -= slope
+    return gradient
+
+
+class _Adam:
+    """Kingma and Ba 2015, with masks clamped to [0, 1] after every step."""
+
+    def __init__(self) -> None:
+        self._first, self._second = np.zeros(()), np.zeros(())
+        self._steps = 0
+
+    def step(self, masks: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        self._steps += 1
+        a, b = MOMENTS
+        self._first = a * self._first + (1 - a) * gradient
+        self._second = b * self._second + (1 - b) * gradient**2
+        first, second = self._first / (1 - a**self._steps), self._second / (1 - b**self._steps)
+        return np.clip(masks - RATE * first / (np.sqrt(second) + ADAM_EPSILON), 0, 1)
+
+
+class _Upsampling:
+    """Masks (n, 8, 8 s) to pixels, bilinear with corners aligned, two sides as one picture of twice the width."""
+
+    def __init__(self, height: int, width: int, sides: int) -> None:
+        self._down, self._across = corners_aligned(height, SIDE), corners_aligned(sides * width, sides * SIDE)
+        self._sides = sides
+
+    def full(self, masks: np.ndarray) -> np.ndarray:
+        """(s, n, H, W) float32."""
+        whole = (self._down @ masks @ self._across.T).astype(np.float32)
+        return np.stack(np.split(whole, self._sides, axis=2))
+
+    def back(self, by_pixel: np.ndarray) -> np.ndarray:
+        """The transpose: (s, n, H, W) -> (n, 8, 8 s) float64."""
+        return self._down.T @ np.concatenate(list(by_pixel), axis=2) @ self._across
+
+
+class _Noise:
+    """Normal noise, anew at every step: (s, n, ...) float32, broadcast over pairs where all have one seed.
+
+    Box and Muller's transform of raw Philox words (key = seed) in halves, all first ones before all second ones.
+    """
+
+    def __init__(self, seeds: Sequence[int], deviation: float, shape: tuple[int, ...]) -> None:
+        self._deviation, self._shape = deviation, shape
+        self._streams = {seed: np.random.Philox(key=seed) for seed in seeds}
+        self._seeds = list(seeds) if len(self._streams) > 1 else list(self._streams)
+
+    def drawn(self) -> np.ndarray:
+        if self._deviation == 0:
+            return np.zeros(1, np.float32)
+        fields = {seed: self._field(stream) for seed, stream in self._streams.items()}
+        return np.stack([fields[seed] for seed in self._seeds], axis=1)
+
+    def _field(self, stream: np.random.Philox) -> np.ndarray:
+        """(s, ...) float32."""
+        count = math.prod(self._shape)
+        words = stream.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4").astype(np.float32)
+        first, second = (words.reshape(-1, 2).T + 0.5) * np.float32(2**-32)
+        radius = self._deviation * np.sqrt(-2 * np.log(first))
+        angle = np.float32(2 * np.pi) * second
+        normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+        return normal.reshape(self._shape).astype(np.float32, copy=False)

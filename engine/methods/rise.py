@@ -1,0 +1,183 @@
+"""RISE: random masks (Petsiuk et al. 2018; docs/method.md, RISE)."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from engine.errors import OptionError
+from engine.protocol import LARGEST_PLAN, random_words, require_arrays, require_seed, require_whole
+from engine.saliency.regression import TILES
+from engine.saliency.stopping import AUTO, BLOCK, PUBLISHED
+from kernels.rise import RiseRenderer, cell_size
+
+LARGEST_GRID = 64
+ESTIMATORS = ("regression", "sane")
+LEAST_MASKS = 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RisePlan:
+    """grids: (N, s, s) bool, True where the picture shows; shifts: (N, 2) int as (dy, dx), pixels, within [0, cell).
+
+    Raises OptionError for other shapes or types.
+    """
+
+    grids: np.ndarray
+    shifts: np.ndarray
+
+    def __post_init__(self) -> None:
+        grids, shifts = self.grids, self.shifts
+        require_arrays(grids=grids, shifts=shifts)
+        if grids.dtype != bool or grids.ndim != 3 or grids.shape[1] != grids.shape[2] or not len(grids):
+            raise OptionError(f"a plan's grids must be bool (N, s, s) with N >= 1, got {grids.dtype} {grids.shape}")
+        if not 1 <= grids.shape[1] <= LARGEST_GRID:
+            raise OptionError(f"a plan's grid must have 1..{LARGEST_GRID} cells a side, got {grids.shape[1]}")
+        if shifts.dtype.kind not in "iu" or shifts.shape != (len(grids), 2):
+            raise OptionError(f"a plan's shifts must be integers ({len(grids)}, 2), got {shifts.dtype} {shifts.shape}")
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def first(self, count: int) -> "RisePlan":
+        """The plan's first masks."""
+        return RisePlan(self.grids[:count], self.shifts[:count])
+
+    def renderer(self, height: int, width: int) -> RiseRenderer:
+        """The plan's masks at this size; raises OptionError where a shift lies outside [0, cell)."""
+        cells = (cell_size(height, self.grids.shape[1]), cell_size(width, self.grids.shape[2]))
+        if (self.shifts < 0).any() or (self.shifts >= cells).any():
+            raise OptionError(f"at {height} x {width} a plan's shifts (dy, dx) must be at least 0 and below {cells}")
+        return RiseRenderer(self.grids, self.shifts, height, width)
+
+    def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
+        """`S = sum_i y_i m_i / mean_i(m_i)`, division per pixel: (N, R) -> (R, H, W) float32.
+
+        A pixel that no mask shows has saliency 0.
+        """
+        sums = self.renderer(height, width).transpose(np.concatenate([np.ones((len(self), 1)), scores], axis=1))
+        shown = sums[0] / len(self)
+        return np.divide(sums[1:], shown, out=np.zeros_like(sums[1:]), where=shown > 0).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rise:
+    """masks: passes over the picture; "auto": with estimator "regression" as many as the stopping rule needs, from 256 to
+        1024 (see `Explainer.prepare`), with "sane" the published 2000
+    grid: cells a side; p: probability that a cell is shown
+    estimator: "regression": masks in balanced pairs, maps by ridge regression on their tile means (docs/estimator.md), in
+        similarity units, with error bars; needs p = 0.5, a grid of at most 16, and two masks or more (an odd last one tells
+        nothing);
+        "sane": independent masks, the paper's sum of masks weighted by similarity over the mean mask
+    seed: 0..2^64-1; equal seeds draw equal masks, and fewer masks are the first of more
+
+    Raises OptionError for values out of range.
+    """
+
+    masks: int | str = "auto"
+    grid: int = 8
+    p: float = 0.5
+    estimator: str = "regression"
+    seed: int = 0
+
+    name: ClassVar[str] = "rise"
+    baseline: ClassVar[str] = "mean"
+    ends_early: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise OptionError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}")
+        if self.masks != "auto":
+            require_whole("masks", self.masks, 1, LARGEST_PLAN)
+        require_whole("grid", self.grid, 1, LARGEST_GRID)
+        require_seed(self.seed)
+        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0 < self.p <= 1:
+            raise OptionError(f"p must lie above 0 and at most 1, got {self.p!r}")
+        if self.estimator == "regression":
+            self._require_regression()
+
+    def _require_regression(self) -> None:
+        if self.p != 0.5 or self.grid > TILES:
+            raise OptionError(
+                f"estimator 'regression' needs p = 0.5 and a grid of at most {TILES}, got p = {self.p:g} and grid = "
+                f"{self.grid}; estimator 'sane' takes others"
+            )
+        if isinstance(self.masks, int) and self.masks < LEAST_MASKS:
+            raise OptionError(
+                f"estimator 'regression' needs a pair of masks or more, got masks = {self.masks}; 'sane' takes one"
+            )
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the stopping rule decides how many masks are enough."""
+        return self.masks == "auto" and self.estimator == "regression"
+
+    @property
+    def most(self) -> int:
+        """Masks that are run at most."""
+        if isinstance(self.masks, int):
+            return self.masks
+        return AUTO[1] if self.estimator == "regression" else PUBLISHED
+
+    def plan(self, pixels: np.ndarray) -> RisePlan:
+        drawn = draw_balanced if self.estimator == "regression" else draw_independent
+        return drawn(self, self.most, *pixels.shape[:2])
+
+
+def draw_independent(options: Rise, count: int, height: int, width: int) -> RisePlan:
+    """Grids of independent cells, each shown with probability p, and uniform shifts.
+
+    Drawn from raw 64-bit Philox words (key = seed), cut into 32-bit halves, low half first: per mask one half per cell
+    (row-major, shown if below p * 2^32), then one each for dy and dx (half * cell >> 32), padded to whole words. So mask i
+    is the same for every number of masks, and in every version of numpy and on every device.
+    """
+    cells = options.grid**2
+    words = (cells + 2 + 1) // 2
+    halves = _halves(options.seed, count, words)  # (count, 2 * words)
+    grids = halves[:, :cells] < np.uint64(round(options.p * 2**32))
+    shifts = _shifts(halves[:, cells : cells + 2], options.grid, height, width)
+    return RisePlan(grids.reshape(count, options.grid, options.grid), shifts)
+
+
+def draw_balanced(options: Rise, count: int, height: int, width: int) -> RisePlan:
+    """Grids in blocks that show every cell, and every two cells together, equally often; each grid is followed by its
+    complement under the same shift.
+
+    A block is a Hadamard matrix of order h (64 for 8 x 8 cells: 128 masks) with its columns permuted, those for cells kept,
+    some flipped, and its rows permuted. Drawn from raw Philox words as in `draw_independent`, per block: h halves whose
+    order permutes the columns, h halves of which those below 2^31 flip a column, h halves that permute the rows, 2 h halves for dy and dx
+    of each pair.
+    """
+    cells = options.grid**2
+    order = max(1 << (cells - 1).bit_length(), BLOCK // 2)
+    blocks = -(-count // (2 * order))
+    halves = _halves(options.seed, blocks, 5 * order // 2)
+    hadamard = _hadamard(order)
+    grids = []
+    for row in halves:
+        columns, flips, rows = row[: 3 * order].reshape(3, order)
+        chosen = hadamard[np.ix_(np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")[:cells])]
+        shown = chosen ^ (flips[:cells] < 2**31)
+        grids.append(np.stack([shown, ~shown], axis=1))
+    shifts = _shifts(halves[:, 3 * order :].reshape(-1, 2), options.grid, height, width)
+    all_grids = np.concatenate(grids).reshape(-1, options.grid, options.grid)
+    return RisePlan(all_grids, np.repeat(shifts, 2, axis=0)).first(count)
+
+
+def _halves(seed: int, rows: int, words: int) -> np.ndarray:
+    """(rows, 2 * words) uint64 below 2^32."""
+    return random_words(seed, rows, words).view("<u4").astype(np.uint64)
+
+
+def _shifts(halves: np.ndarray, grid: int, height: int, width: int) -> np.ndarray:
+    """(n, 2) halves -> (n, 2) int32 as (dy, dx), uniform within the cells."""
+    size = np.array([cell_size(height, grid), cell_size(width, grid)], np.uint64)
+    return ((halves * size) >> np.uint64(32)).astype(np.int32)
+
+
+def _hadamard(order: int) -> np.ndarray:
+    """(order, order) bool, Sylvester's construction; order a power of two."""
+    matrix = np.ones((1, 1), bool)
+    while len(matrix) < order:
+        matrix = np.block([[matrix, matrix], [matrix, ~matrix]])
+    return matrix

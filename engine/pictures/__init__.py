@@ -1,0 +1,1 @@
+"""Pictures from outside, and what a network sees of them."""

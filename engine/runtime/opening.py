@@ -1,0 +1,107 @@
+"""Opens a bundle's graphs as sessions, each checked against its canonical result before anybody uses it."""
+
+import numpy as np
+
+from engine.bundle import Bundle, graph_digest
+from engine.bundle.manifest import Graph, Manifest
+from engine.errors import BundleError
+from engine.passes import MaskedPasses
+from engine.protocol import GraphSignature, Runner, silent
+from engine.runtime.gpu_session import GpuSession
+from engine.runtime.gpu_stage import BUFFERS
+from engine.runtime.gradient_session import GradientSession
+from engine.runtime.providers import GPU_PROVIDERS, require_gpu
+from engine.runtime.session import Session
+from kernels.rank import RankRenderer
+
+CANONICAL_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
+"""Largest difference from a canonical embedding, in parts of its largest entry: processors round differently."""
+GRADIENT_TOLERANCE = 5e-2
+"""The same for a gradient, where the kinks of ReLUs amplify rounding."""
+
+
+def verify_graph(bundle: Bundle, graph: Graph) -> None:
+    """Run one of the bundle's graphs on the CPU against its canonical result; raises BundleError."""
+    (open_gradient if graph.role == "gradient" else open_graph)(bundle, graph, "cpu", None)
+
+
+def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None, precision: str | None = None) -> Runner:
+    """A session for one of the bundle's graphs that give one thing, checked against its canonical result.
+
+    precision: to run in; None: the graph's own
+    Raises BundleError, ProviderError.
+    """
+    precision = precision or graph.precision
+    count = len(bundle.attributes.names) if bundle.attributes is not None else 0
+    output = (bundle.manifest.embedding,) if graph.role == "similarity" else (count, None, None)
+    path = bundle.folder / graph.file
+    shape = bundle.manifest.preprocessing.input_shape
+    signature = GraphSignature(graph.input, shape, graph.output, output)
+    session: Runner
+    if provider in GPU_PROVIDERS:
+        require_gpu(provider)  # for callers that have not
+        session = GpuSession(path, provider, precision, graph_digest(bundle, graph), signature)
+    elif provider == "openvino":
+        from engine.runtime.openvino_session import OpenVinoSession  # noqa: PLC0415 - an optional package
+
+        session = OpenVinoSession(path, precision, threads, signature)
+    else:
+        session = Session(path, provider, threads, signature)
+    got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
+    _require_canonical(bundle, graph, provider, got, CANONICAL_TOLERANCE[precision])
+    return session
+
+
+def verify_masked(bundle: Bundle, provider: str, session: Runner) -> None:
+    """Run the canonical picture through the hot loop behind one mask that hides nothing; raises BundleError.
+
+    So the kernel, the bound buffers and the fixed batch of a GPU are checked as whole pictures are by `open_graph`.
+    """
+    preprocessing, picture = bundle.manifest.preprocessing, bundle.canonical["picture"]
+    ranks = np.zeros((preprocessing.height, preprocessing.width), np.int64)
+    nothing = RankRenderer(ranks, np.ones(1, np.int64), np.ones(1, bool))
+    image = preprocessing.normalised(picture)
+    passes = MaskedPasses(session, nothing, preprocessing, image, np.zeros_like(image), 1)
+    graph = next(g for g in bundle.manifest.graphs if g.file == session.path.name)
+    for _ in range(BUFFERS):  # one after another they go through each
+        ((got,),) = passes.run(0, 1, None, silent, 1)
+        _require_canonical(bundle, graph, provider, got, CANONICAL_TOLERANCE[graph.precision])
+
+
+def open_gradient(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> GradientSession:
+    """A session for the bundle's gradient graph, checked against its canonical result; raises BundleError."""
+    manifest = bundle.manifest
+    signature = GraphSignature(graph.input, manifest.preprocessing.input_shape, graph.output, (manifest.embedding,))
+    session = GradientSession(bundle.folder / graph.file, provider, threads, signature)
+    picture, embedding = bundle.canonical["picture"], bundle.canonical[manifest.base.file]
+    got = canonical_gradient(session, manifest, picture, embedding)
+    # the similarity by itself: it can be a thousand times the gradient
+    for part in (slice(0, 1), slice(1, None)):
+        _require_canonical(bundle, graph, provider, got, GRADIENT_TOLERANCE, part)
+    return session
+
+
+def canonical_result(session: Runner, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
+    """What a graph gives for the canonical picture (H, W, 3) uint8: its embedding (D,), or scores (A,) float32."""
+    output = session.run(manifest.preprocessing.normalised(picture[None]))[0]
+    return output if output.ndim == 1 else output.mean((1, 2))
+
+
+def canonical_gradient(
+    session: GradientSession, manifest: Manifest, picture: np.ndarray, embedding: np.ndarray
+) -> np.ndarray:
+    """The same of a gradient graph, see `GradientSession.canonical`; embedding: (D,) of the picture."""
+    preprocessing = manifest.preprocessing
+    return session.canonical(preprocessing.normalised(picture), embedding, preprocessing.layout == "nhwc")
+
+
+def _require_canonical(
+    bundle: Bundle, graph: Graph, provider: str, got: np.ndarray, tolerance: float, part: slice = slice(None)
+) -> None:
+    expected, got = bundle.canonical[graph.file][part], got[part]
+    limit = tolerance * float(np.abs(expected).max())
+    if got.shape != expected.shape or not np.abs(got - expected).max() <= limit:
+        raise BundleError(
+            f"{bundle.folder / graph.file} does not give its canonical result on {provider}: it is off by more than "
+            f"{limit:.2g}; export the bundle again on this machine, or report the versions of both"
+        )

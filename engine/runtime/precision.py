@@ -1,0 +1,51 @@
+"""Which precision runs: what the bundle's report says of its faster graphs, and what this processor can do with them."""
+
+import platform
+from pathlib import Path
+
+from engine.bundle.manifest import Manifest
+from engine.bundle.report import Report
+
+CPUINFO = Path("/proc/cpuinfo")
+INT8_FLAGS = ("avx512_vnni", "avx_vnni", "asimddp")
+"""What Linux calls the processor's int8 dot products: VNNI on x86, dotprod on ARM."""
+
+
+def choose_precision(manifest: Manifest, report: Report | None, provider: str) -> tuple[str, str]:
+    """The precision of the fastest similarity graph that is as good as fp32 on this provider, and why, in one line."""
+    target = target_of(provider)
+    wanted = "int8" if target == "cpu" else "fp16"
+    graph = manifest.graph("similarity", wanted, target)
+    if graph is None:
+        return "fp32", f"the bundle has no {wanted} graph for {target}; `python -m export quantize` makes one"
+    found = report.graphs.get(graph.file) if report is not None else None
+    if found is None:
+        return "fp32", f"no report says how good the {wanted} graph is; quantize the bundle again"
+    if not found.passes:
+        return "fp32", f"the {wanted} graph is not faithful enough: {found}"
+    if wanted == "int8":
+        if not fast_int8():
+            return "fp32", "int8 needs a CPU with VNNI or dotprod instructions, which Linux does not report here"
+        if found.speed is not None and found.speed <= 1:
+            return "fp32", f"the int8 graph was not faster where it was measured: {found}"
+    return wanted, str(found)
+
+
+def target_of(provider: str) -> str:
+    """cpu or gpu, as graphs are made for."""
+    return "cpu" if provider in ("cpu", "openvino") else "gpu"
+
+
+def fast_int8() -> bool:
+    """Linux reports int8 dot products: without them int8 is slower than fp32, and 8-bit sums can overflow."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = [line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features")) and ":" in line]
+    return bool(flags) and all(set(f) & set(INT8_FLAGS) for f in flags)
+
+
+def int8_overflows() -> bool:
+    """The fastest int8 kernels of this CPU sum products in 16 bits, which can overflow: x86 without VNNI."""
+    return platform.machine().lower() in ("x86_64", "amd64", "i686", "i386") and not fast_int8()

@@ -1,0 +1,119 @@
+"""When enough masks were run: what the caller allows, and after how many the stopping rule looks (docs/estimator.md)."""
+
+import dataclasses
+import math
+import time
+from typing import Protocol
+
+from engine.errors import OptionError
+
+AUTO = (256, 1024)
+"""Least and most masks that the stopping rule runs."""
+BLOCK = 128
+"""Masks between two looks; also the masks of a balanced block of `engine.methods.rise`."""
+PUBLISHED, PUBLISHED_OTHERS = 2000, 30
+"""Masks of the published procedure: over the query, and over a reference that is masked too."""
+
+
+class StoppingOptions(Protocol):
+    """What every method's options say of when its passes may end.
+
+    name: of the method; estimator: how maps are made from scores
+    ends_early: whether a deadline may cut its passes short
+    automatic: whether the stopping rule decides how many passes are enough
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def estimator(self) -> str: ...
+    @property
+    def ends_early(self) -> bool: ...
+    @property
+    def automatic(self) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Convergence:
+    """How close maps are to their limits for infinitely many masks: estimated correlations, mean over the references.
+
+    reliability: of the maps as they are; published: of the maps that the published procedure would give
+    """
+
+    reliability: float
+    published: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """When passes may end before the plan does. None: no such end.
+
+    tolerance: the correlation with the limit that is enough
+    as_published: whether the correlation of the published procedure is enough
+    until: time.perf_counter() at which the caller wants the answer
+    """
+
+    tolerance: float | None = None
+    until: float | None = None
+    as_published: bool = False
+
+    @classmethod
+    def of(cls, options: StoppingOptions, drawn: bool, tolerance: float | None, deadline: float | None) -> "Budget":
+        """For a call that begins now.
+
+        drawn: whether the masks come from a seed; deadline: seconds from now
+        Raises OptionError for what the method cannot do.
+        """
+        regression = drawn and options.estimator == "regression"
+        if tolerance is not None:
+            _require_tolerance(tolerance, regression)
+        as_published = tolerance is None and drawn and options.automatic
+        if deadline is None:
+            return cls(tolerance, None, as_published)
+        if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline < math.inf:
+            raise OptionError(f"deadline must be a number of seconds above 0, got {deadline!r}")
+        if not options.ends_early:
+            raise OptionError(f"deadline does not apply to method {options.name}: its map needs every pass")
+        return cls(tolerance, time.perf_counter() + deadline, as_published)
+
+    def share(self, pictures: int) -> "Budget":
+        """For the first of so many pictures, with the time that is left divided evenly among them."""
+        if self.until is None:
+            return self
+        now = time.perf_counter()
+        return dataclasses.replace(self, until=now + (self.until - now) / pictures)
+
+    def first_look(self) -> "Budget":
+        """The same, satisfied at its first look."""
+        return dataclasses.replace(self, tolerance=0.0) if self.looks else self
+
+    @property
+    def looks(self) -> bool:
+        """Whether the maps decide when it is enough."""
+        return self.tolerance is not None or self.as_published
+
+    def goal(self, done: int, convergence: Convergence | None, total: int) -> int | None:
+        """How many masks to run before the next look, the `done` ones included; None: enough were run.
+
+        convergence: after `done` masks; None before the first look
+        What the noise adds to a map, 1 - r^2 in parts of its variance, falls as 1 / masks: that tells where the tolerance
+        will be reached.
+        """
+        if done >= total:
+            return None
+        if not self.looks:
+            return total
+        if convergence is None:
+            return min(max(AUTO[0], done + 1), total)
+        wanted = convergence.published if self.tolerance is None else self.tolerance
+        if convergence.reliability >= wanted:
+            return None
+        needed = done * (1 - convergence.reliability**2) / max(1 - wanted**2, 1e-9)
+        return min(max(BLOCK * int(min(needed, total) // BLOCK), done + BLOCK), total)
+
+
+def _require_tolerance(tolerance: object, regression: bool) -> None:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance <= 1:
+        raise OptionError(f"tolerance must be a correlation above 0 and at most 1, got {tolerance!r}")
+    if not regression:
+        raise OptionError("tolerance needs estimator 'regression' and masks drawn from a seed: only these tell their error")
