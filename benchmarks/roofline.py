@@ -1,12 +1,12 @@
-"""What an explanation should cost on a GPU: predictions from counted work and published figures. No GPU has run this.
+"""Predict what an explanation costs on a GPU, from counted work and published figures. No GPU has run this.
 
     python -m benchmarks.roofline --bundle DIR [--size N]       # a table for one network; or --network NAME
-    python -m benchmarks.roofline                               # the table of docs/gpu.md, of the benchmarks' networks
+    python -m benchmarks.roofline                               # write the table of docs/gpu.md: the benchmarks' networks
 
 A pass is one masked picture through the network. Its layers are counted from the fp32 graph: multiplications, and the bytes
-that must come from and go to memory, with pointwise layers fused into those before them. A layer takes the longer of its
-arithmetic at the card's peak and its bytes at the card's bandwidth, and not less than a kernel's launch. That is the
-roofline, which nothing reaches; published throughputs of ResNet-50, in parts of its roofline, give the predicted range.
+read from and written to memory, with pointwise layers fused into the layer before. A layer takes the longer of its
+arithmetic at the card's peak and its bytes at the card's bandwidth, and at least the launch of a kernel. That is the
+roofline, which nothing reaches. Published throughputs of ResNet-50, as shares of its roofline, give the predicted range.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.cards import GPUS, LAUNCH, LEAST, LEAST_OF, MOST, STREAMING, Gpu, Published
 from benchmarks.resnet50 import resnet50
 from engine.bundle import load_bundle
 from engine.files import write_whole
@@ -25,79 +26,25 @@ PAGE = Path("docs/gpu.md")
 BEGIN, END = "<!-- table: python -m benchmarks.roofline -->", "<!-- end of table -->"
 NETWORKS = ("resnet18", "vit", "mobilenet", "resnet50")
 MASKS = (512, 2000)
-"""Masks of a pair: an explanation's usual number, and the published one."""
+"""Masks of a pair: the usual number of an explanation, and the published number."""
 BATCH = 256
 WHOLE_PICTURES = 2
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-"""Of a value inside the network. Its input and embedding are float32 in every graph."""
+"""Of a value inside the network. Inputs and embeddings are float32 in every graph."""
 SHOWN = ("fp16", "int8")
-LAUNCH = 3e-6
-"""Seconds that a kernel takes at least (an assumption)."""
-STREAMING = 0.8
-"""Of the peak bandwidth for kernels that only copy or write (an assumption)."""
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast", "Constant", "Expand", "Shape"}
-"""Move nothing."""
+"""Operators that move nothing."""
 ACTIVATIONS = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu"}
 FUSED = ACTIVATIONS | {"Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "BatchNormalization"}
-"""Done by the kernel before them: they cost what else they read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Gpu:
-    """flops: dense peak operations a second by precision, two for a multiplication and its addition
-    bandwidth: of its memory, and link: to the host in one direction, bytes a second
-    """
-
-    name: str
-    flops: dict[str, float]
-    bandwidth: float
-    link: float
-    source: str
-
-
-GPUS = (
-    Gpu("T4", {"fp32": 8.1e12, "fp16": 65e12, "int8": 130e12}, 320e9, 16e9, "NVIDIA T4 datasheet"),
-    Gpu(
-        "A100",
-        {"fp32": 19.5e12, "fp16": 312e12, "int8": 624e12},
-        2039e9,
-        32e9,
-        "NVIDIA A100 80 GB SXM datasheet, without sparsity",
-    ),
-    Gpu(
-        "H100",
-        {"fp32": 67e12, "fp16": 989e12, "int8": 1979e12},
-        3350e9,
-        64e9,
-        "NVIDIA H100 SXM datasheet, without sparsity",
-    ),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """A throughput of ResNet-50 at 224 x 224 that somebody published."""
-
-    gpu: str
-    precision: str
-    batch: int
-    images_per_second: float
-    source: str
-
-
-LEAST = (
-    Published("T4", "fp16", 128, 1280.0, "Triton with ONNX Runtime's TensorRT provider, NVIDIA DeepLearningExamples"),
-    Published("A100", "fp16", 32, 2857.6, "Triton with ONNX Runtime's TensorRT provider, NVIDIA DeepLearningExamples"),
-)
-MOST = Published("H100", "int8", 256, 88.7e3, "MLPerf Inference, Offline, one accelerator; its batch is assumed")
-LEAST_OF = {"T4": LEAST[0], "A100": LEAST[1], "H100": LEAST[1]}
-"""The lower figure that stands for each card: for the H100 the A100's, in parts of the roofline."""
+"""Operators fused into the kernel before them. They cost what they read beside its result."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Of one picture. multiplications: with their additions; moved: values of activations read and written; whole: those of
-    them that are float32 at every precision; weights: values, read once a batch
+    """The work of one layer for one picture. multiplications: each with its addition
+
+    moved: values of activations read and written; whole: further ones, which are float32 at every precision
+    weights: values, read once per batch; launches: of kernels
     """
 
     name: str
@@ -110,7 +57,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """pixels: values of one picture as the network takes it; embedding: D"""
+    """A counted network. pixels: values of one prepared picture; embedding: D"""
 
     layers: tuple[Layer, ...]
     pixels: int
@@ -121,11 +68,11 @@ class Network:
         return sum(layer.multiplications for layer in self.layers)
 
     def bytes(self, precision: str, batch: int) -> int:
-        """From and to memory in one run."""
+        """Return the bytes read from and written to memory in one run."""
         return sum(_bytes(layer, precision, batch) for layer in self.layers)
 
     def seconds(self, gpu: Gpu, precision: str, batch: int) -> float:
-        """The roofline of one run."""
+        """Return the seconds of one run at the roofline."""
         return sum(
             max(
                 2 * layer.multiplications * batch / gpu.flops[precision],
@@ -138,7 +85,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of an explanation. bytes: from, to or between memories"""
+    """One part of an explanation. bytes: read, written or copied between memories"""
 
     name: str
     flops: int
@@ -151,9 +98,10 @@ def _bytes(layer: Layer, precision: str, batch: int) -> int:
 
 
 def counted(model: onnx.ModelProto, size: int | None = None) -> Network:
-    """The layers of a similarity graph in fp32 whose first input is pictures (batch, ...); size: another than it says.
+    """Count the layers of a fp32 similarity graph whose first input is pictures (batch, ...).
 
-    Raises ValueError where shapes cannot be inferred.
+    size: side of the pictures, if not the graph's own
+    Raises ValueError if shapes cannot be inferred.
     """
     shapes, floats = _shapes(model, size)
     graph = model.graph
@@ -166,7 +114,7 @@ def counted(model: onnx.ModelProto, size: int | None = None) -> Network:
         read = [name for name in node.input if name in floats and name not in constants]
         weights = sum(math.prod(shapes[name]) for name in node.input if name in constants and name in floats)
         if node.op_type in FUSED:
-            read = sorted(read, key=lambda name: math.prod(shapes[name]))[:-1]  # the largest is what was just computed
+            read = sorted(read, key=lambda name: math.prod(shapes[name]))[:-1]  # the largest was just computed
             moved = sum(math.prod(shapes[name]) for name in read)
             if moved:
                 layers.append(Layer(node.name, 0, moved, 0, 0, launches=0))
@@ -180,11 +128,10 @@ def counted(model: onnx.ModelProto, size: int | None = None) -> Network:
 
 
 def _multiplications(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Of one node, for the batch that its shapes have."""
-    if node.op_type == "Conv":
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+    """Count the multiplications of one node, for the batch in its shapes."""
+    if node.op_type in {"Conv", "ConvTranspose"}:
+        positions = node.output[0] if node.op_type == "Conv" else node.input[0]
+        return math.prod(shapes[positions]) * math.prod(shapes[node.input[1]][1:])
     if node.op_type == "MatMul":
         return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
     if node.op_type == "Gemm":
@@ -194,7 +141,7 @@ def _multiplications(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -
 
 
 def _shapes(model: onnx.ModelProto, size: int | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Every tensor's shape for a batch of one, and the names of those that are floating point."""
+    """Return each tensor's shape for a batch of one, and the names of the floating-point tensors."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]
@@ -226,10 +173,7 @@ _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BF
 
 
 def stages(network: Network, gpu: Gpu, precision: str, masks: int) -> list[Stage]:
-    """Of one pair: masks drawn onto the picture, the network over them and over both whole pictures, embeddings copied back.
-
-    Plans (kilobytes) and the map's algebra on the host are left out. The network at its roofline.
-    """
+    """Return the stages of one pair, the network at its roofline. Plans (kilobytes) and algebra on the host are left out."""
     runs = math.ceil(masks / BATCH)
     rows = runs * BATCH  # the last batch is padded
     drawn = 4 * rows * network.pixels
@@ -245,21 +189,21 @@ def stages(network: Network, gpu: Gpu, precision: str, masks: int) -> list[Stage
 
 
 def reached(published: Published, reference: Network) -> float:
-    """A published throughput in parts of its roofline. reference: ResNet-50 at 224 x 224"""
+    """Return a published throughput as a share of its roofline. reference: ResNet-50 at 224 x 224"""
     (gpu,) = (g for g in GPUS if g.name == published.gpu)
     most = published.batch / reference.seconds(gpu, published.precision, published.batch)
     return published.images_per_second / most
 
 
 def predicted(network: Network, gpu: Gpu, precision: str, masks: int, reference: Network) -> tuple[float, float]:
-    """Seconds of a pair, least and most: the network at the parts of its roofline that were published for ResNet-50."""
+    """Return the least and most seconds of a pair: the network at the shares of its roofline published for ResNet-50."""
     drawing, passing, copying = (stage.seconds for stage in stages(network, gpu, precision, masks))
     most, least = reached(MOST, reference), reached(LEAST_OF[gpu.name], reference)
     return drawing + passing / most + copying, drawing + passing / least + copying
 
 
 def table(networks: Sequence[tuple[str, Network]]) -> str:
-    """Markdown. Each network by its name."""
+    """Return the Markdown table of (name, network) pairs."""
     reference = counted(resnet50())
     lines = [
         "| network | card | precision | GFLOP a pass | MB a pass | roofline, passes/s | predicted, passes/s | "
@@ -283,11 +227,11 @@ def table(networks: Sequence[tuple[str, Network]]) -> str:
                     *(" to ".join(_round(1e3 * seconds) for seconds in pair) for pair in pairs),
                 ]
                 lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _told(reference)])
+    return "\n".join([*lines, "", _sources(reference)])
 
 
-def _told(reference: Network) -> str:
-    """Where the figures come from."""
+def _sources(reference: Network) -> str:
+    """Return the lines on where the figures come from."""
     peaks = [
         f"{g.name} {g.flops['fp16'] / 1e12:g} TFLOP/s fp16, {g.flops['int8'] / 1e12:g} TOP/s int8, {g.bandwidth / 1e9:g} "
         f"GB/s ({g.source})"
@@ -302,13 +246,13 @@ def _told(reference: Network) -> str:
 
 
 def _round(value: float) -> str:
-    """Two digits: these are predictions."""
+    """Round to two digits, as these are predictions."""
     rounded = float(f"{value:.2g}")
     return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 def similarity_graph(folder: Path) -> onnx.ModelProto:
-    """A bundle's fp32 similarity graph."""
+    """Load a bundle's fp32 similarity graph."""
     graph = load_bundle(folder).manifest.graph("similarity", "fp32", "cpu")
     return onnx.load(folder / graph.file, load_external_data=False)
 
@@ -317,8 +261,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--bundle", type=Path, help="a bundle's folder")
-    source.add_argument("--network", help=f"of the benchmarks', such as {', '.join(NETWORKS)}")
-    parser.add_argument("--size", type=int, help="side of the pictures, where the network takes others than its own")
+    source.add_argument("--network", help=f"a network of the benchmarks, such as {', '.join(NETWORKS)}")
+    parser.add_argument("--size", type=int, help="side of the pictures, if it is not the network's own")
     options = parser.parse_args(arguments)
     if options.bundle is None and options.network is None:
         if options.size is not None:
@@ -334,7 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def made_bundle(name: str) -> Path:
-    from benchmarks.networks import SIZES, made  # noqa: PLC0415 - PyTorch, which a bundle needs not
+    from benchmarks.networks import SIZES, made  # noqa: PLC0415 - loads PyTorch, which a bundle does not need
 
     if name not in SIZES:
         raise SystemExit(f"unknown network {name}; known are {', '.join(SIZES)}")

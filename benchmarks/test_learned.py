@@ -61,7 +61,7 @@ def test_pairs_side_by_side(benchmark: Any, rows: Rows, size: Size) -> None:
 def learned(
     module: torch.nn.Module, sides: list[tuple[torch.Tensor, torch.Tensor]], target: torch.Tensor, steps: int
 ) -> None:
-    """The published loop (SANE.md, Learned mask): sides are pictures and their blurs, (1, 3, S, S) each."""
+    """The published loop (docs/method.md, Learned mask): sides are pictures and their blurs, (1, 3, S, S) each."""
     mask = torch.ones(1, 1, 8, 8 * len(sides), requires_grad=True)
     optimiser = torch.optim.Adam([mask], lr=0.1)
     side = sides[0][0].shape[-1]

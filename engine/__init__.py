@@ -4,6 +4,9 @@ import importlib.metadata
 import importlib.util
 import warnings
 
+ORIGIN = "sane-engine"
+"""Tells this package from a user's own `engine.py`; `export` checks it at import."""
+
 if importlib.util.find_spec("onnxruntime") is None:
     raise ImportError("engine needs ONNX Runtime: pip install 'sane-engine[cpu]' (or [cuda] on a machine with a GPU)")
 
@@ -47,7 +50,7 @@ __all__ = [
 
 
 def _warn_of_two_runtimes() -> None:
-    """onnxruntime and onnxruntime-gpu own the same import name: whichever was installed last wins."""
+    """Both wheels own the import name `onnxruntime`: the one installed last wins."""
     found = {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime")}
     found |= {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime-gpu")}
     if len(found) > 1:

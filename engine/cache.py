@@ -10,7 +10,10 @@ from engine.prepared import Prepared
 
 @dataclasses.dataclass(frozen=True)
 class CacheInfo:
-    """hits, misses: lookups since the cache was made; entries, bytes: what it holds; limit: bytes it may hold"""
+    """What a cache did and holds.
+
+    hits, misses: lookups since the cache was made; entries, bytes: what it holds; limit: bytes it may hold
+    """
 
     hits: int
     misses: int
@@ -20,12 +23,12 @@ class CacheInfo:
 
     @property
     def hit_rate(self) -> float:
-        """0 where nothing was asked for yet."""
+        """Hits by lookups; 0 before the first lookup."""
         return self.hits / max(self.hits + self.misses, 1)
 
 
 class PreparedCache:
-    """At most `limit` bytes of prepared queries; what was not used for longest goes first. Threads may share it."""
+    """At most `limit` bytes of prepared pictures; the least recently used go first. Threads may share it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -34,6 +37,7 @@ class PreparedCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Prepared | None:
+        """What was put under this key, if it is still here."""
         with self._lock:
             found = self._kept.get(key)
             if found is None:
@@ -44,7 +48,7 @@ class PreparedCache:
             return found
 
     def put(self, key: Hashable, prepared: Prepared) -> None:
-        """Keep it; one that is larger than the whole cache is not kept."""
+        """Keep a prepared picture, unless it is larger than the whole cache."""
         size = prepared.nbytes
         with self._lock:
             if key in self._kept or size > self.limit:
@@ -55,5 +59,6 @@ class PreparedCache:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def info(self) -> CacheInfo:
+        """Counts and sizes as they are now."""
         with self._lock:
             return CacheInfo(self._hits, self._misses, len(self._kept), self._bytes, self.limit)

@@ -17,7 +17,7 @@ from engine.saliency.regression import Estimate
 from engine.saliency.stopping import Budget
 
 ROOM = 4
-"""Activations kept for the way back take about so many times the memory of a forward pass."""
+"""Activations kept for the backward pass take about this many times the memory of a forward pass."""
 
 
 def explain_learned(
@@ -133,17 +133,17 @@ class _Learners:
 
     @property
     def _needs_scale(self) -> bool:
-        """A dot product or a distance has no unit to weigh a mask's size against: its own scale is measured first."""
+        """A dot product or a distance has no unit to weigh a mask's size against, so its scale is measured first."""
         return self._model.manifest.metric != "cosine"
 
     def _blank(self) -> np.ndarray | None:
-        """(1, D) embedding of the query hidden altogether; None where nothing needs it."""
+        """Embedding (1, D) of the query with every pixel hidden; None if nothing needs it."""
         if not self._needs_scale:
             return None
         return self._model.gradient().network.run(self._model.preprocessing.baseline(self._hidden, self._query.pixels)[None])
 
     def _similarity(self, embedding: np.ndarray, index: int) -> float:
-        """Of (1, D) to one reference."""
+        """Similarity of an embedding (1, D) to one reference."""
         condition, model = self._conditions[index], self._model
         other = model.reference_features(self._targets[index : index + 1], condition)
         return float((model.query_features(embedding, condition) @ other.T).item())

@@ -35,13 +35,13 @@ class Explainer:
     """One model, loaded and verified. Threads may share it: equal settings give equal maps, bit for bit.
 
     bundle: folder made by `python -m export`; None: the embedded demo (emoji)
-    provider: auto, cpu, cuda, tensorrt, openvino; what is asked for is verified; auto is the first of TensorRT, CUDA and the
-        CPU (with ONNX Runtime) that truly runs the model; `provider_reason` says why
-    precision: auto, fp32, fp16, bf16, int8, as far as the bundle has it (OpenVINO runs a fp32 graph in bf16); auto is the
-        fastest that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
+    provider: auto, cpu, cuda, tensorrt, openvino; what is asked for is verified; auto takes the first of TensorRT, CUDA and
+        the CPU (with ONNX Runtime) that really runs the model; `provider_reason` says why
+    precision: auto, fp32, fp16, bf16, int8, if the bundle has it (OpenVINO runs a fp32 graph in bf16); auto takes the fastest
+        that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
     threads: CPU threads per network run; None: all cores
-    cache_bytes: memory for prepared queries that `explain` and `explain_many` keep for the next reference; 0: none
-    notice: called with a line about what takes long while a GPU is made ready, or what auto tried and does not run
+    cache_bytes: memory for prepared pictures, which `explain` and `explain_many` keep for the next reference; 0: keep none
+    notice: called with a line about what takes long while a GPU is made ready, or what auto tried that does not run
 
     model: what was loaded, see `engine.model.LoadedModel`
 
@@ -67,17 +67,17 @@ class Explainer:
 
     @property
     def provider(self) -> str:
-        """What runs the networks: cpu, cuda, tensorrt, openvino."""
+        """What runs the networks: cpu, cuda, tensorrt or openvino."""
         return self.model.provider
 
     @property
     def precision(self) -> str:
-        """Of the similarity graph: fp32, fp16, bf16 or int8."""
+        """The precision of the similarity graph: fp32, fp16, bf16 or int8."""
         return self.model.precision
 
     @property
     def precision_reason(self) -> str:
-        """Why that precision, in one line."""
+        """Why that precision was taken, in one line."""
         return self.model.precision_reason
 
     @property
@@ -253,15 +253,15 @@ class Explainer:
         return found
 
     def load_prepared(self, path: str | os.PathLike[str]) -> Prepared:
-        """What `Prepared.save` wrote. Raises OutputError where it is not that, OptionError where another model, or another
-        precision of this one, made it.
+        """Read what `Prepared.save` wrote. Raises OutputError if the file is something else, OptionError if another model, or
+        another precision of this one, made it.
         """
         fields = read_prepared(self.model, Path(path))
         activations = self.model.activations(fields["picture"])  # the bundle's attributes may have changed since
         return with_fits(Prepared(model=self.model, activations=activations, fits=None, **fields))
 
     def cache_info(self) -> CacheInfo:
-        """Hits, misses and bytes of the cache of prepared queries."""
+        """Hits, misses and bytes of the cache of prepared pictures."""
         return self._cache.info()
 
     def embed(self, images: Sequence[ImageLike]) -> np.ndarray:

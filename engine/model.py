@@ -67,7 +67,7 @@ class GradientNetworks:
 def load_model(
     folder: Path, provider: str, precision: str, threads: int | None, notice: Notice
 ) -> tuple["LoadedModel", str]:
-    """The model on the provider asked for, or for auto on the first that truly runs it; and why that one, in one line.
+    """Load a model on the provider asked for, or for auto on the first one that really runs it. Returns why, in one line.
 
     Raises BundleError, ProviderError, OptionError.
     """
@@ -79,7 +79,7 @@ def load_model(
     for name in first:
         try:
             return LoadedModel(folder, name, precision, threads, notice), "; ".join(["the first that runs", *reasons])
-        except EngineError as error:  # whatever it is: the CPU's own error, if it has one, is raised below
+        except EngineError as error:  # if the bundle is to blame, the CPU raises the same below
             reasons.append(f"{name} does not run: {error}")
         notice(reasons[-1])
     return LoadedModel(folder, last, precision, threads, notice), "; ".join(reasons) if provider == "auto" else "asked for"
@@ -108,11 +108,11 @@ class LoadedModel:
         if provider in GPU_PROVIDERS:
             require_gpu(provider)
         if provider == "tensorrt":
-            notice("tensorrt builds engines for a graph once, in minutes, and keeps them in the cache folder")
+            notice("TensorRT builds its engines for a graph once, which takes minutes, and keeps them in the cache folder")
         self.similarity = self._open("similarity", self.precision)
         self.attributes = self._open("attributes", "fp32") if self.bundle.attributes else None
         self.graph_digest = self.bundle.digests[self.similarity.path.name]
-        batch = self._batch(notice)  # found now, and not behind the first caller's deadline
+        batch = self._batch(notice)  # found now, so that it does not count against the first caller's deadline
         self._gradient: GradientNetworks | None = None
         self._opening = threading.Lock()
         self.run_settings = RunSettings(self.provider, self.precision, self.threads, batch)
@@ -128,20 +128,20 @@ class LoadedModel:
 
     def _open(self, role: str, precision: str) -> Runner:
         target = target_of(self.provider)
-        stored = "fp32" if (self.provider, precision) == ("openvino", "bf16") else precision  # rounded while it runs
+        stored = "fp32" if (self.provider, precision) == ("openvino", "bf16") else precision  # rounded when it runs
         graph = self.manifest.graph(role, stored, target)
         if graph is None:
             present = ", ".join(p for p in PRECISIONS if self.manifest.graph(role, p, target) is not None)
             advice = "`python -m export quantize` adds int8 and, for GPUs, fp16"
             if precision not in PRECISIONS:
-                advice = f"known are auto, {', '.join(PRECISIONS)}"
+                advice = f"the precisions are auto, {', '.join(PRECISIONS)}"
             raise OptionError(
-                f"precision {precision!r} was asked for, this bundle has {present} for provider {self.provider}; {advice}"
+                f"precision {precision!r} was asked for, but for provider {self.provider} this bundle has {present}; {advice}"
             )
         return opening.open_graph(self.bundle, graph, self.provider, self.threads, precision)
 
     def gradient(self) -> "GradientNetworks":
-        """Opened when they are first needed. Raises OptionError where the bundle has no gradient graph."""
+        """The networks for learned masks, opened when first needed. Raises OptionError if the bundle has no gradient graph."""
         with self._opening:
             if self._gradient is None:
                 self._gradient = self._open_gradient()
@@ -149,7 +149,7 @@ class LoadedModel:
 
     @property
     def gradient_graph(self) -> Graph | None:
-        """None where the bundle has none."""
+        """The bundle's gradient graph; None if it has none."""
         return self.manifest.graph("gradient", "fp32", target_of(self.provider))
 
     def _open_gradient(self) -> "GradientNetworks":
@@ -159,7 +159,7 @@ class LoadedModel:
                 "method mask needs a gradient graph, and this bundle has none: export the model again with "
                 "`python -m export similarity ... --gradient`, then add its attributes and int8 graphs again"
             )
-        # which explanations then say; TensorRT would build an engine for every number of references
+        # the explanation names this provider; TensorRT would build an engine for every number of references
         provider = {"openvino": "cpu", "tensorrt": "cuda"}.get(self.provider, self.provider)
         base = self.manifest.graph("similarity", "fp32", target_of(provider))
         network = self.similarity
@@ -168,16 +168,17 @@ class LoadedModel:
         return GradientNetworks(opening.open_gradient(self.bundle, graph, provider, self.threads), network, provider)
 
     def picture(self, image: ImageLike) -> Picture:
+        """Load a picture and fit it to what the network sees. Raises ImageError."""
         return Picture(*self.preprocessing.fitted(load_picture(image)))
 
     def embed(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """(n, D) float32."""
+        """Embeddings (n, D) float32 of whole pictures."""
         if not pictures:
             return np.empty((0, self.manifest.embedding), np.float32)
         return self._whole(self.similarity, pictures)
 
     def activations(self, picture: Picture) -> Activations | None:
-        """What the attribute network gives for a picture; None where the bundle has none."""
+        """What the attribute network gives for a picture; None if the bundle has none."""
         if self.attributes is None or self.bundle.attributes is None:
             return None
         (maps,) = self._whole(self.attributes, [picture])
@@ -217,7 +218,7 @@ class LoadedModel:
         return vector
 
     def conditions(self, condition: Condition | Sequence[Condition], count: int) -> list[int | None]:
-        """One condition index per reference; None where the model has no conditions."""
+        """A condition index for each of `count` references; None where none was asked for. Raises OptionError."""
         if condition is None or isinstance(condition, (int, str)):
             return [self._condition(condition)] * count
         if len(condition) != count:
@@ -225,12 +226,12 @@ class LoadedModel:
         return [self._condition(c) for c in condition]
 
     def _condition(self, condition: Condition) -> int | None:
-        """The index; a model with conditions and none asked for compares the embeddings as they are."""
+        """The index. With None, a model that has conditions compares the embeddings as they are."""
         if condition is None:
             return None
         known = self.manifest.conditions
         if known is None:
-            raise OptionError(f"condition {condition!r} was asked for, this model has no conditions")
+            raise OptionError(f"condition {condition!r} was asked for, but this model has no conditions: leave it out")
         if isinstance(condition, str) and condition in known.names:
             return known.names.index(condition)
         count = len(known.names)
@@ -239,18 +240,19 @@ class LoadedModel:
         if isinstance(condition, int) and not isinstance(condition, bool) and 0 <= condition < count:
             return condition
         some = ", ".join(known.names[:5]) + (", ..." if count > 5 else "")
-        raise OptionError(f"this model has no condition {condition!r}: an index below {count} or a name, as {some}")
+        raise OptionError(f"this model has no condition {condition!r}: give an index below {count} or one of its names, such as {some}")
 
     def condition_name(self, condition: int | None) -> str | None:
+        """The name of a condition given by its index."""
         known = self.manifest.conditions
         return None if known is None or condition is None else known.names[condition]
 
     def query_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
-        """(N, D) -> (N, F) float64, one factor of the similarity."""
+        """Masked queries' embeddings (N, D) -> (N, F) float64, their factor of the similarity (docs/method.md, Similarity)."""
         return similarity.query_features(embeddings, self.manifest.metric, self._weights(condition))
 
     def reference_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
-        """(R, D) -> (R, F) float64, the other factor."""
+        """References' embeddings (R, D) -> (R, F) float64, the other factor."""
         return similarity.reference_features(embeddings, self.manifest.metric, self._weights(condition))
 
     def weights(self, condition: int | None) -> np.ndarray:
@@ -265,5 +267,5 @@ class LoadedModel:
 
 
 def _cores() -> int:
-    """Cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

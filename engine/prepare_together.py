@@ -26,14 +26,14 @@ def prepare_together(
     sides = []
     for i, picture in enumerate(pictures):
         share = passes.budget.share(len(pictures) - i)
-        sides.append(prepare(picture, dataclasses.replace(passes, budget=share if for_others else share.first_look())))
+        sides.append(prepare(picture, dataclasses.replace(passes, budget=share if for_others else share.first_check())))
     return _extend_together(sides, conditions, passes)
 
 
 def _extend_together(sides: Sequence[Prepared], conditions: Sequence[int | None], passes: PassOptions) -> list[Prepared]:
     """The same pictures, with further masks of each run until its maps against the others, as they are masked, suffice."""
     query, others = sides[0], sides[1:]
-    if not passes.budget.looks or not others:
+    if not passes.budget.checks or not others:
         return list(sides)
     known = {}
     for chosen in dict.fromkeys(conditions):

@@ -78,7 +78,7 @@ class Prepared:
         plan = [v for v in vars(self.plan).values() if isinstance(v, np.ndarray)]
         arrays = [self.picture.pixels, self.embeddings, *plan]
         if self.activations is not None:
-            arrays += [self.activations.maps, self.activations.shapes]
+            arrays += [self.activations.maps, self.activations.standardised]
         conditions = self.model.manifest.conditions
         count = 1 if conditions is None else len(conditions.names) + 1
         return sum(a.nbytes for a in arrays) + (0 if self.fits is None else self.fits.nbytes(count))
@@ -143,14 +143,12 @@ class Prepared:
             which = [i for i, c in enumerate(conditions) if c == chosen]
             features = self.model.reference_features(embeddings[which], chosen)
             similarities = features @ self.model.query_features(self.whole[None], chosen)[0]
-            estimates = self._estimates(features, chosen)
-            found |= dict(zip(which, zip(similarities.tolist(), estimates, strict=True), strict=True))
+            pairs = zip(similarities.tolist(), self._estimates(features, chosen), strict=True)
+            found |= dict(zip(which, pairs, strict=True))
         saliencies = [found[i][1].saliency for i in range(len(pictures))]
         ranked = rank_attributes(self.model, self.activations, saliencies, top)
         seconds = (time.perf_counter() - began) / max(len(pictures), 1)
-        return [
-            self._explanation(*found[i], picture, conditions[i], ranked[i], seconds) for i, picture in enumerate(pictures)
-        ]
+        return [self._explanation(*found[i], shown, conditions[i], ranked[i], seconds) for i, shown in enumerate(pictures)]
 
     def as_reference(self, condition: int | None) -> KnownReferences:
         """This picture as a reference that is masked too."""
@@ -191,8 +189,7 @@ class Prepared:
         if self.fits is not None:
             return self.fits.estimates(references, condition)
         scores = self.model.query_features(self.embeddings, condition) @ references.T
-        maps = self.plan.maps(scores, *self.picture.size)  # the map is summed
-        return [Estimate(saliency) for saliency in maps]
+        return [Estimate(saliency) for saliency in self.plan.maps(scores, *self.picture.size)]  # the maps are summed
 
     def _tile_effects(self, plan: RisePlan, features: np.ndarray) -> list[np.ndarray]:
         """What showing a tile does to the features (N, F), see `MapFits.tile_effects`; by the picture's own estimator."""
@@ -232,10 +229,9 @@ class Prepared:
 def prepare_picture(
     model: LoadedModel, picture: Picture, options: PlannedMethod, plan: Plan | None, passes: PassOptions
 ) -> Prepared:
-    """Run the passes over a picture. plan: masks handed in; None: the method draws them"""
+    """Run the passes over a picture. plan: masks that were handed in; None: the method draws them"""
     began, drawn = time.perf_counter(), plan is None
     plan = options.plan(picture.pixels) if plan is None else plan
-    embeddings = np.empty((0, model.manifest.embedding), np.float32)
     nothing = Prepared(
         model=model,
         picture=picture,
@@ -243,7 +239,7 @@ def prepare_picture(
         drawn=drawn,
         baseline=passes.baseline,
         plan=plan,
-        embeddings=embeddings,
+        embeddings=np.empty((0, model.manifest.embedding), np.float32),
         whole=model.embed([picture])[0],
         activations=model.activations(picture),
         run_settings=model.run_settings,
@@ -255,15 +251,14 @@ def prepare_picture(
 
 
 def extend(before: Prepared, passes: PassOptions) -> Prepared:
-    """`before` with further masks of its method run, until the budget says enough; itself where that is so already."""
+    """`before` with further masks of its method, until the budget says enough; `before` itself if that is so already."""
     return _run_passes(before, before.options.plan(before.picture.pixels), passes)
 
 
 def _run_passes(before: Prepared, plan: Plan, passes: PassOptions) -> Prepared:
-    """Run masks of the plan, which begins with those that `before` ran."""
-    began, model, budget = time.perf_counter(), before.model, passes.budget
-    done = len(before.embeddings)
-    goal = budget.goal(done, before.fits.convergence(passes.known) if before.fits else None, len(plan))
+    """Run masks of a plan that begins with those that `before` ran."""
+    began, model = time.perf_counter(), before.model
+    goal = _next_goal(before, passes, len(plan))
     if goal is None:
         return before
     preprocessing, pixels = model.preprocessing, before.picture.pixels
@@ -275,29 +270,30 @@ def _run_passes(before: Prepared, plan: Plan, passes: PassOptions) -> Prepared:
         preprocessing.baseline(before.baseline, pixels),
         model.run_settings.batch,
     )
-    now = before
+    now = dataclasses.replace(before, run_settings=model.run_settings)
     while goal is not None:
-        new = masked.run(len(now.embeddings), goal, budget.until, passes.progress, len(plan))
+        new = masked.run(len(now.embeddings), goal, passes.budget.until, passes.progress, len(plan))
         embeddings = np.concatenate([now.embeddings, *new])
         done = len(embeddings)
         ran = plan if done == len(plan) else plan.first(done)
-        now = dataclasses.replace(now, plan=ran, embeddings=embeddings, deadline_reached=done < goal)
-        now = with_fits(dataclasses.replace(now, run_settings=model.run_settings))
-        goal = (
-            None
-            if now.deadline_reached or not budget.looks or now.fits is None
-            else budget.goal(done, now.fits.convergence(passes.known), len(plan))
-        )
+        now = with_fits(dataclasses.replace(now, plan=ran, embeddings=embeddings, deadline_reached=done < goal))
+        goal = None if now.deadline_reached else _next_goal(now, passes, len(plan))
     if done < len(plan):
         passes.progress(done, done)  # that was all
     return dataclasses.replace(now, seconds=before.seconds + time.perf_counter() - began)
 
 
+def _next_goal(prepared: Prepared, passes: PassOptions, total: int) -> int | None:
+    """How many of `total` masks to run before the next check; None: enough were run."""
+    checked = prepared.fits.convergence(passes.known) if prepared.fits is not None and passes.budget.checks else None
+    return passes.budget.goal(len(prepared.embeddings), checked, total)
+
+
 def with_fits(prepared: Prepared) -> Prepared:
-    """The same, with the regressions behind its maps where the estimator has any."""
+    """The same, with the regressions behind its maps if its estimator has any."""
     plan, model = prepared.plan, prepared.model
     if prepared.estimator != "regression" or not isinstance(plan, RisePlan):
         return prepared
-    features = functools.partial(model.query_features, prepared.embeddings)
-    fits = MapFits(plan.grids, plan.shifts, prepared.picture.size, features, model.manifest.embedding)
+    features, size = functools.partial(model.query_features, prepared.embeddings), prepared.picture.size
+    fits = MapFits(plan.grids, plan.shifts, size, features, model.manifest.embedding)
     return dataclasses.replace(prepared, fits=fits)

@@ -1,10 +1,23 @@
-"""From a trained PyTorch model or an ONNX file to a bundle that `engine` runs.
+"""Make a bundle, which `engine` runs, from a trained PyTorch model or an ONNX file.
 
-Names are imported when they are first used: `check` needs neither PyTorch nor onnx.
+Names are imported at their first use: `check` needs neither PyTorch nor onnx.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+import engine
+
+if getattr(engine, "ORIGIN", None) != "sane-engine":
+    _wrong = (
+        f"export needs sane-engine's own package `engine`, but Python finds another one at {engine.__file__}: "
+        "rename that one, or run the command from another folder"
+    )
+    if sys.argv[:1] == ["-m"]:  # Python is still looking for the module to run: a command ends in one line
+        print(f"error: {_wrong}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(_wrong)
 
 if TYPE_CHECKING:
     from export.bundles import export_attributes, export_similarity

@@ -1,6 +1,6 @@
 """The networks of the SANE paper, with torchvision's parameter names, so that the authors' checkpoints load.
 
-torchvision itself is not needed (and does not install beside every torch build).
+They are written here because torchvision does not install beside every build of torch.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut (He et al. 2016, figure 2)."""
+    """Two 3 x 3 convolutions with a shortcut (He et al. 2016, figure 2)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class BasicBlock(nn.Module):
 
 
 class Trunk(nn.Module):
-    """ResNet-18 up to and with its third stage: (N, 3, H, W) -> (N, 4 * width, H / 16, W / 16). The paper's width is 64."""
+    """The first three stages of ResNet-18: (N, 3, H, W) -> (N, 4 * width, H / 16, W / 16). The paper's width is 64."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -46,10 +46,10 @@ class Trunk(nn.Module):
 
 
 class SimilarityNet(Trunk):
-    """The paper's similarity network: trunk, mean over space, one linear layer. (N, 3, H, W) -> (N, embedding).
+    """The paper's similarity network: the trunk, a mean over space, one linear layer. (N, 3, H, W) -> (N, embedding).
 
-    At the paper's 112 x 112 the mean over space is its AvgPool2d(7). `normalise` divides by the Euclidean norm, as the
-    authors' network for Animals with Attributes does.
+    At the paper's 112 x 112 the mean over space equals its AvgPool2d(7).
+    normalise: divide the embedding by its Euclidean norm, as the authors' network for Animals with Attributes does
     """
 
     def __init__(self, width: int = 64, embedding: int = 64, normalise: bool = False) -> None:
@@ -63,9 +63,9 @@ class SimilarityNet(Trunk):
 
 
 class AttributeNet(Trunk):
-    """SANE's attribute head on the trunk: one activation map per attribute. (N, 3, H, W) -> (N, A, H / 16, W / 16).
+    """The trunk with SANE's attribute head: (N, 3, H, W) -> (N, A, H / 16, W / 16), an activation map per attribute.
 
-    The score of an attribute is the spatial mean of its map.
+    An attribute's score is the mean of its map.
     """
 
     def __init__(self, attributes: int, width: int = 64) -> None:
@@ -78,7 +78,7 @@ class AttributeNet(Trunk):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions and a shortcut (He et al. 2016, figure 5): `width` to 4 * width channels."""
+    """1 x 1, 3 x 3 and 1 x 1 convolutions with a shortcut (He et al. 2016, figure 5): `inputs` to 4 * width channels."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
 class PublishedAttributeNet(nn.Module):
     """The paper's attribute network: ResNet-50 without pool and classifier, then one 3 x 3 convolution without bias.
 
-    (N, 3, H, W) -> (N, A, H / 32, W / 32). A torchvision ResNet-50's weights fit all but `head`.
+    (N, 3, H, W) -> (N, A, H / 32, W / 32). The weights of a torchvision ResNet-50 fit everything except `head`.
     """
 
     def __init__(self, attributes: int) -> None:
@@ -124,5 +124,5 @@ class PublishedAttributeNet(nn.Module):
 
 
 def scores(maps: Tensor) -> Tensor:
-    """(N, A, h, w) activation maps -> (N, A) attribute scores."""
+    """Return the attribute scores (N, A) of activation maps (N, A, h, w)."""
     return torch.mean(maps, (2, 3))

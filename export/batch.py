@@ -1,6 +1,6 @@
-"""Makes a graph of batch 1 take any batch, and names the node that stands in the way where it cannot.
+"""Make a graph of batch 1 take any batch, or name the node that prevents it.
 
-Nothing here is trusted: `graphs.make` compares a whole batch with the original graph, picture by picture.
+The result is not trusted: `graphs.make` compares a whole batch with the original graph, picture by picture.
 """
 
 import numpy as np
@@ -9,23 +9,23 @@ import onnx
 from export.errors import ExportError
 from export.runtime import ModelRunner
 
-CLOSE = 1e-3
-"""Difference, in parts of the largest entry, up to which two tensors inside a graph count as equal."""
+INNER_TOLERANCE = 1e-3
+"""Largest difference between two equal tensors inside a graph, relative to their largest entry."""
 
 
-def freed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose Reshape nodes no longer say that the batch is 1.
+def with_open_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose Reshape nodes take any batch, not only 1.
 
-    model: constants among its initializers; its input is declared with batch 1
+    model: its constants are initializers; its input is declared with batch 1
     """
-    shapes = _known_shapes(model)
+    shapes = _fixed_shapes(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     constants = {t.name: t for t in model.graph.initializer}
     for index, node in enumerate(result.graph.node):
         if node.op_type == "Reshape" and node.input[1] in constants:
             fixed = onnx.numpy_helper.to_array(constants[node.input[1]])
-            target = _without_batch(fixed, shapes.get(node.output[0]))
+            target = _open_target(fixed, shapes.get(node.output[0]))
             if target is not None:
                 name = f"{node.input[1]}_any_batch_{index}"  # other nodes may share the old one
                 result.graph.initializer.append(onnx.numpy_helper.from_array(target, name))
@@ -33,10 +33,10 @@ def freed(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def blame(original: onnx.ModelProto, changed: onnx.ModelProto, pictures: np.ndarray) -> str:
-    """Which node of `changed` first treats a batch otherwise than the same pictures one by one, and how.
+def first_wrong_node(original: onnx.ModelProto, changed: onnx.ModelProto, pictures: np.ndarray) -> str:
+    """Name the first node of `changed` that does not give a batch what it gives the pictures one by one, and say how.
 
-    original, changed: the same nodes and names
+    original, changed: graphs of the same nodes and names
     pictures: (B, ...) float32, B > 1 different pictures as the graph takes them
     """
     nodes = changed.graph.node
@@ -44,22 +44,22 @@ def blame(original: onnx.ModelProto, changed: onnx.ModelProto, pictures: np.ndar
     while fails - runs > 1:  # the largest number of leading nodes that take the batch
         middle = (runs + fails) // 2
         try:
-            _tensors(changed, middle, pictures)
+            _outputs_of_first(changed, middle, pictures)
             runs = middle
         except ExportError:
             fails = middle
-    whole = _tensors(changed, runs, pictures) if runs else {}
-    singles = [_tensors(original, runs, p[None]) for p in pictures] if runs else []
+    whole = _outputs_of_first(changed, runs, pictures) if runs else {}
+    singles = [_outputs_of_first(original, runs, p[None]) for p in pictures] if runs else []
     for node in nodes[:runs]:
         for name in node.output:
             if name in whole and not _same([s[name] for s in singles], whole[name]):
-                got = f"{_shape(whole[name])} for a batch of {len(pictures)}, {_shape(singles[0][name])} for one picture"
-                return f"{_described(node)}, which gives {got}"
-    return f"{_described(nodes[runs])}, which fails" if runs < len(nodes) else "a difference that no node alone shows"
+                batch, single = _shape_text(whole[name]), _shape_text(singles[0][name])
+                return f"{_node_text(node)}, which gives {batch} for a batch of {len(pictures)}, {single} for one picture"
+    return f"{_node_text(nodes[runs])}, which fails" if runs < len(nodes) else "a difference that no single node shows"
 
 
-def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors that are fixed at batch 1."""
+def _fixed_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors whose sizes are all fixed at batch 1."""
     inferred = onnx.shape_inference.infer_shapes(model)
     shapes = {}
     for value in [*inferred.graph.value_info, *inferred.graph.output]:
@@ -69,10 +69,10 @@ def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _without_batch(target: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray | None:
-    """The target of a Reshape with its leading 1 left open, or None where it has none.
+def _open_target(target: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray | None:
+    """Return the target of a Reshape with its leading 1 left open, or None if it has no leading 1.
 
-    -1 works wherever the other sizes are known; where one of them is -1, 0 copies the batch from the input.
+    -1 works if the other sizes are known; if one of them is -1, 0 copies the batch from the input.
     """
     if not target.size or target[0] != 1:
         return None
@@ -80,8 +80,8 @@ def _without_batch(target: np.ndarray, shape: tuple[int, ...] | None) -> np.ndar
     return np.array([0 if -1 in rest else -1, *rest], np.int64)
 
 
-def _tensors(model: onnx.ModelProto, count: int, pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """What the first `count` nodes give."""
+def _outputs_of_first(model: onnx.ModelProto, count: int, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the floating-point outputs of the first `count` nodes, by name."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
     del part.graph.node[count:]
@@ -95,7 +95,7 @@ def _tensors(model: onnx.ModelProto, count: int, pictures: np.ndarray) -> dict[s
 
 
 def _same(singles: list[np.ndarray], whole: np.ndarray) -> bool:
-    """The batch holds the single results side by side along some axis, or does not depend on the pictures."""
+    """Say whether the batch holds the single results side by side along some axis, or is the same for every picture."""
     candidates = [singles[0]]
     if len({s.shape for s in singles}) == 1:
         candidates += [np.concatenate(singles, axis) for axis in range(singles[0].ndim)]
@@ -103,12 +103,12 @@ def _same(singles: list[np.ndarray], whole: np.ndarray) -> bool:
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    return not a.size or bool(np.abs(a - b).max() <= CLOSE * np.abs(a).max())
+    return not a.size or bool(np.abs(a - b).max() <= INNER_TOLERANCE * np.abs(a).max())
 
 
-def _described(node: onnx.NodeProto) -> str:
+def _node_text(node: onnx.NodeProto) -> str:
     return f"node {node.name!r} ({node.op_type})"
 
 
-def _shape(array: np.ndarray) -> str:
+def _shape_text(array: np.ndarray) -> str:
     return " x ".join(map(str, array.shape)) or "a number"

@@ -1,4 +1,4 @@
-"""The two exports: a similarity model to a new bundle, an attribute model into an existing one."""
+"""The two exports: a similarity model into a new bundle, and an attribute model into an existing one."""
 
 import dataclasses
 import shutil
@@ -28,7 +28,7 @@ from export.write import check_free, finish, replacing
 SIMILARITY_FILE = "similarity.fp32.onnx"
 ATTRIBUTES_FILE = "attributes.fp32.onnx"
 GRADIENT_FILE = "gradient.fp32.onnx"
-RECORDS = (MANIFEST, ATTRIBUTES, CALIBRATION, PRECISION, CANONICAL, SUMS)
+OWN_FILES = (MANIFEST, ATTRIBUTES, CALIBRATION, PRECISION, CANONICAL, SUMS)
 
 
 def export_similarity(
@@ -45,22 +45,22 @@ def export_similarity(
 ) -> Path:
     """Write a bundle whose graph maps pictures to embeddings (N, D), and return its folder.
 
-    metric: cosine, dot or euclidean; conditions: weights (C, D) float32 before relu; name: None takes that of `out`
-    gradient: whether to add the graph that method "mask" needs; extra_files: further files by name, such as a model card
-    Raises an EngineError, and leaves `out` as it was, where the graph does not agree with the source on real pictures.
+    metric: cosine, dot or euclidean; conditions: weights (C, D) float32, before relu; name: None takes the name of `out`
+    gradient: whether to add the graph that method "mask" needs; extra_files: more files by name, such as a model card
+    Raises an EngineError, and leaves `out` as it was, if the graph does not agree with the source on real pictures.
     """
     out = Path(out)
     if metric not in METRICS:
         raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     for extra in extra_files or {}:
-        _refuse_name(extra)
+        _check_extra_name(extra)
     check_free(out)
     made = graphs.make(source, preprocessing, "embedding", (None,))
     if conditions is not None and conditions.weights.shape[1:] != made.shape:
         got = conditions.weights.shape
         raise OptionError(f"condition weights must be (C, {made.shape[0]}) like the embedding, got {got}")
-    graph = _graph(made, SIMILARITY_FILE, "similarity")
-    added = _gradient(made, preprocessing, metric) if gradient else None
+    graph = _graph_entry(made, SIMILARITY_FILE, "similarity")
+    added = _gradient_graph(made, preprocessing, metric) if gradient else None
     name = out.resolve().name if name is None else name
     all_graphs = (graph, *([added[0]] if added else []))
     manifest = Manifest(name, licence, preprocessing, made.shape[0], metric, all_graphs, conditions)
@@ -82,21 +82,21 @@ def export_similarity(
 
 
 def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Path:
-    """Add a graph that maps pictures to activation maps (N, A, h, w), and its words, to a bundle; returns its folder.
+    """Add a graph that maps pictures to activation maps (N, A, h, w), and its attributes, to a bundle; return its folder.
 
-    An attribute model that the bundle has already is replaced. The picture size and preprocessing are the bundle's, and
-    its identity stays. Raises an EngineError, and leaves the bundle as it was, where the graph does not fit.
+    An attribute model that is already in the bundle is replaced. The bundle's picture size, preprocessing and identity stay
+    the same. Raises an EngineError, and leaves the bundle as it was, if the graph does not fit.
     """
     bundle = Path(bundle)
     before = load_bundle(bundle)
     check_free(bundle)
     made = graphs.make(source, before.manifest.preprocessing, "maps", (len(table.names), None, None))
-    graph = _graph(made, ATTRIBUTES_FILE, "attributes")
+    graph = _graph_entry(made, ATTRIBUTES_FILE, "attributes")
     kept = tuple(g for g in before.manifest.graphs if g.role != "attributes")
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
     with replacing(bundle) as folder:
         copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
-        (folder / CALIBRATION).unlink(missing_ok=True)  # it was about the model that goes
+        (folder / CALIBRATION).unlink(missing_ok=True)  # it was made for the model that is replaced
         (folder / graph.file).write_bytes(made.content)
         canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
         canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])
@@ -105,12 +105,12 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
 
 
 def export_file(bundle: Path, name: str, content: bytes) -> Path:
-    """Add a further file, such as a model card, to a bundle, or replace it; returns the bundle's folder.
+    """Add one more file, such as a model card, to a bundle, or replace it; return the bundle's folder.
 
-    Raises an EngineError, and leaves the bundle as it was, where the name is one that the bundle uses itself.
+    Raises an EngineError, and leaves the bundle as it was, if the bundle itself uses that name.
     """
     bundle = Path(bundle)
-    _refuse_name(name)
+    _check_extra_name(name)
     before = load_bundle(bundle)
     with replacing(bundle) as folder:
         copy_without(before, [], folder)
@@ -119,39 +119,39 @@ def export_file(bundle: Path, name: str, content: bytes) -> Path:
     return bundle
 
 
-def _refuse_name(extra: str) -> None:
-    if extra in RECORDS or extra.endswith(".onnx") or extra != Path(extra).name or extra in ("", ".."):
-        raise OptionError(f"an extra file needs a plain name that the bundle does not use itself, got {extra!r}")
+def _check_extra_name(extra: str) -> None:
+    if extra in OWN_FILES or extra.endswith(".onnx") or extra != Path(extra).name or extra in ("", ".."):
+        raise OptionError(f"an extra file needs a plain name that the bundle itself does not use, got {extra!r}")
 
 
-def _gradient(made: ExportedGraph, preprocessing: Preprocessing, metric: str) -> tuple[Graph, bytes]:
-    """The gradient graph of a similarity graph, proven on the demo pictures, and what its file holds."""
+def _gradient_graph(made: ExportedGraph, preprocessing: Preprocessing, metric: str) -> tuple[Graph, bytes]:
+    """Return the manifest's entry for the gradient of a similarity graph, verified on the demo pictures, and its file."""
     model = with_gradient(onnx.load_from_string(made.content), metric)
     verify(model, preprocessing.normalised(graphs.demo_pictures(preprocessing)))
     graph = Graph(GRADIENT_FILE, "gradient", "fp32", "any", onnx_files.opset(model), made.input, made.output)
     return graph, onnx_files.serialised(model)
 
 
-def _graph(made: ExportedGraph, file: str, role: str) -> Graph:
+def _graph_entry(made: ExportedGraph, file: str, role: str) -> Graph:
     return Graph(file, role, "fp32", "any", made.opset, made.input, made.output)
 
 
 def canonical_of(
     folder: Path, graph: Graph, shape: tuple[int | None, ...], manifest: Manifest, picture: np.ndarray
 ) -> np.ndarray:
-    """What a graph in `folder`, of which one picture's result has `shape`, gives on the CPU for (H, W, 3) uint8."""
+    """Return what a graph in `folder` gives on the CPU for `picture` (H, W, 3) uint8; shape: of one picture's result."""
     size = manifest.preprocessing.input_shape
     session = Session(folder / graph.file, "cpu", None, GraphSignature(graph.input, size, graph.output, shape))
     return canonical_result(session, manifest, picture)
 
 
 def copy_without(before: Bundle, stale: Sequence[Graph], folder: Path) -> None:
-    """Copy a bundle's files, other than these graphs and the tensors beside them."""
+    """Copy a bundle's files into `folder`, except the stale graphs and the tensors stored beside them."""
     left_out = [g.file for g in stale]
     for graph in tuple(left_out):
         left_out.extend(external_files((before.folder / graph).read_bytes()))
     for path in sorted(before.folder.iterdir()):
         if path.is_dir():
-            raise BundleError(f"{path} is a folder, which a bundle does not have; move it elsewhere first")
+            raise BundleError(f"{path} is a folder, and a bundle has no folders in it; move it elsewhere first")
         if path.name not in left_out:
             shutil.copy2(path, folder / path.name)

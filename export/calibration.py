@@ -1,4 +1,4 @@
-"""Prior, calibrated confidences and phi of a bundle's words, found on labelled pictures and written beside the model."""
+"""Find prior, calibrated confidences and phi of a bundle's attributes on labelled pictures; write them beside the model."""
 
 import dataclasses
 import hashlib
@@ -31,23 +31,22 @@ from export.write import check_free, finish, replacing
 
 CALIBRATION_VERSION = 1
 MOST_PAIRS = 300
-"""Pairs that are explained for phi; each query costs the passes of an explanation."""
+"""Most pairs that are explained to find phi; each query costs the passes of an explanation."""
 MOST_PRIOR_PAIRS = 5000
-TCAV = (
-    "TCAV on the embeddings as they are, under no condition; concept vectors cross-fitted over halves of the groups; p "
-    "against "
-    f"{tcav.CONCEPTS} random concepts carried by as many groups, 0 where p > {tcav.LEVEL:g} or fewer than "
-    f"{tcav.LEAST_PAIRS} pairs carry the attribute; for squared distances a pair's two directions have opposite signs, and "
-    "none can pass"
+TCAV_METHOD = (
+    "TCAV on the embeddings as they are, without a condition; concept vectors are cross-fitted over halves of the groups; "
+    f"p is measured against {tcav.CONCEPTS} random concepts that as many groups carry; the prior is 0 if p > {tcav.LEVEL:g} "
+    f"or if fewer than {tcav.LEAST_PAIRS} pairs carry the attribute; with squared distances a pair's two directions have "
+    "opposite signs, so no attribute can pass"
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """What was found. table: as the bundle has it now
+    """What was found. table: the bundle's attributes as they are now; record: the content of calibration.json
 
-    before, after: reliability of its earlier confidences, and of calibrated ones, each half of the groups by parameters
-    fitted on the other; record: what calibration.json holds
+    before, after: reliability of the earlier and of the calibrated confidences; `after` judges each half of the groups by
+    parameters fitted on the other half
     """
 
     table: AttributeTable
@@ -68,13 +67,13 @@ def calibrate(
     method: Method | None = None,
     quiet: bool = True,
 ) -> Calibration:
-    """Find prior, calibration and phi on labelled pictures, and write them into a bundle; its identity stays.
+    """Find prior, calibration and phi on labelled pictures, and write them into a bundle; its identity stays the same.
 
-    images, labels: see `read_labels`; take pictures that neither network was trained on
-    seed: of everything that is drawn; pairs: to explain for phi, at most; method: for their maps, None: RISE
-    quiet: whether to show no progress on standard error
+    images, labels: see `read_labels`; use pictures that neither network was trained on
+    seed: for all random choices; pairs: most pairs to explain for phi; method: of their saliency maps, None for RISE
+    quiet: show no progress bar on standard error
 
-    Raises an EngineError, and leaves the bundle as it was, where that fails.
+    Raises an EngineError, and leaves the bundle as it was, if that fails.
     """
     bundle, images, labels = Path(bundle), Path(images), Path(labels)
     require_seed(seed)
@@ -83,7 +82,7 @@ def calibrate(
     explainer = Explainer(bundle)
     table, _ = words_of(explainer)
     labelled = read_labels(labels, images, table.names)
-    with Bar(quiet, "looking", "picture") as bar:
+    with Bar(quiet, "running the networks", "picture") as bar:
         seen = observe(explainer, labelled.files, bar.show)
     similarity = similarities(explainer, seen.embeddings)
     matching = matching_pairs(labelled, similarity)
@@ -105,7 +104,7 @@ def calibrate(
         together[queries],
         first[queries],
     )
-    after = reliability(labelled.truth, held_out(seen, labelled.truth, first, table))
+    after = reliability(labelled.truth, held_out_confidences(seen, labelled.truth, first, table))
     made = _calibrated(table, scaling, found, searched)
     before = reliability(labelled.truth, seen.confidences)
     calibration = Calibration(made, found, before, after, searched, {})
@@ -116,19 +115,22 @@ def calibrate(
 
 
 def _calibrated(table: AttributeTable, scaling: Scaling, prior: Prior, search: Search) -> AttributeTable:
-    """The table with what was found."""
+    """Return the table with what was found in it."""
     scale, bias, value = (v.astype(np.float32) for v in (scaling.scale, scaling.bias, prior.value))
     return dataclasses.replace(table, confidence="sigmoid", scale=scale, bias=bias, prior=value, phi=search.phi)
 
 
 def _rounded(scaling: Scaling) -> Scaling:
-    """As the bundle keeps it."""
+    """Return the scaling as the bundle keeps it, in float32."""
     scale, bias = (values.astype(np.float32).astype(np.float64) for values in (scaling.scale, scaling.bias))
     return dataclasses.replace(scaling, scale=scale, bias=bias)
 
 
-def held_out(seen: Observed, truth: np.ndarray, first: np.ndarray, table: AttributeTable) -> np.ndarray:
-    """(n, A) float64: each half's confidences by parameters fitted on the other."""
+def held_out_confidences(seen: Observed, truth: np.ndarray, first: np.ndarray, table: AttributeTable) -> np.ndarray:
+    """Return the confidences (n, A) float64 of each half of the pictures by parameters fitted on the other half.
+
+    truth: (n, A) bool; first: (n,) bool, which pictures are in the first half
+    """
     found = np.empty(seen.scores.shape)
     for half in (first, ~first):
         found[half] = platt.fit(seen.scores[~half], truth[~half], table).confidences(seen.scores[half])
@@ -138,7 +140,9 @@ def held_out(seen: Observed, truth: np.ndarray, first: np.ndarray, table: Attrib
 def _drops(labelled: Labelled, similarity: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     drops = removal_drops(similarity, labelled.truth, labelled.groups, pairs)
     if not np.isfinite(drops).any():
-        raise OptionError("no picture of another group lacks any attribute: phi cannot be found on these labels")
+        raise OptionError(
+            "phi cannot be found on these labels: every picture of another group has every attribute; label more pictures"
+        )
     return drops
 
 
@@ -173,10 +177,10 @@ def _record(found: Calibration, scaling: Scaling, labelled: Labelled) -> dict[st
     named = enumerate(found.table.names)
     return {
         "attributes": [{"name": name} | {key: column[i] for key, column in columns.items()} for i, name in named],
-        "prior": {"method": TCAV, "concepts": tcav.CONCEPTS, "level": tcav.LEVEL},
+        "prior": {"method": TCAV_METHOD, "concepts": tcav.CONCEPTS, "level": tcav.LEVEL},
         "confidence": {
             "method": platt.PLATT_METHOD,
-            "judged_on": "each half of the groups, by parameters fitted on the other",
+            "judged_on": "each half of the groups, by parameters fitted on the other half",
             "before": found.before.to_dict(),
             "after": found.after.to_dict(),
         },

@@ -1,4 +1,4 @@
-"""Verifies a bundle as the engine will use it, and says what is in it."""
+"""Verify a bundle as the engine will use it, and say what is in it."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from engine.runtime.opening import verify_graph
 def check(bundle: Path) -> str:
     """Load a bundle, run each of its graphs on the CPU against its canonical result, and describe it in a few lines.
 
-    Raises an EngineError for any fault. Graphs made for GPUs alone are verified as files but not run.
+    Raises an EngineError for any fault. Graphs made for GPUs only are verified as files but not run.
     """
     loaded = load_bundle(Path(bundle))
     return "\n".join([*_model_lines(loaded), *(_graph_line(loaded, g) for g in loaded.manifest.graphs)])

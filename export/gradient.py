@@ -1,7 +1,8 @@
-"""The gradient of a similarity as an ONNX graph: reverse mode over the graph itself, so that it serves any ONNX model.
+"""The gradient of a similarity as an ONNX graph, for any ONNX model: reverse-mode differentiation of the graph itself.
 
-Behind the embedding the similarity to a `target` embedding is computed, and the graph is then walked backwards, each
-operator by its rule (`export.rules`): one run gives embedding, similarity and the similarity's gradient by every pixel.
+First the similarity of the embedding to a `target` embedding is added to the graph. Then the graph is walked backwards, and
+each operator is differentiated by its rule (`export.rules`). One run of the result gives the embedding, the similarity and
+the similarity's gradient with respect to every pixel.
 """
 
 import tempfile
@@ -22,38 +23,39 @@ from export.runtime import ModelRunner, silence
 from export.tape import Tape, Value
 
 GRADIENT_OPSET = 18
-"""The least in which every rule is written: reductions take their axes as inputs."""
+"""The lowest opset in which all rules can be written: reductions take their axes as inputs."""
 BATCHES = (2, 3)
 LARGEST_KNOWN = 64
-"""Entries of whole-number tensors that are looked at: shapes and indices."""
+"""Most entries of a whole-number tensor whose value is recorded: these are shapes and indices."""
 BATCH_TOLERANCE = 5e-2
-"""Largest difference between gradients in a batch and alone, in parts of the largest: kinks of ReLUs round either way."""
+"""Largest difference between the gradients of a batch and of its pictures alone, relative to the largest gradient: near the
+kink of a ReLU, rounding decides."""
 STEP = 2e-4
-"""Length of the step along the gradient that proves it, in parts of the pictures' own."""
-AGREEMENT = 0.2
-"""Largest difference of the change of the similarity on that step from what the gradient says, in parts of it: the step
-crosses kinks of ReLUs, of which a random network has many."""
+"""Length of the step along the gradient that verifies it, relative to the length of the picture."""
+LARGEST_MISMATCH = 0.2
+"""Largest difference between the measured and the predicted change of the similarity on that step, relative to the predicted
+one: the step crosses kinks of ReLUs, of which a random network has many."""
 
 
 def with_gradient(model: onnx.ModelProto, metric: str) -> onnx.ModelProto:
-    """`model`, a similarity graph (batch, ...) float32 -> (batch, D), with similarity and gradient.
+    """Return `model`, a similarity graph (batch, ...) float32 -> (batch, D), with similarity and gradient added.
 
-    Further inputs (`engine.runtime.gradient_session`): TARGET_INPUT, the embedding to compare with, and WEIGHTS_INPUT, what both
-    embeddings are multiplied by first (a condition's weights after relu, or ones); (batch, D) float32. Further
-    outputs: SIMILARITY_OUTPUT (batch,) by `metric`, and GRADIENT_OUTPUT, shaped like the input.
+    Added inputs (see `engine.runtime.gradient_session`), both (batch, D) float32: TARGET_INPUT, the embedding to compare
+    with, and WEIGHTS_INPUT, the weights that multiply both embeddings first (a condition's weights after relu, or ones).
+    Added outputs, float32: SIMILARITY_OUTPUT (batch,) by `metric`, and GRADIENT_OUTPUT, shaped like the input.
 
-    Raises ExportError, which names it, for an operator without a rule.
+    Raises ExportError, which names the operator, if an operator has no rule.
     """
-    simple = _simplified(model)
+    simple = _simplify(model)
     graph = simple.graph
     image, embedding = graph.input[0], graph.output[0]
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     ours = (TARGET_INPUT, WEIGHTS_INPUT, SIMILARITY_OUTPUT, GRADIENT_OUTPUT)
     if taken & set(ours):
-        raise ExportError(f"the graph already uses one of the names {', '.join(ours)}")
+        raise ExportError(f"the graph already uses one of the names {', '.join(ours)}: rename it, or leave out --gradient")
     size = [d.dim_value for d in image.type.tensor_type.shape.dim[1:]]
     width = embedding.type.tensor_type.shape.dim[1].dim_value
-    shapes, known = _probed(simple)
+    shapes, known = _probe(simple)
     for name in (TARGET_INPUT, WEIGHTS_INPUT):
         graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
         shapes[name] = (None, width)
@@ -61,9 +63,9 @@ def with_gradient(model: onnx.ModelProto, metric: str) -> onnx.ModelProto:
     similarity = _similarity(
         forward.value(embedding.name), forward.value(TARGET_INPUT), forward.value(WEIGHTS_INPUT), metric
     )
-    shapes, known = _probed(simple)
+    shapes, known = _probe(simple)
     backward = Tape(graph, "gradient", shapes, known)
-    gradient = _back(backward, graph, similarity.name, image.name)
+    gradient = _backpropagate(backward, graph, similarity.name, image.name)
     graph.node.append(helper.make_node("Squeeze", [similarity.name, backward.constant([1]).name], [SIMILARITY_OUTPUT]))
     graph.node.append(helper.make_node("Identity", [gradient.name], [GRADIENT_OUTPUT]))
     graph.output.append(helper.make_tensor_value_info(SIMILARITY_OUTPUT, TensorProto.FLOAT, ["batch"]))
@@ -74,10 +76,11 @@ def with_gradient(model: onnx.ModelProto, metric: str) -> onnx.ModelProto:
 
 
 def verify(model: onnx.ModelProto, pictures: np.ndarray) -> None:
-    """Raise ExportError unless a graph of `with_gradient` agrees with itself on pictures (n, ...) float32, n > 1.
+    """Raise ExportError unless the gradient of a graph of `with_gradient` is right on pictures (n, ...) float32, n > 1.
 
-    Each picture, compared with what its embedding becomes when its entries change places, is moved a step along its gradient
-    and back from it: the similarity must change as the gradient says. And a batch must give what its pictures give alone.
+    The target of each picture is its own embedding with the entries shifted by one place. The picture is moved a small
+    step along its gradient, and a step against it: the similarity must change as the gradient predicts. And a batch must
+    give the gradients that its pictures give alone.
     """
     runner = ModelRunner(onnx_files.serialised(model))
     image = model.graph.input[0].name
@@ -92,15 +95,17 @@ def verify(model: onnx.ModelProto, pictures: np.ndarray) -> None:
     alone = [run(p[None], t[None])[2][0] for p, t in zip(pictures, targets, strict=True)]
     largest = float(np.abs(gradients).max())
     if not np.isfinite(gradients).all() or np.abs(gradients - alone).max() > BATCH_TOLERANCE * largest:
-        raise ExportError("the gradient of a batch is not that of its pictures; export the model without --gradient")
+        raise ExportError(
+            "the gradient of a batch differs from the gradients of its pictures alone; export the model without --gradient"
+        )
     axes = tuple(range(1, pictures.ndim))
     lengths = np.sqrt(np.square(gradients).sum(axes, keepdims=True))
     sizes = np.sqrt(np.square(pictures).sum(axes, keepdims=True))
     steps = STEP * sizes * gradients / np.maximum(lengths, np.finfo(np.float32).tiny)
     change = run(pictures + steps, targets)[1] - run(pictures - steps, targets)[1]
-    said = 2 * STEP * (sizes * lengths).ravel()
-    off = np.abs(change - said).sum() / max(float(said.sum()), np.finfo(np.float32).tiny)
-    if not off <= AGREEMENT:
+    predicted = 2 * STEP * (sizes * lengths).ravel()
+    off = np.abs(change - predicted).sum() / max(float(predicted.sum()), np.finfo(np.float32).tiny)
+    if not off <= LARGEST_MISMATCH:
         raise ExportError(
             f"the similarity does not change as its gradient says: off by {100 * off:.0f}% on the demo pictures; "
             "export the model without --gradient"
@@ -108,7 +113,7 @@ def verify(model: onnx.ModelProto, pictures: np.ndarray) -> None:
 
 
 def _similarity(embedding: Value, target: Value, weights: Value, metric: str) -> Value:
-    """(batch, 1): as `engine.saliency.similarity` has it."""
+    """Return the similarity (batch, 1), computed as in `engine.saliency.similarity`."""
     a, b = embedding * weights, target * weights
     if metric == "euclidean":
         return -((a - b) * (a - b)).sum([1])
@@ -120,25 +125,25 @@ def _norm(vectors: Value) -> Value:
     return vectors.op("ReduceL2", [1], keepdims=1).op("Max", EPSILON)
 
 
-def _back(tape: Tape, graph: onnx.GraphProto, output: str, image: str) -> Value:
-    """dL/d image, for L the sum of `output` over the batch."""
+def _backpropagate(tape: Tape, graph: onnx.GraphProto, output: str, image: str) -> Value:
+    """Return dL/d image, with L the sum of `output` over the batch."""
     nodes = list(graph.node)
-    active = {image}  # what depends on the picture
+    active = {image}  # tensors that depend on the picture
     for node in nodes:
         if node.op_type not in ("Shape", "Size") and active & set(node.input):
             active |= set(node.output)
     gradients: dict[str, list[Value]] = {output: [tape.constant(1.0).expanded(tape.value(output))]}
     for node in reversed(nodes):
-        gs = [_total(gradients.get(name, [])) for name in node.output]
+        gs = [_sum_of(gradients.get(name, [])) for name in node.output]
         wanted = [name in active for name in node.input]
         if not any(wanted) or all(g is None for g in gs):
             continue
         for name, g in zip(node.input, _derivative(Step(tape, node, gs, wanted)), strict=False):
             if g is not None and name in active:
                 gradients.setdefault(name, []).append(g)
-    found = _total(gradients.get(image, []))
+    found = _sum_of(gradients.get(image, []))
     if found is None:
-        raise ExportError("the similarity does not depend on the picture in a way that has a gradient")
+        raise ExportError("the similarity has no gradient with respect to the picture; export the model without --gradient")
     return found
 
 
@@ -146,20 +151,20 @@ def _derivative(step: Step) -> Sequence[Value | None]:
     node = step.node
     if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
         raise ExportError(
-            f"node {node.name!r} is a {node.op_type}, whose derivative is not known; known are {', '.join(sorted(RULES))}. "
-            "Export the model at opset 18, or write this part of it with those, or leave out --gradient"
+            f"node {node.name!r} is a {node.op_type}, whose derivative is not known; known are {', '.join(sorted(RULES))}: "
+            "export the model at opset 18, or replace the operator by those, or leave out --gradient"
         )
     return RULES[node.op_type](step)
 
 
-def _total(parts: Sequence[Value]) -> Value | None:
+def _sum_of(parts: Sequence[Value]) -> Value | None:
     if len(parts) < 2:
         return parts[0] if parts else None
     return parts[0].tape.op("Sum", *parts)
 
 
-def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of opset 18 or more with constants folded: the backward pass reads shapes and indices from them."""
+def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy at opset 18 or more with constants folded: the rules read shapes and indices from constants."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
@@ -185,10 +190,10 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     return simple
 
 
-def _probed(model: onnx.ModelProto) -> tuple[dict[str, tuple[int | None, ...]], dict[str, np.ndarray]]:
-    """Shapes of all tensors, None where a size follows the batch, and the values of those that no picture changes.
+def _probe(model: onnx.ModelProto) -> tuple[dict[str, tuple[int | None, ...]], dict[str, np.ndarray]]:
+    """Return the shapes of all tensors, None for a size that follows the batch, and the values of small constant ones.
 
-    By running the graph on batches of two sizes: what an exporter recorded may be symbolic, or wrong.
+    The graph is run on batches of two sizes: the shapes that an exporter recorded may be symbolic, or wrong.
     """
     graph = model.graph
     probe = onnx.ModelProto()

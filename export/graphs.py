@@ -1,4 +1,4 @@
-"""Makes the graph of a source and proves, on real pictures, that it computes what the source computes."""
+"""Make the graph of a source, and verify on real pictures that it computes what the source computes."""
 
 import dataclasses
 from importlib import resources
@@ -16,12 +16,12 @@ from export.runtime import ModelRunner
 from export.sources import Source
 
 EXPORT_TOLERANCE = 1e-4
-"""Largest difference between a graph and its source, in parts of the largest entry."""
+"""Largest difference between a graph and its source, relative to the largest entry."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportedGraph:
-    """A verified graph. shape: of one picture's result, (D,) or (A, h, w)."""
+    """A verified graph. content: its file; input, output: names; shape: of one picture's result, (D,) or (A, h, w)"""
 
     content: bytes
     opset: int
@@ -31,21 +31,23 @@ class ExportedGraph:
 
 
 def make(source: Source, preprocessing: Preprocessing, output: str, wanted: tuple[int | None, ...]) -> ExportedGraph:
-    """The graph of `source` for any batch; raises ExportError unless it agrees with it on the demo pictures.
+    """Return the graph of `source` for any batch; raises ExportError unless both agree on the demo pictures.
 
-    output: what the result is called, in the graph and in messages: embedding or maps
-    wanted: shape of one picture's result, None where any size will do
+    output: the name of the result in the graph and in messages: embedding or maps
+    wanted: the shape of one picture's result, None for any size
     """
     pictures = preprocessing.normalised(demo_pictures(preprocessing))
     expected = source.results(pictures)
     _check_shape(output, expected.shape[1:], wanted)
     if not np.isfinite(expected).all():
-        raise ExportError(f"the model's {output} is not finite everywhere; check its weights and the preprocessing")
+        raise ExportError(
+            f"some numbers of the model's {output} are not finite; check the model's weights and the preprocessing"
+        )
     model = source.graph(pictures, output)
     fault = _fault(model, pictures, expected)
     if fault:
         raise ExportError(
-            f"the exported graph does not give what its source gives: {fault}; {source.fault(model, pictures)}"
+            f"the exported graph does not give what its source gives: {fault}; {source.explain_fault(model, pictures)}"
         )
     del model.graph.value_info[:]
     onnx_files.declare(model.graph.input[0], pictures.shape[1:])
@@ -56,23 +58,23 @@ def make(source: Source, preprocessing: Preprocessing, output: str, wanted: tupl
 
 
 def demo_pictures(preprocessing: Preprocessing) -> np.ndarray:
-    """The pictures that the package carries, as the network sees them: (n, H, W, 3) uint8."""
+    """Return the demo pictures of the package as the network sees them: (n, H, W, 3) uint8."""
     folder = Path(str(resources.files("engine") / "data" / "pictures"))
     paths = sorted(folder.glob("*.png"))
     if len(paths) < 2:
-        raise OptionError(f"{folder} holds no pictures to compare graphs on; install the package anew")
+        raise OptionError(f"{folder} holds no pictures to compare graphs on; install sane-engine again")
     return np.stack([preprocessing.fitted(load_picture(path))[0] for path in paths])
 
 
 def _check_shape(output: str, got: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:
     if len(got) != len(wanted) or any(w not in (None, g) for g, w in zip(got, wanted, strict=True)):
         sizes = ", ".join("any" if w is None else str(w) for w in wanted)
-        raise ExportError(f"the {output} must be (batch, {sizes}), the model gives (batch, {', '.join(map(str, got))})")
+        raise ExportError(f"the {output} must be (batch, {sizes}), but the model gives (batch, {', '.join(map(str, got))})")
 
 
 def _fault(model: onnx.ModelProto, pictures: np.ndarray, expected: np.ndarray) -> str:
-    """How the graph departs from the expected results for one batch of all pictures; empty where it does not."""
-    # sizes that an exporter recorded for batch 1 must not reach the runtime, which plans its memory by them
+    """Say how the graph's results for one batch of all pictures differ from the expected ones; empty if they do not."""
+    # the runtime plans its memory by recorded sizes, so those that an exporter recorded for batch 1 must not reach it
     clean = onnx.ModelProto()
     clean.CopyFrom(model)
     del clean.graph.value_info[:]

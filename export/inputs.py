@@ -1,4 +1,4 @@
-"""Small files a user hands to the export: condition weights and attribute names."""
+"""Read the small files that a user gives to the export: condition weights and attribute names."""
 
 import re
 from pathlib import Path
@@ -9,22 +9,25 @@ from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
 
 CONDITION_WEIGHTS = "condition_weights"
-NAMES = "condition_names"
-NUMBERED = re.compile(r"\s*\d+\t(.*)")
+CONDITION_NAMES = "condition_names"
+NUMBERED_LINE = re.compile(r"\s*\d+\t(.*)")
 
 
 def load_conditions(path: Path) -> Conditions:
-    """Condition weights (C, D), before relu, from an .npz file.
+    """Read condition weights (C, D), before relu, from an .npz file; raises OptionError if it does not hold them.
 
-    They are the array `condition_weights`, or the file's only 2-D floating array; `condition_names` (C,) may name them.
+    They are the array `condition_weights`, or else the file's only 2-D floating-point array. The array `condition_names`
+    (C,) of strings may name them; otherwise they are numbered.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise OptionError(f"{path} is not an .npz file; save it with numpy.savez({CONDITION_WEIGHTS}=...)")
-            # an array of objects, which is refused, does no harm where it is not asked for
             weights = file[_weights_key(path, file)]
-            names = file[NAMES].tolist() if NAMES in file else [str(i) for i in range(len(np.atleast_1d(weights)))]
+            if CONDITION_NAMES in file:
+                names = file[CONDITION_NAMES].tolist()
+            else:
+                names = [str(i) for i in range(len(np.atleast_1d(weights)))]
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
     except OptionError:
@@ -32,14 +35,17 @@ def load_conditions(path: Path) -> Conditions:
     except Exception as error:  # numpy and zlib raise almost anything on a broken archive
         raise OptionError(f"{path} is not an .npz file of plain arrays ({error})") from error
     if weights.ndim != 2 or weights.dtype.kind != "f":
-        raise OptionError(f"{path}: {CONDITION_WEIGHTS} must be floating (C, D), got {weights.dtype} {weights.shape}")
+        raise OptionError(f"{path}: {CONDITION_WEIGHTS} must be floating-point (C, D), got {weights.dtype} {weights.shape}")
     if not isinstance(names, list) or len(names) != len(weights) or not all(isinstance(n, str) for n in names):
-        raise OptionError(f"{path}: {NAMES} must be {len(weights)} strings, one per condition")
+        raise OptionError(f"{path}: {CONDITION_NAMES} must be {len(weights)} strings, one per condition")
     return Conditions(tuple(names), weights.astype(np.float32))
 
 
 def load_names(path: Path) -> tuple[str, ...]:
-    """Names, one a line; where every line is 'number<TAB>name', as in AwA's predicates.txt, the numbers are left out."""
+    """Read names, one per line, without their numbers if every line is 'number<TAB>name' as in AwA's predicates.txt.
+
+    Raises OptionError if the file cannot be read or is empty.
+    """
     try:
         lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -47,8 +53,8 @@ def load_names(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
     if not lines:
-        raise OptionError(f"{path} holds no names")
-    numbered = [NUMBERED.fullmatch(line) for line in lines]
+        raise OptionError(f"{path} is empty; write one name on each line")
+    numbered = [NUMBERED_LINE.fullmatch(line) for line in lines]
     return tuple(
         (match[1] if match and all(numbered) else line).strip() for match, line in zip(numbered, lines, strict=True)
     )
@@ -67,5 +73,7 @@ def _weights_key(path: Path, file: np.lib.npyio.NpzFile) -> str:
             fitting.append(key)
     if len(fitting) != 1:
         found = ", ".join(fitting) or "none"
-        raise OptionError(f"{path} has no array {CONDITION_WEIGHTS}, nor exactly one 2-D floating array (found: {found})")
+        raise OptionError(
+            f"{path} must hold an array {CONDITION_WEIGHTS}, or exactly one 2-D floating-point array; found: {found}"
+        )
     return fitting[0]

@@ -1,4 +1,4 @@
-"""Makes int8 and fp16 graphs from a fp32 one, with onnxruntime.quantization."""
+"""Make int8 and fp16 graphs from an fp32 graph, with onnxruntime.quantization."""
 
 import dataclasses
 import tempfile
@@ -17,17 +17,20 @@ from export.errors import ExportError, root_cause
 from export.runtime import silence
 
 LEAST_OPSET = 13
-"""The least that says per channel what an int8 weight is."""
+"""The lowest opset that has int8 weights with a scale per channel."""
 LINEAR = ("Conv", "Gemm", "MatMul")
 CONVOLUTIONAL = (*LINEAR, "Add", "Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
 TRANSFORMER_SIGNS = {"LayerNormalization", "Softmax", "Attention", "MultiHeadAttention"}
 SENSITIVE = {*LINEAR, "Add", "Concat"}
-"""Operators that can be left in fp32 by themselves; the others follow what stands before them."""
+"""Operators that can each be left in fp32; the others follow the operators before them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """activations: of what type; operators: which are quantized; options: as onnxruntime.quantization calls them"""
+    """What to quantize, and how. activations: their type; operators: those that are quantized
+
+    options: by their names in onnxruntime.quantization
+    """
 
     activations: QuantType
     operators: tuple[str, ...]
@@ -35,24 +38,24 @@ class Recipe:
 
 
 class Quantizer:
-    """A fp32 graph whose ranges are known, and its int8 versions.
+    """Makes int8 versions of an fp32 graph, whose value ranges are measured once on `batches`.
 
-    gpu: symmetric int8 around the inputs of convolutions and matrix products alone, as TensorRT takes it; otherwise uint8
-    activations through whole blocks of a convolutional network, as ONNX Runtime's CPU kernels take them. Of a transformer
-    the CPU version too quantizes only the inputs of its matrix products: the rest loses much in int8 and wins little.
+    gpu: make symmetric int8 around the inputs of convolutions and matrix products only, as TensorRT takes it. Otherwise
+    activations are uint8 through whole blocks of a convolutional network, as ONNX Runtime's CPU kernels take them; of a
+    transformer only the inputs of matrix products are quantized, because the rest loses much in int8 and gains little.
     """
 
     def __init__(self, graph: Path, batches: Iterable[np.ndarray], gpu: bool) -> None:
-        self._model = _prepared(graph)
+        self._model = _prepare(graph)
         operators = {node.op_type for node in self._model.graph.node}
         self._recipe = _recipe(gpu, whole_blocks=not gpu and not operators & TRANSFORMER_SIGNS)
-        # the embedding itself is not rounded to 255 values
+        # the last node stays in fp32: the embedding must not be rounded to 255 values
         (output,) = self._model.graph.output
         self._last = [node.name for node in self._model.graph.node if output.name in node.output]
-        self._ranges = _ranges(self._model, self._recipe, batches)
+        self._ranges = _measure_ranges(self._model, self._recipe, batches)
 
     def candidates(self) -> list[str]:
-        """Names of the nodes that are quantized and could each be left in fp32."""
+        """Return the names of the quantized nodes that could each be left in fp32."""
         constants = {tensor.name for tensor in self._model.graph.initializer}
         return [
             node.name
@@ -63,7 +66,10 @@ class Quantizer:
         ]
 
     def quantized(self, only: list[str] | None = None, kept: Iterable[str] = ()) -> onnx.ModelProto:
-        """The int8 graph. only: the nodes to quantize, None for all; kept: nodes to leave in fp32"""
+        """Return the int8 graph; raises ExportError.
+
+        only: the nodes to quantize, None for all; kept: nodes to leave in fp32
+        """
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         try:
@@ -81,15 +87,15 @@ class Quantizer:
                     self._recipe.options,
                 )
                 quantizer.quantize_model()
-        except Exception as error:  # onnxruntime.quantization raises whatever its parts do
+        except Exception as error:  # onnxruntime.quantization has no error class of its own
             raise ExportError(f"onnxruntime.quantization cannot quantize the graph: {root_cause(error)}") from error
         result: onnx.ModelProto = quantizer.model.model
         onnx_files.strip(result)
         return result
 
 
-def half(graph: Path) -> onnx.ModelProto:
-    """The graph in fp16; its input and output stay float32."""
+def to_fp16(graph: Path) -> onnx.ModelProto:
+    """Return the graph in fp16, with float32 input and output; raises ExportError."""
     try:
         with silence():
             result: onnx.ModelProto = convert_float_to_float16(onnx.load(graph), keep_io_types=True)
@@ -103,7 +109,7 @@ def half(graph: Path) -> onnx.ModelProto:
 def _recipe(gpu: bool, whole_blocks: bool) -> Recipe:
     options: dict[str, Any] = {"WeightSymmetric": True, "MatMulConstBOnly": True}
     if gpu:
-        # TensorRT: no zero points, a pair of nodes for each reader, biases in floating point
+        # for TensorRT: no zero points, a pair of nodes per consumer, floating-point biases
         options |= {"ActivationSymmetric": True, "DedicatedQDQPair": True, "QuantizeBias": False}
     if not whole_blocks:
         options["OpTypesToExcludeOutputQuantization"] = list(LINEAR)
@@ -114,8 +120,8 @@ def _recipe(gpu: bool, whole_blocks: bool) -> Recipe:
     )
 
 
-def _prepared(graph: Path) -> onnx.ModelProto:
-    """The graph with its shapes inferred and its constants folded, at an opset that knows int8 per channel."""
+def _prepare(graph: Path) -> onnx.ModelProto:
+    """Return the graph with shapes inferred and constants folded, at an opset that has int8 per channel."""
     try:
         model = onnx.load(graph)
         if onnx_files.opset(model) < LEAST_OPSET:
@@ -125,12 +131,12 @@ def _prepared(graph: Path) -> onnx.ModelProto:
             onnx.save(model, whole)
             quantization.quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             return onnx.load(prepared)
-    except Exception as error:  # neither onnx nor onnxruntime.quantization has an error of its own
+    except Exception as error:  # neither onnx nor onnxruntime.quantization has an error class of its own
         raise ExportError(f"{graph.name} cannot be prepared for quantization: {root_cause(error)}") from error
 
 
-def _ranges(model: onnx.ModelProto, recipe: Recipe, batches: Iterable[np.ndarray]) -> TensorsData:
-    """Least and largest value of every tensor; ONNX Runtime finds them inside the graph, so that no activation is kept."""
+def _measure_ranges(model: onnx.ModelProto, recipe: Recipe, batches: Iterable[np.ndarray]) -> TensorsData:
+    """Return the smallest and largest value of every tensor. They are computed inside the graph: no activation is kept."""
     try:
         with tempfile.TemporaryDirectory() as folder, silence():
             path = Path(folder) / "prepared.onnx"
@@ -143,7 +149,7 @@ def _ranges(model: onnx.ModelProto, recipe: Recipe, batches: Iterable[np.ndarray
     except ExportError:
         raise
     except Exception as error:  # as above
-        raise ExportError(f"the graph's ranges cannot be measured: {root_cause(error)}") from error
+        raise ExportError(f"the value ranges of the graph cannot be measured: {root_cause(error)}") from error
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

@@ -1,4 +1,4 @@
-"""Reads an ONNX file down to the one input and one output that a bundle needs, and simplifies what is left."""
+"""Read an ONNX file, keep the one input and one output that a bundle needs, and simplify what is left."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from onnxscript.rewriter.rules import common as rules
 
 from export.errors import ExportError, root_cause
 
-LARGEST = 2**31 - 1
-"""Bytes that protobuf, and with it a graph in one file, can hold."""
+LARGEST_FILE = 2**31 - 1
+"""Most bytes of a protobuf message, and so of a graph in one file."""
 FOLDING = (
     rules.fuse_batchnorm_into_conv_rule,
     rules.fuse_batchnorm_into_conv_transpose_rule,
@@ -21,29 +21,31 @@ FOLDING = (
 
 
 def read_onnx(path: Path, input_name: str | None, output_name: str | None) -> onnx.ModelProto:
-    """The model, external data read in, with the nodes that lead from this input to this output and no others.
+    """Return the model with its external data, reduced to the nodes that lead from this input to this output.
 
-    The names may be None where the graph has one input or output. Raises ExportError.
+    input_name, output_name: None if the graph has only one. Raises ExportError.
     """
     model = _loaded(path)
     graph = model.graph
     constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    inputs = [v for v in graph.input if v.name not in constants]  # old files list their weights among the inputs
+    inputs = [v for v in graph.input if v.name not in constants]  # old files list weights among the inputs
     source = _chosen(path, "output", list(graph.output), output_name)
     needed, outside = _needed_nodes(graph, source.name)
     used = [v for v in inputs if v.name in outside]
     target = _chosen(path, "input", inputs if input_name else used or inputs, input_name)
     if target.name not in outside:
-        raise ExportError(f"{path}: output {source.name!r} does not depend on input {target.name!r}; choose others")
+        raise ExportError(
+            f"{path}: output {source.name!r} does not depend on input {target.name!r}; choose another --input or --output"
+        )
     others = [v.name for v in used if v.name != target.name]
     if others:
         raise ExportError(
             f"{path}: output {source.name!r} needs the inputs {', '.join(others)} besides {target.name!r}; "
-            "export a graph that takes the picture alone"
+            "export a graph whose only input is the picture"
         )
     for value in (target, source):
         if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            raise ExportError(f"{path}: {value.name!r} is {_type_name(value)}, the engine needs float32; convert the graph")
+            raise ExportError(f"{path}: {value.name!r} is {_type_name(value)}, but must be float32; convert the graph")
     _keep(graph.node, needed)
     _keep(graph.input, [target])
     _keep(graph.output, [source])
@@ -53,7 +55,7 @@ def read_onnx(path: Path, input_name: str | None, output_name: str | None) -> on
 
 
 def fixed_shape(model: onnx.ModelProto) -> tuple[int | None, ...] | None:
-    """Declared shape of the input, None where a size is left open, or None where the graph says nothing."""
+    """Return the declared shape of the input, with None for each open size; or None if the graph declares no shape."""
     tensor = model.graph.input[0].type.tensor_type
     if not tensor.HasField("shape"):
         return None
@@ -61,9 +63,9 @@ def fixed_shape(model: onnx.ModelProto) -> tuple[int | None, ...] | None:
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without BatchNormalization where that directly follows a convolution, and with every node named."""
+    """Return a copy with BatchNormalization folded into a convolution directly before it, and with every node named."""
     graph = onnx_ir.from_proto(model)
-    # the rules and the batch rewriting look for constants among the initializers alone
+    # these rules, and `export.batch`, find constants among the initializers only
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     passes.IdentityEliminationPass()(graph)
     simpler = onnx_ir.to_proto(rewrite(graph, FOLDING))
@@ -76,12 +78,12 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def declare(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
-    """Give an input or output the shape ('batch', *shape)."""
+    """Declare the shape ('batch', *shape), float32, for an input or output."""
     value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, ["batch", *shape]))
 
 
 def strip(message: Any) -> None:
-    """Remove texts for people and tools, in place and at every depth: they hold local paths and can outweigh a graph."""
+    """Remove texts for people and tools, in place, at every depth: they contain local paths and can outgrow the graph."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)
@@ -91,15 +93,17 @@ def strip(message: Any) -> None:
 
 
 def serialised(model: onnx.ModelProto) -> bytes:
-    """Raises ExportError where the model does not fit one file."""
+    """Return the model as the bytes of one file; raises ExportError if it is too large."""
     try:
         return model.SerializeToString()
     except Exception as error:  # protobuf's own classes are not typed
-        raise ExportError(f"the graph does not fit one file of {LARGEST:,} bytes ({root_cause(error)})") from error
+        raise ExportError(
+            f"the graph does not fit in one file of {LARGEST_FILE:,} bytes ({root_cause(error)}); use a smaller model"
+        ) from error
 
 
 def opset(model: onnx.ModelProto) -> int:
-    """Version of the standard operators that the graph uses."""
+    """Return the version of the standard operators that the graph uses."""
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
@@ -111,7 +115,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf's and onnx's own classes share no base
         raise ExportError(f"{path} is not an ONNX file, or its external data is missing ({root_cause(error)})") from error
     if not model.graph.node or not model.graph.output:
-        raise ExportError(f"{path} is not an ONNX file: it holds no graph")
+        raise ExportError(f"{path} is not an ONNX file: it contains no graph")
     return model
 
 
@@ -127,7 +131,7 @@ def _chosen(path: Path, kind: str, values: list[onnx.ValueInfoProto], name: str 
 
 
 def _needed_nodes(graph: onnx.GraphProto, output: str) -> tuple[list[onnx.NodeProto], set[str]]:
-    """Nodes that `output` depends on, in order, and every name that they read or that is the output itself."""
+    """Return the nodes that `output` depends on, in order, and the names of `output` and of every tensor that they read."""
     wanted, needed = {output}, []
     for node in reversed(graph.node):  # a valid graph is in topological order
         if wanted.intersection(node.output):
@@ -137,7 +141,7 @@ def _needed_nodes(graph: onnx.GraphProto, output: str) -> tuple[list[onnx.NodePr
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Names a node reads, also from inside its subgraphs; names local to those do no harm."""
+    """Return the names that a node reads, also from inside its subgraphs; names local to those do no harm."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:

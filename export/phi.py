@@ -1,4 +1,4 @@
-"""How much confidence, match and prior weigh in a ranking: a grid search for the largest drop under attribute removal."""
+"""Search the weights (phi) of confidence, match and prior for the largest drop under attribute removal, on a grid."""
 
 import dataclasses
 
@@ -8,22 +8,22 @@ from engine.evaluate.bootstrap import Interval, bootstrap
 from engine.evaluate.removal import first_named
 
 PHI_STEPS = 10
-"""Of each weight from 0 to 1."""
+"""Steps of each weight from 0 to 1."""
 PHI_METHOD = (
-    f"grid of 1/{PHI_STEPS} over phi_1 + phi_2 + phi_3 = 1 with phi_1 above 0; the largest mean drop in similarity over the "
-    "pairs as the query loses the attribute named first (attribute removal), of equals the largest phi_1; held_out is the "
-    "drop of weights chosen on one half of the pictures over pairs of the other, less that of confidence alone; "
-    "prior and probabilities are from all pictures"
+    f"grid of 1/{PHI_STEPS} over phi_1 + phi_2 + phi_3 = 1 with phi_1 above 0; the weights with the largest mean drop in "
+    "similarity over the pairs when the query loses the attribute that is named first (attribute removal), and of equal "
+    "ones the largest phi_1; held_out is the drop over the pairs of one half of the pictures, with weights chosen on the "
+    "other half, minus the drop with confidence alone; prior and probabilities are from all pictures"
 )
 Phi = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Search:
-    """phi: the weights chosen; grid: every weighting with its mean drop
+    """phi: the chosen weights; grid: every choice of weights with its mean drop
 
-    best, confidence: the drop with the weights chosen, on the pairs that chose them, and with confidence alone; gain: their
-    difference pair by pair; held_out: that difference by weights that other pairs chose
+    best, confidence: the drop with the chosen weights, on the pairs that chose them, and with confidence alone; gain: their
+    difference pair by pair; held_out: that difference with weights that other pairs chose
     """
 
     phi: Phi
@@ -35,7 +35,7 @@ class Search:
 
 
 def weightings() -> tuple[Phi, ...]:
-    """Of equals the one to prefer first: falling phi_1, then falling phi_2."""
+    """Return every choice of weights, in the order of preference if drops are equal: falling phi_1, then falling phi_2."""
     whole = range(PHI_STEPS, -1, -1)
     return tuple(
         (a / PHI_STEPS, b / PHI_STEPS, (PHI_STEPS - a - b) / PHI_STEPS)
@@ -55,13 +55,14 @@ def search(
     clusters: np.ndarray,
     first_half: np.ndarray,
 ) -> Search:
-    """The weights whose first attribute costs most.
+    """Find the weights whose first attribute costs the most similarity when it is removed.
 
-    confidences, matches: (P, A) float, of the pairs' queries; prior: (A,); drops: (P, A) of `removal_drops`; threshold: of
-    confidence, see `first_named`; clusters: (P,), pairs to resample together; first_half: (P,) bool, for `held_out`
+    confidences, matches: (P, A) float, of the pairs' queries; prior: (A,); drops: (P, A), from `removal_drops`; threshold:
+    lowest confidence of a named attribute (see `first_named`); clusters: (P,), pairs that are resampled together;
+    first_half: (P,) bool, the halves for `held_out`
     """
     rows = np.arange(len(drops))
-    choices = tuple(w for w in weightings() if prior.any() or not w[2])  # a weight of nothing says nothing
+    choices = tuple(w for w in weightings() if prior.any() or not w[2])  # without a prior its weight must be 0
     costs = np.array(
         [drops[rows, first_named(a * confidences + b * matches + c * prior, confidences, threshold)] for a, b, c in choices]
     )  # (W, P)
@@ -82,6 +83,6 @@ def search(
 
 
 def _means(costs: np.ndarray) -> np.ndarray:
-    """(W, P) -> (W,): without those that are nan; 0 where that leaves none. Rounded, so that equals are equal."""
+    """Return the means (W,) of (W, P) over finite entries, or 0 if there are none; rounded, so that equal means are equal."""
     known = np.isfinite(costs)
     return np.round(np.where(known, costs, 0).sum(1) / np.maximum(known.sum(1), 1), 12)

@@ -1,4 +1,4 @@
-"""Confidences that are probabilities: a sigmoid per attribute over its score (Platt 1999)."""
+"""Turn attribute scores into probabilities: a sigmoid per attribute (Platt 1999)."""
 
 import dataclasses
 
@@ -7,37 +7,41 @@ import numpy as np
 from engine.attributes.table import AttributeTable
 
 FEWEST_EXAMPLES = 5
-"""Pictures with and without an attribute below which nothing is fitted to it alone."""
+"""Fewest pictures with an attribute, and fewest without it, for a sigmoid of its own."""
 FLAT = 1e-3
-"""Slope, per standard deviation of the scores, of an attribute whose scores do not rise with it."""
+"""Slope, per standard deviation of the scores, for an attribute whose fitted slope is not positive."""
 NEWTON_STEPS = 100
 HALVINGS = 30
 PLATT_METHOD = (
     "Platt scaling per attribute, confidence = sigmoid(scale * score + bias), with Platt's smoothed targets (fitted); a "
-    "slope that came out at or below 0 becomes nearly 0, so that the confidence is the attribute's frequency (flat); an "
-    f"attribute with fewer than {FEWEST_EXAMPLES} pictures with it, or without it, keeps its earlier sigmoid (kept), or, where "
-    "the confidence was a softmax, takes the median slope of those fitted, 1 where there is none, and a bias of its own (pooled)"
+    "slope at or below 0 is replaced by one of nearly 0, so that the confidence is the attribute's frequency (flat); an "
+    f"attribute with fewer than {FEWEST_EXAMPLES} pictures with it, or without it, keeps its earlier sigmoid (kept), or, if "
+    "the confidence was a softmax, takes the median slope of the fitted ones (1 if there are none) and a bias of its own "
+    "(pooled)"
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scaling:
-    """confidence = sigmoid(scale * score + bias). scale, bias: (A,) float64, scale above 0; how: (A,) str, see METHOD"""
+    """confidence = sigmoid(scale * score + bias). scale, bias: (A,) float64, scale above 0
+
+    how: (A,) str, how they were found: fitted, flat, kept or pooled (see PLATT_METHOD)
+    """
 
     scale: np.ndarray
     bias: np.ndarray
     how: np.ndarray
 
     def confidences(self, scores: np.ndarray) -> np.ndarray:
-        """(n, A) -> (n, A) float64."""
+        """Return the confidences (n, A) float64 of scores (n, A)."""
         return _sigmoid(self.scale * scores + self.bias)
 
 
 def fit(scores: np.ndarray, truth: np.ndarray, table: AttributeTable) -> Scaling:
-    """The most likely sigmoid of each attribute over scores (n, A) float, truth (n, A) bool; see METHOD.
+    """Fit the most likely sigmoid of each attribute to scores (n, A) float and truth (n, A) bool (see PLATT_METHOD).
 
-    table: with the earlier scale and bias. Targets are (N+ + 1) / (N+ + 2) and 1 / (N- + 2) for 1 and 0, so that even
-    scores that tell all apart have a finite slope.
+    table: has the earlier scale and bias. The targets for 1 and 0 are (N+ + 1) / (N+ + 2) and 1 / (N- + 2), so that the
+    slope is finite even if the scores separate the pictures perfectly.
     """
     have = truth.sum(0)
     lack = len(truth) - have
@@ -58,9 +62,9 @@ def fit(scores: np.ndarray, truth: np.ndarray, table: AttributeTable) -> Scaling
 
 
 def _newton(x: np.ndarray, targets: np.ndarray, slope: np.ndarray, free: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes and biases (A,), (A,) of least cross entropy for x (n, A), targets (n, A) in (0, 1).
+    """Return slopes and biases (A,), (A,) of least cross entropy, by Newton's method; a step is halved while the loss rises.
 
-    slope: (A,), where to begin, and where to stay unless it is free. Newton's steps, halved while the loss rises.
+    x: (n, A); targets: (n, A) in (0, 1); slope: (A,), the slopes to begin with; free: whether they are fitted too
     """
     base = targets.mean(0)
     bias = np.log(base / (1 - base)) - slope * x.mean(0)
@@ -85,9 +89,9 @@ def _newton(x: np.ndarray, targets: np.ndarray, slope: np.ndarray, free: bool) -
 
 
 def _step(x: np.ndarray, gap: np.ndarray, weight: np.ndarray, free: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient under the inverse Hessian, by attribute; a trace of ridge keeps that defined for constant scores."""
-    trace = 1e-12 * len(x)
-    aa, ab, bb = (weight * x * x).sum(0) + trace, (weight * x).sum(0), weight.sum(0) + trace
+    """Return the inverse Hessian times the gradient, per attribute; a tiny ridge keeps it defined if scores are constant."""
+    ridge = 1e-12 * len(x)
+    aa, ab, bb = (weight * x * x).sum(0) + ridge, (weight * x).sum(0), weight.sum(0) + ridge
     ga, gb = (gap * x).sum(0), gap.sum(0)
     if not free:
         return np.zeros_like(gb), gb / bb
@@ -96,7 +100,7 @@ def _step(x: np.ndarray, gap: np.ndarray, weight: np.ndarray, free: bool) -> tup
 
 
 def _loss(z: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(n, A) logits -> (A,) cross entropy."""
+    """Return the cross entropy (A,) of logits (n, A)."""
     return (np.logaddexp(0, z) - targets * z).sum(0)
 
 

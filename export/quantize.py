@@ -1,4 +1,4 @@
-"""Adds int8 and fp16 graphs to a bundle, and a report of how close each comes to the fp32 one."""
+"""Add int8 and fp16 graphs to a bundle, and a report of how close each is to the fp32 graph."""
 
 import dataclasses
 import functools
@@ -22,24 +22,25 @@ from engine.runtime.precision import fast_int8
 from engine.runtime.session import Session
 from export import masked, onnx_files
 from export.bundles import canonical_of, copy_without
-from export.fidelity import Yardstick, speed
-from export.low_precision import Quantizer, half
+from export.fidelity import Fp32Comparison, speed
+from export.low_precision import Quantizer, to_fp16
 from export.masked import Pictures
+from export.progress import progress_bar
 from export.write import check_free, finish, replacing
 
 INT8_CPU, INT8_GPU, FP16 = "similarity.int8-cpu.onnx", "similarity.int8-gpu.onnx", "similarity.fp16.onnx"
 MASKS_PER_PICTURE = 7
-"""Behind which a picture is shown for calibration, beside the whole of it."""
+"""Masks that each picture is calibrated behind, beside the whole picture."""
 REPORT_MASKS, REPORT_SEED = 1024, 1
 TUNING_PICTURES, TUNING_MASKS, TUNING_SEED = 8, 256, 2
 GOAL = 0.9993
-"""Map correlation on the tuning pictures that ends the tuning: what the engine asks for, and a margin for others."""
+"""Map correlation on the tuning pictures that is good enough: what the engine requires, plus a margin for other pictures."""
 SENSITIVITY_MASKS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """What came of it. unreadable: files of the folder that are no pictures"""
+    """The result. unreadable: files of the folder that are not pictures"""
 
     report: Report
     unreadable: list[Path]
@@ -47,7 +48,7 @@ class Quantized:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedGraph:
-    """A graph of low precision. kept_fp32: names of its nodes that are not"""
+    """A graph of low precision. content: its file; kept_fp32: names of the nodes that stay in fp32"""
 
     graph: Graph
     content: bytes
@@ -55,12 +56,12 @@ class QuantizedGraph:
 
 
 def export_quantized(bundle: Path, images: Path, targets: Sequence[str] = TARGETS) -> Quantized:
-    """Add int8 for CPUs, and fp16 and symmetric int8 for GPUs, to a bundle, with a report; its identity stays.
+    """Add int8 for CPUs, and fp16 and symmetric int8 for GPUs, to a bundle, with a report; its identity stays the same.
 
-    images: folder of pictures like those to be explained, at least 4; a quarter is held out of calibration for the report
+    images: folder of at least 4 pictures like those that will be explained; a quarter is kept for the report only
     targets: cpu, gpu or both
 
-    Graphs that were quantized before are replaced. Raises an EngineError, and leaves the bundle as it was, where that fails.
+    Earlier quantized graphs are replaced. Raises an EngineError, and leaves the bundle as it was, if that fails.
     """
     bundle, images = Path(bundle), Path(images)
     if not targets or not set(targets) <= set(TARGETS):
@@ -69,16 +70,16 @@ def export_quantized(bundle: Path, images: Path, targets: Sequence[str] = TARGET
     check_free(bundle)
     pictures = masked.read_masked(images, before.manifest.preprocessing)
     with tempfile.TemporaryDirectory() as folder:
-        work = _Work(before, pictures, Path(folder))
-        made = [work.int8(INT8_CPU, "cpu")] if "cpu" in targets else []
-        made += [work.int8(INT8_GPU, "gpu"), work.fp16()] if "gpu" in targets else []
+        maker = _GraphMaker(before, pictures, Path(folder))
+        made = [maker.int8(INT8_CPU, "cpu")] if "cpu" in targets else []
+        made += [maker.int8(INT8_GPU, "gpu"), maker.fp16()] if "gpu" in targets else []
     report = _report(before, pictures, {one.graph.file: found for one, found in made})
     _write(before, [one for one, _ in made], report)
     return Quantized(report, pictures.unreadable)
 
 
-class _Work:
-    """What making and measuring the graphs of one bundle shares. folder: for files in between"""
+class _GraphMaker:
+    """Makes and measures the graphs of one bundle. folder: for temporary files"""
 
     def __init__(self, bundle: Bundle, pictures: Pictures, folder: Path) -> None:
         self._bundle, self._pictures, self._folder = bundle, pictures, folder
@@ -86,9 +87,9 @@ class _Work:
         self._path = bundle.folder / self._graph.file
 
     def int8(self, file: str, target: str) -> tuple[QuantizedGraph, GraphFidelity]:
-        """All in int8 where the report passes that, else with those nodes in fp32 that lose most.
+        """Return the graph, all in int8 if that passes the report, or else with the most sensitive nodes left in fp32.
 
-        The pictures of the report decide only whether nodes are looked for; which those are is found on others.
+        The pictures of the report only decide whether nodes are left in fp32; which ones is decided on the others.
         """
         quantizer = Quantizer(self._path, self._calibration(target), target == "gpu")
         method = f"min-max over {len(self._pictures.calibration)} pictures, each whole and behind {MASKS_PER_PICTURE} masks"
@@ -100,22 +101,22 @@ class _Work:
         return made, found
 
     def fp16(self) -> tuple[QuantizedGraph, GraphFidelity]:
-        model = half(self._path)
-        made = QuantizedGraph(self._named(model, FP16, "fp16", "gpu"), onnx_files.serialised(model))
+        model = to_fp16(self._path)
+        made = QuantizedGraph(self._graph_entry(model, FP16, "fp16", "gpu"), onnx_files.serialised(model))
         return made, self._fidelity(made, "none needed")
 
     def _tuned(self, quantizer: Quantizer, file: str, target: str) -> QuantizedGraph:
-        """Of the graphs that are faithful on the tuning pictures the fastest; the one with most in fp32 where none is."""
-        yardstick = self._yardstick(self._pictures.calibration[:TUNING_PICTURES], TUNING_MASKS, TUNING_SEED)
+        """Return the fastest graph that is faithful on the tuning pictures, or else the one with most nodes in fp32."""
+        comparison = self._comparison(self._pictures.calibration[:TUNING_PICTURES], TUNING_MASKS, TUNING_SEED)
         worst = self._worst_first(quantizer)
         best, speed_of_best = None, 0.0
         made = None
-        for count in _doubling(len(worst) // 2):  # with more in fp32 there is little left to gain
+        for count in _doubling(len(worst) // 2):  # with more nodes in fp32 there is little left to gain
             made = self._quantized(quantizer, file, target, worst[:count])
-            found = yardstick.agreement(self._session(made), file)
+            found = comparison.agreement(self._session(made), file)
             if min(found.mean, found.p10) < GOAL:
                 continue
-            if target == "gpu":  # the CPU cannot tell which is faster there: the least in fp32
+            if target == "gpu":  # this CPU cannot say which graph is faster on a GPU: take the one with fewest in fp32
                 return made
             faster = self._speed(made)
             if faster > speed_of_best:
@@ -124,7 +125,7 @@ class _Work:
 
     def _quantized(self, quantizer: Quantizer, file: str, target: str, kept: Sequence[str]) -> QuantizedGraph:
         model = quantizer.quantized(kept=kept)
-        return QuantizedGraph(self._named(model, file, "int8", target), onnx_files.serialised(model), tuple(kept))
+        return QuantizedGraph(self._graph_entry(model, file, "int8", target), onnx_files.serialised(model), tuple(kept))
 
     def _fidelity(self, made: QuantizedGraph, calibration: str) -> GraphFidelity:
         found = self._held_out.agreement(self._session(made), made.graph.file)
@@ -134,45 +135,47 @@ class _Work:
             map_correlation_mean=found.mean,
             map_correlation_p10=found.p10,
             map_correlation_least=float(found.correlations.min()),
-            # a CPU without int8 instructions says nothing of one with them, and nothing of a GPU
+            # a CPU without int8 instructions cannot measure the speed on one that has them, nor that on a GPU
             speed=self._speed(made) if made.graph.target == "cpu" and fast_int8() else None,
             calibration=calibration,
             kept_fp32=made.kept_fp32,
         )
 
     @functools.cached_property
-    def _held_out(self) -> Yardstick:
-        return self._yardstick(self._pictures.held_out, REPORT_MASKS, REPORT_SEED)
+    def _held_out(self) -> Fp32Comparison:
+        return self._comparison(self._pictures.held_out, REPORT_MASKS, REPORT_SEED)
 
     def _worst_first(self, quantizer: Quantizer) -> list[str]:
-        """Nodes by the error of the embedding when each alone is in int8."""
-        yardstick = self._yardstick(self._pictures.calibration[:TUNING_PICTURES], SENSITIVITY_MASKS, TUNING_SEED)
+        """Return the nodes, sorted by the error of the embedding if only that node is in int8, the largest error first."""
+        comparison = self._comparison(self._pictures.calibration[:TUNING_PICTURES], SENSITIVITY_MASKS, TUNING_SEED)
         cosines = {}
-        for name in masked.shown(quantizer.candidates(), "trying nodes"):
-            model = quantizer.quantized(only=[name])
-            alone = QuantizedGraph(self._named(model, "alone.onnx", "int8", "any"), onnx_files.serialised(model))
-            cosines[name] = yardstick.agreement(self._session(alone), name).cosines.mean()
+        with progress_bar(quantizer.candidates(), "trying nodes") as names:
+            for name in names:
+                model = quantizer.quantized(only=[name])
+                alone = QuantizedGraph(self._graph_entry(model, "alone.onnx", "int8", "any"), onnx_files.serialised(model))
+                cosines[name] = comparison.agreement(self._session(alone), name).cosines.mean()
         return sorted(cosines, key=cosines.__getitem__)
 
     def _calibration(self, target: str) -> Iterator[np.ndarray]:
-        """Batches of rows (n, ...) float32: each picture whole, and behind masks of its own."""
+        """Give batches (n, ...) float32 to calibrate on: each picture whole, and behind masks of its own."""
         preprocessing = self._bundle.manifest.preprocessing
-        for seed, picture in enumerate(masked.shown(self._pictures.calibration, f"calibrating for {target}")):
-            yield preprocessing.normalised(picture[None])
-            plan = Rise(masks=MASKS_PER_PICTURE, estimator="sane", seed=seed).plan(picture)
-            yield from masked.rows(preprocessing, picture, plan)
+        with progress_bar(self._pictures.calibration, f"calibrating for {target}") as pictures:
+            for seed, picture in enumerate(pictures):
+                yield preprocessing.normalised(picture[None])
+                plan = Rise(masks=MASKS_PER_PICTURE, estimator="sane", seed=seed).plan(picture)
+                yield from masked.masked_batches(preprocessing, picture, plan)
 
     def _speed(self, made: QuantizedGraph) -> float:
         picture = self._pictures.held_out[0]
         plan = Rise(masks=masked.LARGEST_QUANTIZE_BATCH, estimator="sane").plan(picture)
-        batch = next(masked.rows(self._bundle.manifest.preprocessing, picture, plan))
+        batch = next(masked.masked_batches(self._bundle.manifest.preprocessing, picture, plan))
         return speed(self._session(None, threads=1), self._session(made, threads=1), batch)
 
-    def _yardstick(self, pictures: list[np.ndarray], masks: int, seed: int) -> Yardstick:
-        return Yardstick(self._session(None), self._bundle.manifest, pictures, masks, seed)
+    def _comparison(self, pictures: list[np.ndarray], masks: int, seed: int) -> Fp32Comparison:
+        return Fp32Comparison(self._session(None), self._bundle.manifest, pictures, masks, seed)
 
     def _session(self, made: QuantizedGraph | None, threads: int | None = None) -> Session:
-        """On the CPU, for a graph that was made, or for the fp32 one."""
+        """Open a session on the CPU for a new graph, or for the fp32 graph if `made` is None."""
         path = self._path
         if made is not None:
             path = self._folder / made.graph.file
@@ -182,7 +185,7 @@ class _Work:
         signature = GraphSignature(graph.input, shape, graph.output, (manifest.embedding,))
         return Session(path, "cpu", threads, signature)
 
-    def _named(self, model: onnx.ModelProto, file: str, precision: str, target: str) -> Graph:
+    def _graph_entry(self, model: onnx.ModelProto, file: str, precision: str, target: str) -> Graph:
         return Graph(file, "similarity", precision, target, onnx_files.opset(model), self._graph.input, self._graph.output)
 
 
@@ -204,7 +207,7 @@ def _report(bundle: Bundle, pictures: Pictures, graphs: dict[str, GraphFidelity]
 
 
 def _doubling(most: int) -> list[int]:
-    """1, 2, 4 ... and `most` itself, where that is above 0."""
+    """Return 1, 2, 4, ... below `most`, and `most` itself; nothing if it is 0."""
     return sorted({min(2**i, most) for i in range(most.bit_length() + 1)} - {0})
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, for comparing graphs while they are made; bundles are run by engine.runtime.session."""
+"""ONNX Runtime on the CPU, to compare graphs while they are made; engine.runtime.session runs bundles."""
 
 import contextlib
 import io
@@ -14,9 +14,9 @@ from export.errors import ExportError, root_cause
 
 
 class ModelRunner:
-    """Runs one graph, silently; raises ExportError in ONNX Runtime's own words where that fails.
+    """Runs one graph silently. Raises ExportError with ONNX Runtime's own message if that fails.
 
-    optimised: whether the runtime may rewrite the graph; without, it loads faster, and runs slower
+    optimised: let the runtime rewrite the graph; without that, the graph loads faster and runs slower
     """
 
     def __init__(self, graph: bytes, optimised: bool = True) -> None:
@@ -26,15 +26,15 @@ class ModelRunner:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own classes, which share no base with a name
+        except Exception as error:  # ONNX Runtime's error classes have no common base class
             raise ExportError(root_cause(error)) from error
 
     def run(self, pictures: np.ndarray) -> list[Any]:
-        """All outputs of a graph with one input for (n, ...) float32 as the graph takes it."""
+        """Return all outputs of a graph with one input, for `pictures` (n, ...) float32 as the graph takes them."""
         return self.run_all({self._session.get_inputs()[0].name: pictures})
 
     def run_all(self, feeds: dict[str, np.ndarray]) -> list[Any]:
-        """All outputs, for every input by its name."""
+        """Return all outputs. feeds: every input by its name"""
         try:
             return self._session.run(None, feeds)
         except Exception as error:  # as above
@@ -43,7 +43,7 @@ class ModelRunner:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """No log lines, warnings or listings: what is wrong with an export is raised, or shows in the comparison after it."""
+    """Suppress log lines, warnings and prints: a fault of an export raises an error, or shows in the comparison later."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     nowhere = io.StringIO()

@@ -1,9 +1,9 @@
-"""Builds TensorRT's engines for a bundle ahead of its deployment, on a machine with the GPU that will run it.
+"""Build TensorRT engines for a bundle before it is deployed, on a machine with the GPU that will run it.
 
-The engine (`engine.runtime.gpu_session`) would build them when it first loads a bundle, which takes minutes; these are the same,
-by the same options and under the same names. Beside each one lie `context.onnx`, ONNX Runtime's EP context: the graph as one node
-that holds the engine, for other programs, and `build.json`. No GPU has run this yet: the plan, the names, the options, and
-that nothing is left half-written are tested, with a stand-in for TensorRT.
+Otherwise `engine.runtime.gpu_session` builds them when it first loads the bundle, which takes minutes. These are the same,
+built with the same options under the same names. Beside each engine lie `build.json` and `context.onnx`, ONNX Runtime's EP
+context: the graph as one node that holds the engine, for other programs. No GPU has run this module yet: what is built, the
+names, the options, and that nothing is left half-written are tested with a stand-in for TensorRT.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,13 +40,14 @@ from engine.runtime.precision import choose_precision
 from engine.runtime.providers import require_gpu
 from engine.runtime.session import run_finite
 from engine.runtime.tensorrt_cache import publish, staging
+from engine.terminal import notice
 
 CONTEXT, BUILD_RECORD = "context.onnx", "build.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineBuild:
-    """One engine to build. profiles: the batches it may be for, the first of them that the device's memory holds"""
+    """One engine to build. profiles: batches to try in this order, until one fits the memory of the device"""
 
     graph: Graph
     profiles: tuple[Profile, ...]
@@ -61,7 +61,7 @@ class EngineBuild:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """folder: in which the engine lies, named by its key; seconds: 0 where it was there already"""
+    """A TensorRT engine that is there now. folder: named by the engine's key; seconds: 0 if it was there before"""
 
     graph: str
     profile: Profile
@@ -70,29 +70,31 @@ class Built:
 
 
 def build_engines(options: argparse.Namespace) -> str:
-    """What was built, or with --list would be, for people."""
+    """Build the engines, or with --list only plan them, and say for people which they are."""
     bundle = load_bundle(options.bundle)
     jobs = planned(bundle, options.precision, options.batches)
     if options.list:
         return "\n".join(map(str, jobs))
-    done = prebuild(bundle, jobs, options.out, lambda line: print(line, file=sys.stderr))
+    done = prebuild(bundle, jobs, options.out, notice)
     lines = [
-        f"{b.graph}, {b.profile}: {b.folder.name}, {f'{b.seconds:.0f} s' if b.seconds else 'there already'}" for b in done
+        f"{b.graph}, batches of {b.profile}: {b.folder.name}, {f'{b.seconds:.0f} s' if b.seconds else 'already there'}"
+        for b in done
     ]
     return "\n".join([*lines, f"wrote {options.out or tensorrt_folder()}"])
 
 
 def planned(bundle: Bundle, precision: str = "auto", batches: Sequence[int] = LADDER) -> list[EngineBuild]:
-    """What the engine would ask TensorRT for, with this bundle on a GPU; the gradient of method mask is not among it.
+    """Return the engines that this bundle needs on a GPU, without the gradient of method mask.
 
-    precision: of the similarity graph, auto: as the engine chooses; batches: of masked pictures, to be tried in turn
+    precision: of the similarity graph; auto: as it is chosen when a bundle is loaded; batches: of masked pictures, to try in
+    this order
     Raises OptionError.
     """
     if not batches or any(not 1 <= batch <= max(LADDER) for batch in batches):
         raise OptionError(f"batches must be numbers from 1 to {max(LADDER)}, got {', '.join(map(str, batches)) or 'none'}")
     manifest = bundle.manifest
     chosen = choose_precision(manifest, bundle.precision, "tensorrt")[0] if precision == "auto" else precision
-    similarity, attributes = (manifest.graph(r, p, "gpu") for r, p in (("similarity", chosen), ("attributes", "fp32")))
+    similarity, attributes = manifest.graph("similarity", chosen, "gpu"), manifest.graph("attributes", "fp32", "gpu")
     if similarity is None:
         raise OptionError(f"{bundle.folder} has no {chosen} graph for GPUs; `python -m export quantize` makes fp16 and int8")
     jobs = [EngineBuild(similarity, (WHOLE_PROFILE,)), EngineBuild(similarity, tuple(masked_profile(b) for b in batches))]
@@ -100,42 +102,44 @@ def planned(bundle: Bundle, precision: str = "auto", batches: Sequence[int] = LA
 
 
 def prebuild(bundle: Bundle, jobs: Sequence[EngineBuild], out: Path | None, notice: Notice) -> list[Built]:
-    """Build engines in `out`, None: where the engine looks for them; each appears whole or not at all.
+    """Build engines in the folder `out`, None for the usual cache folder; each appears complete or not at all.
 
-    notice: told, in lines, what is going on. Raises ProviderError, before anything is written, where a GPU, its driver or a
-    package is missing; BundleError, OutputError.
+    notice: gets a line for each step that takes a long time
+    Raises ProviderError, before anything is written, if a GPU, its driver or a package is missing; BundleError; OutputError.
     """
     require_gpu("tensorrt")
     device = shared_device()
     versions = versions_of(device.ordinal, device.capability)
     done = []
     folder = out or tensorrt_folder()
-    with _written(folder), staging(folder) as place:
-        shop = _Workshop(bundle, device, versions, folder, place, notice)
+    with _as_output_error(folder), staging(folder) as place:
+        builder = _EngineBuilder(bundle, device, versions, folder, place, notice)
         for job in jobs:
             by_batch = {profile.most: profile for profile in job.profiles}
-            attempts = functools.partial(shop.built_by_batch, job.graph, by_batch)
-            done.append(largest_that_fits(attempts, list(by_batch)))
+            attempt = functools.partial(builder.build, job.graph, by_batch)
+            done.append(largest_that_fits(attempt, list(by_batch)))
     return done
 
 
 def context_options(folder: Path) -> dict[str, str]:
-    """Over the usual options of TensorRT: the EP context in `folder`, and the engine beside it.
+    """Return options that replace some of the usual TensorRT options: the EP context goes to `folder`, the engine beside it.
 
-    With an EP context ONNX Runtime takes the engine's path from the context's folder, and refuses one that leads out of it.
+    With an EP context, ONNX Runtime reads the engine's path relative to the context's folder, and refuses one outside it.
     """
     return {
         "trt_engine_cache_path": ".",
         "trt_dump_ep_context_model": "True",
         "trt_ep_context_file_path": str(folder / CONTEXT),
-        "trt_ep_context_embed_mode": "0",  # the engine stays a file, which the engine finds too
-        "trt_cuda_graph_enable": "False",  # an engine is the same with and without; runs here are not over bound memory
+        "trt_ep_context_embed_mode": "0",  # the TensorRT engine stays a file, which engine.runtime finds too
+        "trt_cuda_graph_enable": "False",  # a CUDA graph needs bound memory, and the TensorRT engine is the same without
     }
 
 
 @dataclasses.dataclass(frozen=True)
-class _Workshop:
-    """Builds one engine after another. device: a kernels.device.Device; staging: where they are built, inside `folder`"""
+class _EngineBuilder:
+    """Builds one TensorRT engine after another. device: a kernels.device.Device; staging: the folder, inside `folder`, to
+    build them in
+    """
 
     bundle: Bundle
     device: Any
@@ -144,8 +148,8 @@ class _Workshop:
     staging: Path
     notice: Notice
 
-    def built_by_batch(self, graph: Graph, profiles: Mapping[int, Profile], batch: int) -> Built:
-        """Raises what says that memory did not suffice as it comes."""
+    def build(self, graph: Graph, profiles: Mapping[int, Profile], batch: int) -> Built:
+        """Build the engine for the profile of this batch, unless it is there; lets an out-of-memory error pass unchanged."""
         profile, digest = profiles[batch], graph_digest(self.bundle, graph)
         setting = self._setting(graph, profile)
         key = cache_key(setting, digest, self.versions)
@@ -159,16 +163,16 @@ class _Workshop:
         record: dict[str, object] = {"graph": graph.file, "sha256": digest, "precision": graph.precision}
         record |= {"profile": dataclasses.asdict(profile), **dataclasses.asdict(self.versions), "seconds": built.seconds}
         (made / BUILD_RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        publish(self.staging, self.folder, key)  # over an engine that the engine built: that has no context and no record
+        publish(self.staging, self.folder, key)  # may replace one that loading the bundle made, without context and record
         return built
 
     def _setting(self, graph: Graph, profile: Profile) -> Setting:
-        """As `engine.runtime.gpu_session` has it."""
+        """Return the same setting as `engine.runtime.gpu_session` makes."""
         shape, place = self.bundle.manifest.preprocessing.input_shape, (self.device.ordinal, self.device.stream)
         return Setting("tensorrt", graph.precision, graph.input, shape, profile, *place, graphs=profile.fixed)
 
     def _build(self, graph: Graph, setting: Setting, digest: str, made: Path) -> None:
-        """The engine in `made`, run once; raises BundleError where it does not give the canonical result."""
+        """Build the engine in the folder `made` and run it once; raises BundleError if its result is not canonical."""
         bundle, path = self.bundle, self.bundle.folder / graph.file
         picture = bundle.manifest.preprocessing.normalised(bundle.canonical["picture"][None])
         rows = np.repeat(picture, setting.profile.most, axis=0)
@@ -183,14 +187,16 @@ class _Workshop:
         got = output if output.ndim == 1 else output.mean((1, 2))
         expected = bundle.canonical[graph.file]
         if not np.abs(got - expected).max() <= CANONICAL_TOLERANCE[graph.precision] * np.abs(expected).max():
-            raise BundleError(f"TensorRT's engine of {path} does not give its canonical result; it was not kept")
+            raise BundleError(
+                f"the TensorRT engine of {path} does not give its canonical result, and was not kept; try another --precision"
+            )
         if not any(file.name != CONTEXT for file in made.iterdir()):
-            raise BundleError(f"ONNX Runtime wrote no engine of {path}")
+            raise BundleError(f"ONNX Runtime wrote no TensorRT engine of {path}; install a version that writes one")
 
 
 @contextlib.contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    """The system's errors as an OutputError about `folder`."""
+def _as_output_error(folder: Path) -> Iterator[None]:
+    """Raise an OSError inside the block as an OutputError about `folder`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The files that `training` writes: a network's weights with all that an export needs of it, read without running code."""
+"""The files that `training` writes: a network's weights and everything else that an export needs; no code in them runs."""
 
 import dataclasses
 import os
@@ -13,11 +13,11 @@ from torch import nn
 
 from engine.attributes.table import AttributeTable
 from engine.bundle.manifest import Conditions, preprocessing_from
-from engine.errors import EngineError
+from engine.errors import EngineError, OutputError
 from engine.pictures.preprocessing import Preprocessing
 from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
 from export.errors import ExportError, root_cause
-from export.sources import fill
+from export.sources import load_state
 
 TRAINED_FORMAT = "sane-trained"
 TRAINED_VERSION = 1
@@ -30,9 +30,9 @@ TRAINED_NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """network: in evaluation mode; preprocessing: of its pictures
+    """A trained network. network: in evaluation mode; preprocessing: of its pictures
 
-    conditions: of a similarity network that was trained with types of pairs; table: what an attribute network's maps mean
+    conditions: of a similarity network that was trained with types of pairs; table: the attributes of an attribute network
     """
 
     network: nn.Module
@@ -42,7 +42,10 @@ class Trained:
 
 
 def save_trained(path: Path, architecture: str, arguments: Mapping[str, int], trained: Trained) -> None:
-    """architecture: of ARCHITECTURES, made with these arguments"""
+    """Write a file that `load_trained` reads; raises OutputError.
+
+    architecture: a key of TRAINED_NETWORKS; arguments: those that the network was made with
+    """
     conditions, table = trained.conditions, trained.table
     content = {
         **{"format": TRAINED_FORMAT, "version": TRAINED_VERSION, "architecture": architecture, "arguments": dict(arguments)},
@@ -59,12 +62,14 @@ def save_trained(path: Path, architecture: str, arguments: Mapping[str, int], tr
     try:
         torch.save(content, beside)
         os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a missing folder or a full disk
+        raise OutputError(f"cannot write {path}: {root_cause(error)}") from error
     finally:
         beside.unlink(missing_ok=True)
 
 
 def load_trained(path: Path) -> Trained:
-    """Raises ExportError where `path` is not what `save_trained` wrote."""
+    """Read a file that `save_trained` wrote; raises ExportError if it is not one."""
     if not path.is_file():
         raise ExportError(f"there is no file {path}")
     try:
@@ -72,7 +77,7 @@ def load_trained(path: Path) -> Trained:
         if content.get("format") != TRAINED_FORMAT or content["version"] != TRAINED_VERSION:
             raise ValueError(f"its format is not {TRAINED_FORMAT} {TRAINED_VERSION}")
         network = TRAINED_NETWORKS[content["architecture"]](**content["arguments"])
-        fill(network, content["state"], str(path))
+        load_state(network, content["state"], str(path))
         return Trained(
             network.eval(),
             preprocessing_from(content["preprocessing"]),

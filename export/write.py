@@ -1,4 +1,4 @@
-"""Writes a bundle so that it appears whole and verified, or not at all."""
+"""Write a bundle so that it appears complete and verified, or not at all."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from engine.runtime.opening import verify_graph
 
 
 def check_free(out: Path) -> None:
-    """Raise OutputError, before any work is done, where a bundle cannot or must not be put at `out`."""
+    """Raise OutputError, before any work is done, if a bundle cannot or must not be written to `out`."""
     try:
         _check_free(out)
     except OSError as error:
@@ -32,15 +32,15 @@ def _check_free(out: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write {out}: no permission in {folder}")
     if out.exists() and not out.is_dir():
-        raise OutputError(f"cannot write {out}: it is a file, and a bundle is a folder")
+        raise OutputError(f"cannot write {out}: it is a file, and a bundle is a folder; choose another name")
     if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
         raise OutputError(f"cannot write {out}: the folder holds something other than a bundle; choose another name")
 
 
 @contextlib.contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` which takes its place when the block ends without an error, and else disappears."""
-    check_free(out)  # again: the work took its time
+    """Give a new folder beside `out`, which takes the place of `out` if the block ends without an error, else is deleted."""
+    check_free(out)  # once more, because something may have appeared there during the work
     out = out.resolve()  # a link to a bundle stays a link
     folder = _beside(out)
     try:
@@ -54,9 +54,9 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 def finish(folder: Path, manifest: Manifest, table: AttributeTable | None, canonical: dict[str, np.ndarray]) -> None:
-    """Write what stands beside the graphs, which are there already, then load the bundle and run each of them.
+    """Write the files that lie beside the graphs, which are already in `folder`; then load the bundle and verify each graph.
 
-    canonical: `picture` (H, W, 3) uint8 and the result of every graph by its file
+    canonical: `picture` (H, W, 3) uint8, and the result of every graph by the name of its file
     """
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     if table is not None:
@@ -66,12 +66,12 @@ def finish(folder: Path, manifest: Manifest, table: AttributeTable | None, canon
     (folder / SUMS).write_text(checksums(folder), encoding="utf-8")
     loaded = load_bundle(folder)
     for graph in manifest.graphs:
-        if graph.target != "gpu":  # made for a processor that this machine may lack
+        if graph.target != "gpu":  # this machine may have no GPU
             verify_graph(loaded, graph)
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Its manifest says so, whatever its state: a damaged bundle may be replaced, somebody's web page may not."""
+    """Say whether the manifest is that of a bundle: a damaged bundle may be replaced, other people's files may not."""
     try:
         fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -80,7 +80,7 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _swap(folder: Path, out: Path) -> None:
-    """Put `folder` at `out`; what was there goes, but comes back where that fails."""
+    """Put `folder` in the place of `out`, and delete what was there; if that fails, put it back."""
     if not out.exists():
         folder.rename(out)
         return

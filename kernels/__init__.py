@@ -1,6 +1,6 @@
-"""Rendering masks onto pictures. Knows nothing of similarity models."""
+"""Draw masks onto pictures. Nothing here knows about similarity models."""
 
 __all__ = ["ORIGIN"]
 
 ORIGIN = "sane-engine"
-"""Tells this package from the unrelated distribution `kernels`; `engine` checks it at import."""
+"""Distinguishes this package from the unrelated distribution `kernels`; `engine` checks it at import."""

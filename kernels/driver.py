@@ -1,4 +1,4 @@
-"""What the worker thread of `kernels.device` does through pycuda, which is imported here alone, when a device is opened."""
+"""What the worker thread of `kernels.device` does through pycuda. Only this module imports it, when a device is opened."""
 
 import contextlib
 import ctypes
@@ -16,27 +16,25 @@ from kernels.plan import KernelPlan
 
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 DRAWING, NETWORK = 0, 1
-"""The streams: masks are drawn on one while the network runs on the other."""
-TYPE_SUFFIXES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-"""Of kernels, by what they write."""
-BLOCK_THREADS, STORED = 256, 16
-"""Threads of a block; bytes that each writes at once."""
+"""The two streams: masks are drawn on one while the network runs on the other."""
+BLOCK_THREADS, THREAD_VALUES = 256, 4
+"""Threads of a block; values that each writes at once."""
 
 
 class DeviceError(RuntimeError):
-    """What went wrong on the device, on one line."""
+    """Something went wrong on the device. The message is one line."""
 
 
 class NoDevice(DeviceError):
-    """No CUDA device can be used here; says what is missing."""
+    """No CUDA device can be used here. The message says what is missing."""
 
 
 class OutOfMemory(DeviceError):
-    """The device's memory does not suffice."""
+    """The device has too little free memory."""
 
 
 def lacking() -> list[str]:
-    """What this machine lacks before a device can be looked for, in words; in well under a millisecond, without pycuda."""
+    """Return, in words, what is missing before a device can be looked for. Takes under a millisecond; loads no pycuda."""
     found = []
     try:
         ctypes.CDLL(DRIVER)
@@ -49,9 +47,9 @@ def lacking() -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceArray:
-    """Memory that a pointer names, C-contiguous; it is freed by `Device.free`, or with the device.
+    """A C-contiguous array in the device's memory; `Device.free` or closing the device frees it.
 
-    dtype: "float32", "float16", "bfloat16", ..., as numpy or masks.cu calls it
+    pointer: its address; dtype: numpy's name of it, such as "float32"
     """
 
     pointer: int
@@ -59,29 +57,28 @@ class DeviceArray:
     dtype: str
 
     @property
-    def itemsize(self) -> int:
-        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
-
-    @property
     def row(self) -> int:
         """Bytes of one row."""
-        return math.prod(self.shape[1:]) * self.itemsize
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.itemsize
+        """Bytes of all rows."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
     """A plan and a picture on the device.
 
-    masks: of the plan; arrays: what it keeps there; arguments: of the kernel, after the common ones
+    kernel: its name in masks.cu; masks: number of masks in the plan
+    picture, baseline: (C, H, W), or (H, W, C) if `channels_last`, float32; baseline None: all zeros
+    arrays: the plan's arrays; arguments: the kernel's own, after the common ones; types: theirs: P a pointer, i an integer
     """
 
     kernel: str
     masks: int
-    image: DeviceArray
+    picture: DeviceArray
     baseline: DeviceArray | None
     channels_last: bool
     arrays: tuple[DeviceArray, ...]
@@ -90,7 +87,7 @@ class Drawing:
 
 
 class Driver:
-    """All that belongs to pycuda; used by the worker thread alone. Raises what pycuda raises, and NoDevice."""
+    """Everything that pycuda owns. Only the worker thread uses it. Raises pycuda's errors, and NoDevice."""
 
     def __init__(self) -> None:
         self.module: Any = None  # pycuda.driver
@@ -114,14 +111,14 @@ class Driver:
         self.streams = [cuda.Stream(), cuda.Stream()]
         try:
             self._code = cuda.module_from_buffer(fatbin())
-        except cuda.Error:  # the driver finds nothing in it for this device
-            from kernels.build import cubin_for  # noqa: PLC0415 - needs NVRTC, which most devices never do
+        except cuda.Error:  # the fatbin has no code for this device
+            from kernels.build import cubin_for  # noqa: PLC0415 - needs NVRTC, most devices do not
 
             major, minor = self.capability
             self._code = cuda.module_from_buffer(cubin_for(10 * major + minor))
 
     def close(self) -> None:
-        """Each step is done whether or not the one before it failed: a process whose context stays pushed aborts."""
+        """Free everything, even if a step fails: pycuda aborts a process whose context stays pushed."""
         steps = [self.synchronize, *(lambda owner=owner: self.release(owner) for owner in reversed(self._owners))]
         steps += [self.synchronize, self.free_all, self._functions.clear, self.unload, self._leave]
         for step in steps:
@@ -143,7 +140,7 @@ class Driver:
             return
         self.module.Context.pop()
         context.detach()
-        # to release a primary context pycuda makes it current once more, and leaves it so
+        # pycuda makes a primary context current again to release it, and leaves it current
         ctypes.CDLL(DRIVER).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def attach(self, close: Callable[[], None]) -> int:
@@ -173,18 +170,18 @@ class Driver:
         self.events[event].synchronize()
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
-        array = self._allocated(shape, dtype)
+        array = self._allocate(shape, dtype)
         self.module.memset_d8_async(array.pointer, 0, array.nbytes, self.streams[DRAWING])
-        self.streams[DRAWING].synchronize()  # or the network could write first
+        self.streams[DRAWING].synchronize()  # else the network could write before the memset
         return array
 
     def upload(self, values: np.ndarray) -> DeviceArray:
         values = np.ascontiguousarray(values)
-        array = self._allocated(values.shape, values.dtype.name)
-        self.module.memcpy_htod_async(array.pointer, values, self.streams[DRAWING])  # pageable: read before it returns
+        array = self._allocate(values.shape, values.dtype.name)
+        self.module.memcpy_htod_async(array.pointer, values, self.streams[DRAWING])  # pageable: read before this returns
         return array
 
-    def _allocated(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+    def _allocate(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         size = DeviceArray(0, shape, dtype).nbytes
         memory = self.module.mem_alloc(max(size, 1))
         self._memory[int(memory)] = memory
@@ -206,7 +203,7 @@ class Driver:
             if memory is not None:
                 memory.free()
 
-    def drawing(self, plan: KernelPlan, image: np.ndarray, baseline: np.ndarray, channels_last: bool) -> Drawing:
+    def drawing(self, plan: KernelPlan, picture: np.ndarray, baseline: np.ndarray, channels_last: bool) -> Drawing:
         arrays, arguments, types = [], [], ""
         for value in plan.arguments:
             if isinstance(value, np.ndarray):
@@ -217,15 +214,15 @@ class Driver:
                 arguments.append(value)
                 types += "i"
         hidden = self.upload(baseline) if baseline.any() else None
-        shown = self.upload(image)
+        shown = self.upload(picture)
         return Drawing(plan.kernel, plan.masks, shown, hidden, channels_last, tuple(arrays), tuple(arguments), types)
 
     def draw(self, drawing: Drawing, first: int, count: int, rows: DeviceArray) -> None:
-        shape = drawing.image.shape
+        shape = drawing.picture.shape
         channels, height, width = (shape[2], *shape[:2]) if drawing.channels_last else shape
-        function = self._function(f"{drawing.kernel}_{TYPE_SUFFIXES[rows.dtype]}", "PPPiiiiii" + drawing.types)
-        grid = (-(-height * width // (BLOCK_THREADS * STORED // rows.itemsize)), count)
-        where = (drawing.image.pointer, drawing.baseline.pointer if drawing.baseline else 0, rows.pointer)
+        function = self._function(drawing.kernel, "PPPiiiiii" + drawing.types)
+        grid = (-(-height * width // (BLOCK_THREADS * THREAD_VALUES)), count)
+        where = (drawing.picture.pointer, drawing.baseline.pointer if drawing.baseline else 0, rows.pointer)
         what = (first, count, channels, height, width, int(drawing.channels_last))
         stream = self.streams[DRAWING]
         function.prepared_async_call(grid, (BLOCK_THREADS, 1, 1), stream, *where, *what, *drawing.arguments)
@@ -240,7 +237,7 @@ class Driver:
 
 
 def _pycuda() -> Any:
-    """pycuda.driver, initialised. Raises NoDevice, saying what is missing."""
+    """Import and initialise pycuda.driver. Raises NoDevice, which says what is missing."""
     missing = lacking()
     if missing:
         raise NoDevice(f"this machine lacks {' and '.join(missing)}")

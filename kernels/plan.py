@@ -1,18 +1,20 @@
-"""What a CUDA kernel needs of a plan: a few kilobytes, drawn on the host and copied to the device once."""
+"""What a CUDA kernel needs to know of a plan: a few kilobytes, drawn on the host and copied to the device once."""
 
 import dataclasses
 
 import numpy as np
 
 DTYPES = (np.dtype("<u8"), np.dtype("<i4"), np.dtype("u1"))
-"""Of the arrays that kernels read: packed bits, whole numbers, flags."""
+"""Of the arrays that kernels read: packed bits, integers, flags."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KernelPlan:
-    """kernel: its name in masks.cu without the type, such as "rise"; masks: how many the plan has
+    """The masks of a plan, as arguments of a kernel.
 
-    arguments: those of its kind, in its order: arrays (C-contiguous; the kernel gets a pointer) and whole numbers (int32)
+    kernel: its name in masks.cu, such as "rise"; masks: number of masks in the plan
+    arguments: the kernel's own, in its order: arrays (C-contiguous; the kernel gets a pointer) and integers (int32)
+    Raises TypeError if an array has another dtype or is not contiguous.
     """
 
     kernel: str
@@ -22,11 +24,12 @@ class KernelPlan:
     def __post_init__(self) -> None:
         for value in self.arguments:
             if isinstance(value, np.ndarray) and (value.dtype not in DTYPES or not value.flags.c_contiguous):
-                raise TypeError(f"kernel {self.kernel} takes contiguous uint64, int32 or uint8, got {value.dtype}")
+                kind = "contiguous" if value.flags.c_contiguous else "not contiguous"
+                raise TypeError(f"kernel {self.kernel} takes contiguous uint64, int32 or uint8, got {kind} {value.dtype}")
 
 
 def packed(bits: np.ndarray) -> np.ndarray:
-    """(N, ...) bool -> (N, words) uint64: flag k of a row, in row-major order, is bit k % 64 of word k // 64."""
+    """Pack flags: (N, ...) bool -> (N, words) uint64. Flag k of a row, in row-major order, is bit k % 64 of word k // 64."""
     flags = bits.reshape(len(bits), -1)
     padded = np.zeros((len(flags), -(-flags.shape[1] // 64) * 64), bool)
     padded[:, : flags.shape[1]] = flags
@@ -34,5 +37,5 @@ def packed(bits: np.ndarray) -> np.ndarray:
 
 
 def whole(values: np.ndarray) -> np.ndarray:
-    """As int32, contiguous."""
+    """Return integers as a contiguous int32 array."""
     return np.ascontiguousarray(values, "<i4")

@@ -1,7 +1,7 @@
-"""RISE masks: a coarse random grid, upsampled bilinearly and cropped at a random shift (Petsiuk et al. 2018; SANE.md).
+"""RISE masks: a coarse random grid, upsampled bilinearly and cropped at a random shift (docs/method.md, RISE).
 
-Upsampling is separable, so a mask is `A G B^T` with one matrix per axis and shift. That gives the masks batch by batch,
-and the transpose (sums of masks weighted by scores) without ever holding N masks.
+The masks are those of Petsiuk et al. 2018. Upsampling is separable, so a mask is `A G B^T` with one matrix for each axis
+and shift. This gives the masks batch by batch, and the transpose (sums of masks weighted by scores) without N masks at once.
 """
 
 import numpy as np
@@ -10,20 +10,20 @@ from kernels.areas import areas
 from kernels.plan import KernelPlan, packed, whole
 
 GROUP = 16
-"""Weightings summed at once: bounds the memory of `RiseRenderer.transpose`, whatever the number of references."""
+"""Columns of weights summed at once. Limits the memory of `RiseRenderer.transpose` for any number of references."""
 KERNEL_GRID = 64
-"""Cells a side that the CUDA kernel takes at most: it keeps a row of them in 64 bits."""
+"""Most cells a side that the CUDA kernel takes, because it keeps a row of cells in 64 bits."""
 
 
 def cell_size(length: int, grid: int) -> int:
-    """Pixels per grid cell on an axis of `length` pixels; shifts lie in [0, cell)."""
+    """Return the pixels per grid cell on an axis of `length` pixels; shifts lie in [0, cell)."""
     return -(-length // grid)
 
 
 def upsampling(length: int, grid: int) -> np.ndarray:
-    """(cell, length, grid) float32: row matrix of each shift.
+    """Return the matrix that upsamples one axis at each shift: (cell, length, grid) float32.
 
-    Half-pixel centres on (grid + 1) * cell pixels; borders mirrored about the centre of the border cell, so that index -1
+    Half-pixel centres on (grid + 1) * cell pixels. Borders are mirrored about the centre of the border cell, so index -1
     reads cell 1 (scipy's `mirror`).
     """
     cell = cell_size(length, grid)
@@ -48,7 +48,7 @@ def _mirrored(index: np.ndarray, count: int) -> np.ndarray:
 class RiseRenderer:
     """The masks of one plan at one size.
 
-    grids (N, s, s) bool, shifts (N, 2) int as (dy, dx), each within [0, cell) of its axis
+    grids: (N, s, s) bool; shifts: (N, 2) int as (dy, dx), each in [0, cell) of its axis; height, width: in pixels
     """
 
     def __init__(self, grids: np.ndarray, shifts: np.ndarray, height: int, width: int) -> None:
@@ -69,7 +69,7 @@ class RiseRenderer:
         np.matmul(tall, self._columns[dx], out=out)
 
     def kernel_plan(self) -> KernelPlan:
-        """The same masks for the CUDA kernel. Raises ValueError for a grid that it does not take."""
+        """Return the same masks for the CUDA kernel. Raises ValueError if the grid has more cells than it takes."""
         count, grid = self.grids.shape[:2]
         if not 1 <= grid <= KERNEL_GRID:
             raise ValueError(f"the CUDA kernel takes grids of 1 to {KERNEL_GRID} cells a side, got {grid}")
@@ -77,14 +77,14 @@ class RiseRenderer:
         return KernelPlan("rise", count, (words, words.shape[1], grid, whole(self.shifts)))
 
     def tiles(self, parts: int) -> np.ndarray:
-        """Each mask averaged over parts x parts equal tiles of the picture, row-major: (N, parts * parts) float64."""
+        """Return each mask's mean over parts x parts equal tiles of the picture, row-major: (N, parts * parts) float64."""
         rows = areas(self.height, parts) @ self._rows  # (cy, parts, s)
         columns = self._columns @ areas(self.width, parts).T  # (cx, s, parts)
         means = rows[self.shifts[:, 0]] @ self.grids.astype(np.float64) @ columns[self.shifts[:, 1]]
         return means.reshape(len(self), -1)
 
     def transpose(self, weights: np.ndarray) -> np.ndarray:
-        """Sums of all masks, weighted: (N, R) -> (R, H, W) float64. Masks that share a shift are summed as grids first."""
+        """Return weighted sums of all masks: (N, R) -> (R, H, W) float64. Masks of one shift are summed as grids first."""
         parts = [self._transpose(weights[:, i : i + GROUP]) for i in range(0, weights.shape[1], GROUP)]
         return np.concatenate(parts) if parts else np.empty((0, self.height, self.width))
 
@@ -95,7 +95,7 @@ class RiseRenderer:
         order = np.argsort(place, kind="stable")
         places, first = np.unique(place[order], return_index=True)
         summed = np.zeros((tall * wide, size * size, count))
-        # `order` puts masks of one shift side by side; one shift at a time, or weighted grids (N, s*s, R) would all exist
+        # `order` puts masks of one shift side by side. One shift at a time: all weighted grids at once would be (N, s*s, R)
         for shift, begin, end in zip(places, first, [*first[1:], len(order)], strict=True):
             some = order[begin:end]
             summed[shift] = self.grids[some].reshape(-1, size * size).T.astype(np.float64) @ weights[some]

@@ -1,20 +1,22 @@
-"""Golden values, pictures and bundles that several tests share."""
+"""Golden values, bundles and explainers that several test files share. What is not a fixture is in `helpers.py`."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from helpers import DATA, IMAGENET, copy_bundle, seal
 
-from engine.bundle import ATTRIBUTES, SUMS, checksums, demo_bundle
+from engine import Explainer
+from engine.bundle import ATTRIBUTES, demo_bundle
 from engine.bundle.manifest import Conditions, attributes_from_json, attributes_to_json
-from engine.pictures.preprocessing import Preprocessing
 from export import OnnxSource, export_similarity
 
-DATA = Path(__file__).parent / "data"
-IMAGENET = Preprocessing(112, 112, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# how long an example takes says nothing on a busy machine
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,11 +32,10 @@ def demo_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes copies of the demo bundle with something else in its attribute table."""
 
     def made(**changes: object) -> Path:
-        folder = tmp_path_factory.mktemp("changed") / "bundle"
-        shutil.copytree(demo_bundle(), folder)
+        folder = copy_bundle(demo_bundle(), tmp_path_factory.mktemp("changed") / "bundle")
         table = attributes_from_json((folder / ATTRIBUTES).read_text())
         (folder / ATTRIBUTES).write_text(attributes_to_json(dataclasses.replace(table, **changes)))  # type: ignore[arg-type]
-        (folder / SUMS).write_text(checksums(folder))
+        seal(folder)
         return folder
 
     return made
@@ -53,3 +54,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, golden: dict[str, np.n
     conditions = Conditions(("top", "shoe", "bag"), golden["condition_weights"])
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     return export_similarity(OnnxSource(DATA / "tiny_general.onnx"), IMAGENET, out, conditions=conditions)
+
+
+@pytest.fixture(scope="module")
+def explainer(tiny_bundle: Path) -> Explainer:
+    """The golden network in fp32."""
+    return Explainer(tiny_bundle, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Explainer:
+    """The demo network in fp32."""
+    return Explainer(precision="fp32")

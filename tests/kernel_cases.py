@@ -1,7 +1,8 @@
-"""What the kernels of kernels/masks.cu are tried on: pictures and plans at random, numpy's masks, and the comparison.
+"""What the kernels of kernels/masks.cu are tested on: random pictures and plans, numpy's masks, and the comparison.
 
-The kernels run on the CPU, compiled with the host shim in tests/cuda_host. `python -m tests.kernel_cases LIBRARY` tries
-`FIXED` and exits 1 at the first difference: for builds with sanitizers, which must be loaded before Python.
+The kernels run on the CPU, compiled with the host shim in tests/cuda_host. `python -m tests.kernel_cases LIBRARY` runs the
+cases of `FIXED` and exits with 1 at the first difference. It is a process of its own because sanitizers must be loaded
+before Python.
 """
 
 import ctypes
@@ -15,32 +16,27 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.methods.window import corners_aligned
 from kernels.blend import blend
+from kernels.driver import BLOCK_THREADS, THREAD_VALUES
 from kernels.rank import RankRenderer
 from kernels.rise import RiseRenderer, cell_size
 from kernels.segments import SegmentRenderer
 from kernels.window import WindowRenderer
 
-KINDS = ("rise", "window", "segments", "rank", "learned")
-PER_THREAD = {"f32": 4, "f16": 8, "bf16": 8}
-STORED = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
+KINDS = ("rise", "window", "segments", "rank")
 HOST = Path(__file__).parent / "cuda_host"
 SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow,float-divide-by-zero", "-fno-sanitize-recover=all", "-g")
 UNTOUCHED = 0xA5
-NANS = (0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF)
-"""As stored; rounded as a number the last two would become zeros."""
-ROUNDED_NAN = 0x7FFF
-"""The one that the kernels have in f16 and in bf16."""
+"""Every byte of the output before a kernel runs."""
 
 
 def compiler() -> str | None:
-    """A C++ compiler, if there is one."""
+    """Return the path of a C++ compiler, or None if there is none."""
     return shutil.which("g++") or shutil.which("clang++")
 
 
 def host_library(folder: Path, flags: Sequence[str] = ("-O1",), source: Path | None = None) -> Path:
-    """The kernels, or those of another `source`, for ctypes. Numpy fuses no multiply-add, nor does the shim."""
+    """Compile masks.cu, or another `source`, to a library for ctypes. As in numpy, no multiply-add is fused."""
     library = folder / "kernels.so"
     given = [] if source is None else [f'-DSOURCE="{source}"']
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-missing-field-initializers"]
@@ -50,30 +46,30 @@ def host_library(folder: Path, flags: Sequence[str] = ("-O1",), source: Path | N
 
 
 def sanitized() -> dict[str, str] | None:
-    """What the environment of a Python that opens a library built with `SANITIZERS` needs, None where that cannot be."""
+    """Return the environment variables under which Python can load a library built with `SANITIZERS`; None if it cannot."""
     command = [str(compiler()), "-print-file-name=libasan.so"]
     library = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     if not Path(library).is_absolute():
         return None
-    return {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0"}  # Python's own leaks are no matter here
+    return {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0"}  # Python itself leaks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """image, baseline: (C, H, W) or (H, W, C) float32, one for every row of a learned mask; noise: theirs, or None
+    """One launch of a kernel, and the masks that it should draw.
 
-    arguments: those of the kernel's kind; masks: (first + count, H, W) float32 as numpy draws them; shifted: the arrays
-    that start 4 bytes, or one value, after a multiple of 16 bytes; blocks: along x, None for as many as there is work for
+    picture, baseline: (C, H, W) or (H, W, C) float32; baseline None: a null pointer
+    arguments: the kernel's own, after the common ones; masks: (first + count, H, W) float32, drawn by numpy
+    shifted: names of the arrays that start 4 bytes after a multiple of 16 bytes; blocks: along x; None: as many as needed
     """
 
     kind: str
-    image: np.ndarray
+    picture: np.ndarray
     baseline: np.ndarray | None
-    noise: np.ndarray | None
     channels_last: bool
     first: int
     count: int
-    arguments: tuple[np.ndarray | int | None, ...]
+    arguments: tuple[np.ndarray | int, ...]
     masks: np.ndarray
     shifted: frozenset[str] = frozenset()
     blocks: int | None = None
@@ -90,36 +86,20 @@ def case(
     grid: int = 8,
     shifted: frozenset[str] = frozenset(),
     blocks: int | None = None,
-    nans: bool = False,
 ) -> Case:
-    """A picture of (C, H, W) = `shape` and a plan of first + count masks at random; without `hidden` the baseline is zero.
+    """Draw a random picture of (C, H, W) = `shape` and a random plan of first + count masks.
 
-    grid: cells a side of RISE's grid, segments, or cells a side of a learned mask; nans: the picture begins with some
+    hidden: whether there is a baseline; grid: cells a side of RISE's grid, or number of segments
     """
     random, masks_in_all = np.random.default_rng(seed), first + count
     channels, height, width = shape
+    renderer = _renderer(kind, random, masks_in_all, height, width, grid)
+    drawn = np.empty((masks_in_all, height, width), np.float32)
+    renderer.masks(0, masks_in_all, drawn)
     whole = (height, width, channels) if channels_last else shape
-    noise: np.ndarray | None = None
-    if kind == "learned":
-        sides = 2 - masks_in_all % 2
-        pairs = masks_in_all // sides
-        learned = random.random((pairs, grid, grid * sides), np.float32)
-        drawn = _learned_masks(learned, sides, height, width)
-        noises = 1 if seed % 2 else pairs
-        noise = random.normal(size=(sides, noises, *whole)).astype(np.float32) if seed % 4 < 3 else None
-        whole = (masks_in_all, *whole)
-        arguments: tuple[np.ndarray | int | None, ...] = (learned, grid, sides, pairs, noise, noises)
-    else:
-        renderer = _renderer(kind, random, masks_in_all, height, width, grid)
-        drawn = np.empty((masks_in_all, height, width), np.float32)
-        renderer.masks(0, masks_in_all, drawn)
-        arguments = renderer.kernel_plan().arguments
-    image, baseline = random.normal(size=(2, *whole)).astype(np.float32)
-    if nans:
-        image.view(np.uint32).flat[: len(NANS)] = NANS
-    return Case(
-        kind, image, baseline if hidden else None, noise, channels_last, first, count, arguments, drawn, shifted, blocks
-    )
+    picture, baseline = random.normal(size=(2, *whole)).astype(np.float32)
+    arguments = renderer.kernel_plan().arguments
+    return Case(kind, picture, baseline if hidden else None, channels_last, first, count, arguments, drawn, shifted, blocks)
 
 
 def _renderer(
@@ -139,64 +119,49 @@ def _renderer(
     return RankRenderer(ranks, random.integers(0, height * width + 1, count), random.random(count) < 0.5)
 
 
-def _learned_masks(masks: np.ndarray, sides: int, height: int, width: int) -> np.ndarray:
-    """(pairs, side, sides * side) -> (sides * pairs, H, W) float32, as engine/methods/learned_mask.py has them."""
-    down, across = corners_aligned(height, masks.shape[1]), corners_aligned(sides * width, masks.shape[2])
-    whole = (down @ masks.astype(np.float64) @ across.T).astype(np.float32)
-    return np.concatenate(np.split(whole, sides, axis=2))
-
-
 class Host:
-    """The kernels of a host library, each launched as a driver would: a packed buffer of arguments."""
+    """The kernels of a host library. Each is launched as a driver would, with a packed buffer of arguments."""
 
     def __init__(self, library: Path | str) -> None:
         self.library = ctypes.CDLL(str(library))
 
-    def rows(self, case: Case, suffix: str, spare: int = 0) -> np.ndarray:
-        """(count, ...), and `spare` further rows that no kernel may touch, in the stored type: uint32 or uint16."""
-        shape = case.image.shape[case.kind == "learned" :]
+    def rows(self, case: Case, spare: int = 0) -> np.ndarray:
+        """Return what the kernel writes: (count, ...) float32, and `spare` further rows that it must not touch."""
+        shape = case.picture.shape
         channels, height, width = (shape[2], *shape[:2]) if case.channels_last else shape
         kept: list[np.ndarray] = []  # until the kernel has run
 
-        def pointer(array: np.ndarray | None, name: str) -> int:
+        def pointer(array: np.ndarray | None, name: str = "") -> np.uint64:
             if array is None:
-                return 0
+                return np.uint64(0)
             kept.append(_placed(array, name in case.shifted))
-            return int(kept[-1].ctypes.data)
+            return np.uint64(kept[-1].ctypes.data)
 
-        filled = np.full((case.count + spare, *shape), UNTOUCHED * 0x01010101 & np.iinfo(STORED[suffix]).max, STORED[suffix])
-        out = _placed(filled, "out" in case.shifted)
+        untouched = np.full((case.count + spare, *shape), UNTOUCHED * 0x01010101, np.uint32)
+        out = _placed(untouched.view(np.float32), "out" in case.shifted)
         packed = _packed(
-            np.uint64(pointer(case.image, "image")),
-            np.uint64(pointer(case.baseline, "baseline")),
+            pointer(case.picture, "picture"),
+            pointer(case.baseline, "baseline"),
             np.uint64(out.ctypes.data),
             *(case.first, case.count, channels, height, width, int(case.channels_last)),
-            *(
-                value if isinstance(value, int) else np.uint64(pointer(value, "noise" if value is case.noise else ""))
-                for value in case.arguments
-            ),
+            *(value if isinstance(value, int) else pointer(value) for value in case.arguments),
         )
-        per_block = 256 * PER_THREAD[suffix]
-        blocks = -(-height * width // per_block) if case.blocks is None else case.blocks
-        # a row more than is to be written, as a launch for a whole batch has
-        launch, threads = (ctypes.c_uint * 3)(blocks, case.count + 1, 1), (ctypes.c_uint * 3)(256, 1, 1)
-        getattr(self.library, f"host_{case.kind}_{suffix}")(launch, threads, packed, ctypes.c_size_t(len(packed)))
+        blocks = -(-height * width // (BLOCK_THREADS * THREAD_VALUES)) if case.blocks is None else case.blocks
+        # one row of blocks too many, as in a launch for a whole batch: the kernel must not write that row
+        launch, threads = (ctypes.c_uint * 3)(blocks, case.count + 1, 1), (ctypes.c_uint * 3)(BLOCK_THREADS, 1, 1)
+        getattr(self.library, f"host_{case.kind}")(launch, threads, packed, ctypes.c_size_t(len(packed)))
         return out
 
     def masks(self, case: Case) -> np.ndarray:
-        """(count, H, W) float32: what the kernel makes of a picture of ones and no baseline."""
-        height, width = case.masks.shape[1:]
-        ones = np.ones((len(case.masks), 1, height, width)[case.kind != "learned" :], np.float32)
-        arguments = tuple(None if value is case.noise else value for value in case.arguments)
-        plain = dataclasses.replace(
-            case, image=ones, baseline=None, noise=None, channels_last=False, arguments=arguments, shifted=frozenset()
-        )
-        return self.rows(plain, "f32").view(np.float32)[:, 0]
+        """Return the masks, (count, H, W) float32: what the kernel makes of a picture of ones without a baseline."""
+        ones = np.ones((1, *case.masks.shape[1:]), np.float32)
+        plain = dataclasses.replace(case, picture=ones, baseline=None, channels_last=False, shifted=frozenset())
+        return self.rows(plain)[:, 0]
 
 
 def _placed(array: np.ndarray, shifted: bool) -> np.ndarray:
-    """A copy that ends where its memory ends, for AddressSanitizer to see what lies behind; malloc starts at 16 bytes."""
-    before = min(4, array.itemsize) if shifted else 0
+    """Copy an array to the very end of its memory, so that AddressSanitizer notices reads and writes after it."""
+    before = 4 if shifted else 0
     memory = np.empty(before + array.nbytes, np.uint8)
     if memory.ctypes.data % 16:
         raise RuntimeError("memory does not start at a multiple of 16 bytes")
@@ -206,7 +171,7 @@ def _placed(array: np.ndarray, shifted: bool) -> np.ndarray:
 
 
 def _packed(*values: int | np.uint64) -> bytes:
-    """int: 4 bytes; uint64: a pointer, 8 bytes at a multiple of 8."""
+    """Pack arguments as C does. int: 4 bytes; uint64: a pointer, 8 bytes at a multiple of 8."""
     buffer = b""
     for value in values:
         wide = isinstance(value, np.uint64)
@@ -214,51 +179,28 @@ def _packed(*values: int | np.uint64) -> bytes:
     return buffer
 
 
-def numpy_rows(case: Case, masks: np.ndarray, suffix: str) -> np.ndarray:
-    """What numpy makes of the picture and `masks` (count, H, W) float32, rounded to nearest even, in the stored type."""
-    part = slice(case.first, case.first + case.count)
-    baseline = np.zeros_like(case.image) if case.baseline is None else case.baseline
-    if case.kind == "learned":
-        out = np.empty((case.count, *case.image.shape[1:]), np.float32)
-        for row, picture, behind, mask in zip(out, case.image[part], baseline[part], masks, strict=True):
-            blend(picture, behind, mask[None], case.channels_last, row[None])
-        if case.noise is not None:
-            pairs = len(case.masks) // len(case.noise)
-            out += np.repeat(case.noise, pairs // case.noise.shape[1], axis=1).reshape(-1, *out.shape[1:])[part]
-    else:
-        out = np.empty((case.count, *case.image.shape), np.float32)
-        blend(case.image, baseline, masks, case.channels_last, out)
-    if suffix == "f16":
-        with np.errstate(over="ignore"):  # infinity, as the kernel has it
-            rounded = out.astype(np.float16).view(np.uint16)
-    else:
-        words = out.view(np.uint32)
-        if suffix == "f32":
-            return words
-        rounded = ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
-    rounded[np.isnan(out)] = ROUNDED_NAN
-    return rounded
-
-
-def _same(rows: np.ndarray, expected: np.ndarray) -> bool:
-    """Bit by bit; of NaNs in f32, which processors choose, that they are there."""
-    if rows.dtype == np.uint32:
-        rows, expected = (np.where(np.isnan(r.view(np.float32)), np.uint32(NANS[0]), r) for r in (rows, expected))
-    return np.array_equal(rows, expected)
+def numpy_rows(case: Case, masks: np.ndarray) -> np.ndarray:
+    """Return the picture as numpy shows it through `masks` (count, H, W) float32: (count, ...) float32."""
+    baseline = np.zeros_like(case.picture) if case.baseline is None else case.baseline
+    out = np.empty((case.count, *case.picture.shape), np.float32)
+    blend(case.picture, baseline, masks, case.channels_last, out)
+    return out
 
 
 def difference(host: Host, case: Case, spare: int = 0) -> str | None:
-    """What a kernel does otherwise than numpy, or None: masks to 1e-6, and, given the mask, every bit of every type."""
+    """Compare a kernel with numpy: the masks to 1e-6 and, given the masks, every bit of the output.
+
+    Return what differs, or None.
+    """
     masks = host.masks(case)
     worst = np.abs(masks - case.masks[case.first : case.first + case.count]).max(initial=0)
     if not worst <= 1e-6:
         return f"{case.kind}: masks differ by {worst}"
-    for suffix in PER_THREAD:
-        rows = host.rows(case, suffix, spare)
-        if not _same(rows[: case.count], numpy_rows(case, masks, suffix)):
-            return f"{case.kind}_{suffix}: differs from numpy, given the same mask"
-        if (rows[case.count :].view(np.uint8) != UNTOUCHED).any():
-            return f"{case.kind}_{suffix}: wrote behind its last row"
+    rows = host.rows(case, spare)
+    if not np.array_equal(rows[: case.count].view(np.uint32), numpy_rows(case, masks).view(np.uint32)):
+        return f"{case.kind}: the output differs from numpy's, given the same mask"
+    if (rows[case.count :].view(np.uint8) != UNTOUCHED).any():
+        return f"{case.kind}: wrote after its last row"
     return None
 
 
@@ -267,22 +209,17 @@ FIXED = [
     *(case(kind, 1, (2, 9, 7), channels_last=last, hidden=False, count=3) for kind in KINDS for last in (False, True)),
     *(case("rise", 2, (1, 21, 34), grid=grid, first=1, count=3) for grid in (1, 2, 3, 7, 9, 12, 37, 64)),
     case("segments", 3, (1, 8, 24), grid=130),
-    *(
-        case("learned", 4, (1, height, width), count=3, grid=grid)
-        for height, width, grid in ((1, 1, 3), (1, 8, 1), (8, 1, 2))
-    ),
-    *(case("learned", 5, (3, 8, 16), shifted=frozenset([name])) for name in ("image", "baseline", "out", "noise")),
+    *(case("rank", 5, (3, 8, 16), shifted=frozenset([name])) for name in ("picture", "baseline", "out")),
     case("rise", 6, (3, 40, 40), blocks=1),
     case("window", 7, (1, 24, 24), first=10, count=14),  # windows with all four edges inside the picture
-    *(case("rank", 8, (2, 9, 8), hidden=hidden, nans=True) for hidden in (False, True)),
 ]
-"""Small, and enough to tell every mutant of tests/kernel_mutants.py from the kernels."""
+"""Small, and enough to catch every mutant of tests/kernel_mutants.py."""
 
 
 def main(library: str) -> int:
-    """Exit status."""
+    """Return the exit status."""
     host = Host(library)
-    found = next((said for said in (difference(host, one) for one in FIXED) if said), None)
+    found = next((text for text in (difference(host, one) for one in FIXED) if text), None)
     print(found or f"{len(FIXED)} cases agree")
     return 1 if found else 0
 

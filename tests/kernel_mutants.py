@@ -1,12 +1,12 @@
 """python -m tests.kernel_mutants: break kernels/masks.cu in one place at a time; every break must make a case fail.
 
-Broken are: every `if` (always, never; not never where it is marked `speed`, which is right too, but slow), every `min` and
-`max` (its first argument alone), `aligned` (always), and the lines marked `bound` (a loop that goes on), `mirror` (left out,
-or about the border itself), `half-pixel` (each offset left out, or another), `within` (each edge left out, or a pixel off),
-and `nan` (taken for a number, or every number for one). There are no barriers.
+What is broken: every `if` (always true, always false; only the former if it is marked `speed`, because then the slow path
+is right too), every `min` and `max` (replaced by its first argument), `aligned` (always true), and the lines marked `bound`
+(the loop runs too far), `mirror` (left out, or about the border itself), `half-pixel` (each offset left out or changed) and
+`within` (each edge left out, or one pixel off). There are no barriers.
 
-All mutants are compiled at once, each behind a number that is set at run time, with
-AddressSanitizer and UBSan, and tried in a process each. Exit status 1 where one survives.
+All mutants are compiled at once with AddressSanitizer and UBSan; a number that is set at run time selects one. Each runs in
+a process of its own. The exit status is 1 if one survives.
 """
 
 import ctypes
@@ -35,15 +35,14 @@ MARKED = {
     "within": [
         (rf"\b[xy] {edge}", instead) for edge in (r">= \w+", r"< \w+ \+ \w+") for instead in ("true", "{} + 1", "{} - 1")
     ],
-    "nan": [("value == value", "true"), ("value == value", "false")],
 }
-"""By the mark at a line's end: what is replaced, and by what."""
+"""For each mark at the end of a line: patterns, and what replaces them."""
 SECONDS = 30
-"""After which a mutant that goes on forever is taken for caught."""
+"""A mutant that runs longer than this counts as caught."""
 
 
 def mutants(line: str) -> Iterator[tuple[int, int, str]]:
-    """(begin, end, what stands there instead) for every mutant of a line of source, comments and directives left alone."""
+    """Yield (begin, end, replacement) for every mutant of a line of source. Comments and directives are left alone."""
     code, _, comment = line.partition("//")
     words = comment.split()
     if code.startswith("#"):
@@ -60,31 +59,31 @@ def mutants(line: str) -> Iterator[tuple[int, int, str]]:
     for pattern, instead in MARKED.get(words[0], []) if words else []:
         place = re.search(pattern, code)
         if place is None:
-            raise SystemExit(f"nothing to break in the marked line: {line.strip()}")
+            raise SystemExit(f"the marked line has nothing to break: {line.strip()}")
         yield place.start(), place.end(), instead.format(place.group())
 
 
 def _closing(code: str, start: int) -> int:
-    """Where the bracket that was opened before `start` is closed."""
+    """Return the position of the bracket that closes the one before `start`."""
     depth = 1
     for place in range(start, len(code)):
         depth += {"(": 1, ")": -1}.get(code[place], 0)
         if depth == 0:
             return place
-    raise SystemExit(f"a bracket is not closed within its line: {code.strip()}")
+    raise SystemExit(f"a bracket is not closed in its line: {code.strip()}")
 
 
 def all_in_one(source: str) -> tuple[str, list[str]]:
-    """Source where `mutant` says which of the mutants runs, 0 for none; and what each is, from 1."""
+    """Return source in which the variable `mutant` selects a mutant, 0 for none, and the mutants' names, from number 1."""
     names: list[str] = []
     lines = ['extern "C" int mutant;', "int mutant = 0;"]
     for number, line in enumerate(source.splitlines(), 1):
         places: dict[tuple[int, int], list[str]] = {}
         for begin, end, instead in mutants(line):
             places.setdefault((begin, end), []).append(instead)
-        # from the right, so that places further left stay where they are
+        # from the right, so that positions further left stay valid
         if any(first[1] > second[0] for first, second in itertools.pairwise(sorted(places))):
-            raise SystemExit(f"what is to be broken lies within one another, write two lines: {line.strip()}")
+            raise SystemExit(f"two places to break overlap, write them on two lines: {line.strip()}")
         changed = line
         for (begin, end), broken in sorted(places.items(), reverse=True):
             expression = f"{'(bool)' * ('true' in broken)}({line[begin:end]})"
@@ -97,7 +96,7 @@ def all_in_one(source: str) -> tuple[str, list[str]]:
 
 
 def survives(host: Host, number: int) -> bool:
-    """Whether every case agrees, in a process of its own."""
+    """Run every case with this mutant in a new process; return whether all agree with numpy."""
     child = os.fork()
     if child == 0:
         signal.alarm(SECONDS)
@@ -114,10 +113,10 @@ def survives(host: Host, number: int) -> bool:
 
 
 def report(library: str) -> int:
-    """A line for each mutant; exit status."""
+    """Print a line for each mutant; return the exit status."""
     host, names = Host(library), all_in_one(SOURCE.read_text())[1]
     if not survives(host, 0):
-        print("the kernels fail as they are")
+        print("the kernels fail without any mutant")
         return 1
     alive = 0
     for number, name in enumerate(names, 1):
@@ -129,7 +128,7 @@ def report(library: str) -> int:
 
 
 def main() -> int:
-    """Exit status."""
+    """Return the exit status."""
     source, names = all_in_one(SOURCE.read_text())
     missing = [mark for mark in MARKED if not re.search(rf"// {mark}\b", source)]
     if not names or missing:

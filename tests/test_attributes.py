@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from engine.attributes.ranking import Activations, area_means, match, named, rank
+from engine.attributes.ranking import Activations, area_means, match, name_attributes, rank
 from engine.attributes.table import Attribute, AttributeTable
 from engine.bundle.manifest import attributes_from_json, attributes_to_json
 from engine.errors import BundleError, OptionError
@@ -22,7 +22,7 @@ def table(**changes: object) -> AttributeTable:
 
 def ranked(chosen: AttributeTable, seen: Activations, saliency: np.ndarray) -> tuple[Attribute, ...]:
     """For one map."""
-    (found,) = named(chosen, seen, rank(chosen, seen, saliency[None]))
+    (found,) = name_attributes(chosen, seen, rank(chosen, seen, saliency[None]))
     return found
 
 

@@ -8,25 +8,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from helpers import copy_bundle, seal
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import BundleError, Explainer, OptionError
-from engine.bundle import SUMS, checksums, demo_bundle, load_bundle
+from engine.bundle import SUMS, demo_bundle, load_bundle
 from engine.bundle.external_data import external_files
 
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    return copy_bundle(tiny_bundle, tmp_path / "bundle")
 
 
 def rewrite(bundle: Path, **changes: object) -> None:
     """Change the manifest and make the sums agree, as somebody would who edits a bundle by hand."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps(manifest | changes))
-    (bundle / SUMS).write_text(checksums(bundle))
+    seal(bundle)
 
 
 def refusal(bundle: Path) -> str:
@@ -140,7 +141,7 @@ def test_external_data_inside_the_bundle_is_used(bundle: Path, golden: dict[str,
 def test_external_data_outside_the_bundle_is_refused(bundle: Path) -> None:
     with_external_data(bundle, "../weights.bin")
     shutil.move(bundle / "weights.bin", bundle.parent / "weights.bin")
-    (bundle / SUMS).write_text(checksums(bundle))
+    seal(bundle)
     assert "plain file name" in refusal(bundle)
 
 

@@ -1,14 +1,13 @@
 """Calibration of confidences, the search for phi, and what `calibrate` writes into a bundle."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from export_models import ConvNet, MapNet
+from helpers import copy_bundle, error_line, write_demo_labels
 from sklearn.linear_model import LogisticRegression
-from test_evaluate_attributes import labels_in
 
 from engine import Explainer, OptionError
 from engine.attributes.table import AttributeTable
@@ -161,11 +160,11 @@ def softmax_words() -> AttributeTable:
 
 @pytest.fixture
 def bundle(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "bundle"))
+    return copy_bundle(made, tmp_path / "bundle")
 
 
 def test_the_model_stays_and_its_words_change(bundle: Path, tmp_path: Path) -> None:
-    labels = labels_in(tmp_path)
+    labels = write_demo_labels(tmp_path)
     before = load_bundle(bundle)
     found = calibrate(bundle, tmp_path, labels, method=Rise(masks=16))
     after = load_bundle(bundle)
@@ -191,8 +190,8 @@ def test_the_model_stays_and_its_words_change(bundle: Path, tmp_path: Path) -> N
 
 
 def test_the_same_seed_writes_the_same(bundle: Path, tmp_path: Path) -> None:
-    labels = labels_in(tmp_path, grouped=False)
-    again = Path(shutil.copytree(bundle, tmp_path / "again"))
+    labels = write_demo_labels(tmp_path, grouped=False)
+    again = copy_bundle(bundle, tmp_path / "again")
     texts = []
     for folder in (bundle, again):
         calibrate(folder, tmp_path, labels, method=Rise(masks=16), seed=3)
@@ -202,14 +201,14 @@ def test_the_same_seed_writes_the_same(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_new_attribute_network_drops_the_record_of_the_old(bundle: Path, tmp_path: Path) -> None:
-    calibrate(bundle, tmp_path, labels_in(tmp_path), method=Rise(masks=16))
+    calibrate(bundle, tmp_path, write_demo_labels(tmp_path), method=Rise(masks=16))
     export_attributes(TorchSource(MapNet().eval()), softmax_words(), bundle)
     assert not (bundle / CALIBRATION).exists()
     assert CALIBRATION not in load_bundle(bundle).digests
 
 
 def test_what_fails_leaves_the_bundle(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    labels = labels_in(tmp_path)
+    labels = write_demo_labels(tmp_path)
     before = (bundle / SUMS).read_text()
     with pytest.raises(OptionError, match="seed"):
         calibrate(bundle, tmp_path, labels, seed=-1)
@@ -226,8 +225,8 @@ def test_what_fails_leaves_the_bundle(bundle: Path, tmp_path: Path, tiny_bundle:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = Path(shutil.copytree(demo_bundle(), tmp_path / "bundle"))
-    labels = labels_in(tmp_path)
+    bundle = copy_bundle(demo_bundle(), tmp_path / "bundle")
+    labels = write_demo_labels(tmp_path)
     arguments = ["calibrate", str(bundle), "--images", str(tmp_path), "--labels", str(labels)]
     assert main([*arguments, "--seed", "1"]) == 0
     told = capsys.readouterr().out.splitlines()
@@ -241,6 +240,4 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     labels.write_text("image,attributes,colour\n")
     for wrong, said in ((arguments, "line 1"), ([*arguments[:1], "nowhere", *arguments[2:]], "nowhere")):
         assert main(wrong) == 2
-        error = capsys.readouterr().err
-        assert said in error
-        assert error.count("\n") == 1
+        assert said in error_line(capsys)

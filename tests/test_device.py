@@ -1,4 +1,4 @@
-"""The launcher and the engine's device path over the test double of libcuda, and what is said where there is no GPU."""
+"""kernels.device and the engine's GPU path over the test double of libcuda, and the messages on machines without a GPU."""
 
 import importlib.util
 import json
@@ -27,14 +27,14 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(double: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Python over the double, in a process of its own: a library of its name must not stay loaded in this one."""
+    """Run Python over the double in its own process, so that no library of that name stays loaded in this one."""
     settings = {**os.environ, "LD_LIBRARY_PATH": str(double), "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=settings, cwd=ROOT)
 
 
 @needs_pycuda
 def test_the_device_path_over_the_double(double: Path) -> None:
-    """`cuda_double/over_*.py`, where each test ends with nothing held."""
+    """Run `cuda_double/over_*.py`; each test there checks that nothing is left on the device."""
     files = sorted(map(str, DOUBLE.glob("over_*.py")))
     assert len(files) == 2
     plugin = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, DOUBLE)))}
@@ -45,12 +45,12 @@ def test_the_device_path_over_the_double(double: Path) -> None:
 
 @needs_pycuda
 def test_a_process_that_closes_nothing_ends_well(double: Path) -> None:
-    """pycuda aborts a process whose thread ends with a context; the device is closed before the interpreter goes."""
+    """pycuda aborts a process if a thread ends with a context, so the device must close before the interpreter exits."""
     program = """
 import ctypes, weakref
 from kernels.device import Device
 
-def told():
+def print_counts():
     counts = (ctypes.c_long * 9)()
     ctypes.CDLL("libcuda.so.1").double_counts(counts)
     print(list(counts[:6]), flush=True)
@@ -59,7 +59,7 @@ class Last:
     pass
 
 last = Last()
-weakref.finalize(last, told)  # those made first are called last
+weakref.finalize(last, print_counts)  # the finalizer made first is called last
 device = Device()
 array = device.empty((100,), "float32")
 """
@@ -68,7 +68,7 @@ array = device.empty((100,), "float32")
 
 
 @needs_pycuda
-def test_a_driver_without_a_device_is_said(double: Path) -> None:
+def test_a_driver_without_a_device_is_reported(double: Path) -> None:
     program = "from kernels.device import Device\nDevice()"
     done = ran(double, "-c", program, CUDA_DOUBLE_DEVICES="0")
     assert done.returncode == 1
@@ -95,7 +95,9 @@ class TestWithoutDriver:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"error: provider '{provider}' was asked for, this machine lacks an NVIDIA driver ({NAME})")
+        assert line.startswith(
+            f"error: provider '{provider}' was asked for, but this machine lacks an NVIDIA driver ({NAME})"
+        )
         assert f"pip install 'sane-engine[{provider}]'" in line
 
     def test_auto_is_the_cpu_and_says_so(self) -> None:
@@ -117,7 +119,7 @@ class TestWithoutDriver:
         assert done.stdout == "[]\n"
 
 
-def test_what_is_missing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_missing_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> None:
         raise OSError(name)
 

@@ -24,7 +24,7 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> emoji_data.EmojiPair:
     drawn = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((5, 64, 64, 4), 40, np.uint8)
     twin = drawn.copy()
     twin[4] = twin[0]  # Twitter draws the last as the first
-    return emoji_data._pair(rows, {"google": drawn, "twitter": twin})
+    return emoji_data.emoji_pair(rows, {"google": drawn, "twitter": twin})
 
 
 def test_bases_variants_words_and_twins(pair: emoji_data.EmojiPair) -> None:
@@ -38,13 +38,13 @@ def test_bases_variants_words_and_twins(pair: emoji_data.EmojiPair) -> None:
 
 def test_skin_tones_carry_the_tags_of_their_base() -> None:
     entries = [{"hexcode": "1F44B", "tags": ["hand"], "skins": [{"hexcode": "1F44B-1F3FB", "label": "light"}]}]
-    assert emoji_data._tags_by_code(entries)["1F44B-1F3FB"]["tags"] == ["hand"]
+    assert emoji_data.tags_by_code(entries)["1F44B-1F3FB"]["tags"] == ["hand"]
 
 
 def test_two_skin_tones_and_pictures_of_one_vendor_are_left_out() -> None:
     variations = {"1F3FB": {"unified": "B", "image": "b.png"}, "1F3FB-1F3FC": {"unified": "C", "image": "c.png"}}
     entry = {"unified": "A", "image": "a.png", "category": "People", "subcategory": "two", "short_name": "old man"}
-    rows = emoji_data._rows(
+    rows = emoji_data.picture_rows(
         [entry | {"skin_variations": variations}, entry | {"image": "only.png"}], {}, {"a.png", "b.png", "c.png"}
     )
     assert [r["file"] for r in rows] == ["a.png", "b.png"]

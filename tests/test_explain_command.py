@@ -2,24 +2,21 @@
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import BANDAGE, CAT, COUPLE, copy_bundle, error_line, exit_status, python, write_broken
 from PIL import Image
-from test_images import broken_files
 
 from engine import Explanation
 from engine.bundle import ATTRIBUTES, demo_bundle
 from engine.bundle.manifest import attributes_from_json
 from engine.explain import DEFAULT_OUT, main
 
-PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
-CAT, OTHER = (str(PICTURES / name) for name in ("cat-noto.png", "bandage-twemoji.png"))
+QUERY, OTHER = str(CAT[0]), str(BANDAGE[1])
+PAIR = [str(path) for path in COUPLE]
 FEW = ["--masks", "16"]
 
 
@@ -39,14 +36,11 @@ def test_without_pictures_the_demo_pair_is_explained(capsys: pytest.CaptureFixtu
 
 
 def test_json_prints_one_array_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([CAT, OTHER, CAT, "--json", *FEW]) == 0
+    assert main([QUERY, OTHER, QUERY, "--json", *FEW]) == 0
     fields = json.loads(capsys.readouterr().out)
     assert [f["similarity"] for f in fields][1] == pytest.approx(1)
     assert fields[0]["passes"] == 18
     assert list(Path().iterdir()) == []
-
-
-COUPLE = [str(PICTURES / f"couple-{kind}.png") for kind in ("noto", "twemoji")]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ def bundle_with_prior(demo_with: Callable[..., Path]) -> Path:
 
 
 def test_json_has_every_term_of_each_word(bundle_with_prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*COUPLE, "--bundle", str(bundle_with_prior), "--json", *FEW]) == 0
+    assert main([*PAIR, "--bundle", str(bundle_with_prior), "--json", *FEW]) == 0
     (fields,) = json.loads(capsys.readouterr().out)
     names = attributes_from_json((bundle_with_prior / ATTRIBUTES).read_text()).names
     assert fields["phi"] == [1, 1, 0.5]
@@ -72,9 +66,9 @@ def test_json_has_every_term_of_each_word(bundle_with_prior: Path, capsys: pytes
 def test_the_summary_says_the_prior_where_there_is_one(
     bundle_with_prior: Path, demo_with: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*COUPLE, "--bundle", str(demo_with(prior=None)), *FEW]) == 0
+    assert main([*PAIR, "--bundle", str(demo_with(prior=None)), *FEW]) == 0
     assert not any(line.startswith("  ") and "prior" in line for line in capsys.readouterr().out.splitlines())
-    assert main([*COUPLE, "--bundle", str(bundle_with_prior), "--out", "e.npz", *FEW]) == 0
+    assert main([*PAIR, "--bundle", str(bundle_with_prior), "--out", "e.npz", *FEW]) == 0
     printed = capsys.readouterr().out
     for attribute in Explanation.load("e.npz").attributes[:5]:
         (line,) = (line for line in printed.splitlines() if line.startswith(f"  {attribute.name} "))
@@ -82,7 +76,7 @@ def test_the_summary_says_the_prior_where_there_is_one(
 
 
 def test_the_summary_says_what_lowers_the_similarity(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*COUPLE, "--top", "2", "--out", "e.npz", *FEW]) == 0
+    assert main([*PAIR, "--top", "2", "--out", "e.npz", *FEW]) == 0
     opposing = [a.name for a in Explanation.load("e.npz").opposing_attributes]
     assert len(opposing) > 2
     assert f"  lowered by: {opposing[0]}, {opposing[1]}\n" in capsys.readouterr().out
@@ -92,7 +86,7 @@ def test_the_summary_says_what_lowers_the_similarity(capsys: pytest.CaptureFixtu
 
 def test_files_by_suffix(capsys: pytest.CaptureFixture[str]) -> None:
     for suffix in ("png", "npz", "html", "json"):
-        assert main([CAT, OTHER, CAT, "--out", f"out.{suffix}", *FEW]) == 0
+        assert main([QUERY, OTHER, QUERY, "--out", f"out.{suffix}", *FEW]) == 0
     names = {p.name for p in Path().iterdir()}
     assert names == {"out-1.png", "out-2.png", "out-1.npz", "out-2.npz", "out.html", "out.json"}
     assert Path("out.html").read_text().count("<section>") == 2
@@ -102,7 +96,7 @@ def test_files_by_suffix(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_seed_masks_and_top_are_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([CAT, OTHER, "--seed", "7", "--masks", "20", "--top", "1", "--out", "a.npz"]) == 0
+    assert main([QUERY, OTHER, "--seed", "7", "--masks", "20", "--top", "1", "--out", "a.npz"]) == 0
     assert capsys.readouterr().out.count("confidence") == 1
     explanation = Explanation.load("a.npz")
     assert (explanation.seed, explanation.passes) == (7, 22)
@@ -120,59 +114,40 @@ def test_conditions_by_name_and_index(
         assert fields["similarity"] == pytest.approx(float(golden["similarity_by_condition"][1]), abs=1e-5)
 
 
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What went to standard error: one line, after argparse's usage where there is any; nothing on standard output."""
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    lines = printed.err.splitlines()
-    if lines[0].startswith("usage:"):
-        lines = lines[next(i for i, line in enumerate(lines) if "error:" in line) :]
-    assert len(lines) == 1, printed.err
-    assert "error:" in lines[0]
-    return lines[0]
-
-
-def status(arguments: list[str]) -> int:
-    try:
-        return main(arguments)
-    except SystemExit as exit_:  # argparse's own errors
-        return int(exit_.code or 0)
-
-
 def test_pictures_that_are_none_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, path in broken_files(tmp_path).items():
-        for pair in ([str(path), CAT], [CAT, str(path)]):
-            assert status([*pair, *FEW]) == 2, name
-            assert str(path) in one_line(capsys)
+    for name, path in write_broken(tmp_path).items():
+        for pair in ([str(path), QUERY], [QUERY, str(path)]):
+            assert exit_status(main, [*pair, *FEW]) == 2, name
+            assert str(path) in error_line(capsys)
     assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([CAT], "reference"),
-        ([CAT, OTHER, "--masks", "-3"], "-3"),
-        ([CAT, OTHER, "--masks", "0"], "masks"),
-        ([CAT, OTHER, "--masks", "many"], "many"),
-        ([CAT, OTHER, "--method", "guess"], "rise"),
-        ([CAT, OTHER, "--mode", "sideways"], "fixed"),
-        ([CAT, OTHER, "--condition", "shoe"], "no conditions"),
-        ([CAT, OTHER, "--precision", "int4"], "fp32"),
-        ([CAT, OTHER, "--provider", "npu"], "cpu"),
-        ([CAT, OTHER, "--bundle", "nowhere"], "nowhere"),
-        ([CAT, OTHER, "--out", "why.gif"], ".png"),
-        ([CAT, OTHER, "--out", "no/such/folder/why.png"], "folder"),
-        ([CAT, OTHER, "--out", "/proc/why.png"], "/proc"),
-        ([CAT, OTHER, "--sead", "1"], "--sead"),
-        ([CAT, "two\nlines.png"], "two lines.png"),
-        ([CAT, "x" * 400], "File name too long"),
-        ([CAT, OTHER, "--out", "x" * 400 + ".png"], "File name too long"),
-        ([CAT, OTHER, "--bundle", "x" * 400], "File name too long"),
+        ([QUERY], "reference"),
+        ([QUERY, OTHER, "--masks", "-3"], "-3"),
+        ([QUERY, OTHER, "--masks", "0"], "masks"),
+        ([QUERY, OTHER, "--masks", "many"], "many"),
+        ([QUERY, OTHER, "--method", "guess"], "rise"),
+        ([QUERY, OTHER, "--mode", "sideways"], "fixed"),
+        ([QUERY, OTHER, "--condition", "shoe"], "no conditions"),
+        ([QUERY, OTHER, "--precision", "int4"], "fp32"),
+        ([QUERY, OTHER, "--provider", "npu"], "cpu"),
+        ([QUERY, OTHER, "--bundle", "nowhere"], "nowhere"),
+        ([QUERY, OTHER, "--out", "why.gif"], ".png"),
+        ([QUERY, OTHER, "--out", "no/such/folder/why.png"], "folder"),
+        ([QUERY, OTHER, "--out", "/proc/why.png"], "/proc"),
+        ([QUERY, OTHER, "--sead", "1"], "--sead"),
+        ([QUERY, "two\nlines.png"], "two lines.png"),
+        ([QUERY, "x" * 400], "File name too long"),
+        ([QUERY, OTHER, "--out", "x" * 400 + ".png"], "File name too long"),
+        ([QUERY, OTHER, "--bundle", "x" * 400], "File name too long"),
     ],
 )
 def test_bad_usage_exits_2_with_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status(arguments) == 2
-    assert said in one_line(capsys)
+    assert exit_status(main, arguments) == 2
+    assert said in error_line(capsys)
     assert list(Path().iterdir()) == []
 
 
@@ -182,52 +157,48 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
 ) -> None:
     Path("folder.png").mkdir()
     monkeypatch.setattr("engine.explain.Explainer", None)  # calling it would be a TypeError
-    assert status([CAT, OTHER, "--out", out]) == 2
-    assert out in one_line(capsys)
+    assert exit_status(main, [QUERY, OTHER, "--out", out]) == 2
+    assert out in error_line(capsys)
 
 
 def test_an_unknown_condition_names_those_there_are(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status([CAT, OTHER, "--bundle", str(tiny_bundle), "--condition", "hat", *FEW]) == 2
-    assert "top, shoe, bag" in one_line(capsys)
+    assert exit_status(main, [QUERY, OTHER, "--bundle", str(tiny_bundle), "--condition", "hat", *FEW]) == 2
+    assert "top, shoe, bag" in error_line(capsys)
 
 
 def test_a_bundle_with_one_byte_changed_exits_2(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoilt = tmp_path / "spoilt"
-    shutil.copytree(tiny_bundle, spoilt)
+    spoilt = copy_bundle(tiny_bundle, tmp_path / "spoilt")
     graph = bytearray((spoilt / "similarity.fp32.onnx").read_bytes())
     graph[len(graph) // 2] ^= 1
     (spoilt / "similarity.fp32.onnx").write_bytes(graph)
-    assert status([CAT, OTHER, "--bundle", str(spoilt), *FEW]) == 2
-    assert "similarity.fp32.onnx was changed" in one_line(capsys)
+    assert exit_status(main, [QUERY, OTHER, "--bundle", str(spoilt), *FEW]) == 2
+    assert "similarity.fp32.onnx was changed" in error_line(capsys)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
-    assert status([CAT, OTHER, "--out", str(tmp_path / "closed" / "why.png"), *FEW]) == 2
-    assert "permission" in one_line(capsys)
+    assert exit_status(main, [QUERY, OTHER, "--out", str(tmp_path / "closed" / "why.png"), *FEW]) == 2
+    assert "permission" in error_line(capsys)
 
 
 def test_options_may_stand_between_the_pictures() -> None:
-    assert main([CAT, "--masks", "8", OTHER, "--json"]) == 0
+    assert main([QUERY, "--masks", "8", OTHER, "--json"]) == 0
 
 
 def test_standard_output_that_is_full_exits_2() -> None:
-    command = [sys.executable, "-m", "engine.explain", *FEW, "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(PICTURES.parents[2])}
     with open("/dev/full", "w") as full:
-        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+        failed = python("-m", "engine.explain", *FEW, "--json", stdout=full)
     assert failed.returncode == 2
     assert failed.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
 def test_as_a_process_it_has_that_exit_status_and_help() -> None:
-    command = [sys.executable, "-m", "engine.explain"]
-    environment = {**os.environ, "PYTHONPATH": str(PICTURES.parents[2])}
-    failed = subprocess.run([*command, "a.png", "b.png"], capture_output=True, text=True, env=environment, check=False)
+    failed = python("-m", "engine.explain", "a.png", "b.png")
     assert failed.returncode == 2
     assert failed.stderr == "error: a.png does not exist\n"
-    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, env=environment, check=True)
+    helped = python("-m", "engine.explain", "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
     assert "examples:" in helped.stdout

@@ -1,4 +1,4 @@
-"""The engine end to end: golden values, a slow loop written from SANE.md, and what is run how often."""
+"""The engine end to end: golden values, a slow loop written from docs/method.md, and what is run how often."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,19 +6,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from helpers import count_rows
 from PIL import Image
 from torch import nn
 
 from engine import BundleError, Explainer, ImageError, OptionError, ProviderError, Rise, RisePlan
 from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.batch_size import largest_batch
-from engine.runtime.session import Session, open_session
+from engine.runtime.session import open_session
 from export import TorchSource, export_similarity
-
-
-@pytest.fixture(scope="module")
-def explainer(tiny_bundle: Path) -> Explainer:
-    return Explainer(tiny_bundle, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +57,7 @@ def test_golden_embeddings(explainer: Explainer, golden: dict[str, np.ndarray]) 
 def test_many_references_run_the_masked_rows_once(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[int] = []
-    run = Session.run
-    monkeypatch.setattr(Session, "run", lambda self, batch: rows.append(len(batch)) or run(self, batch))
+    rows = count_rows(monkeypatch)
     references = [golden["reference"], golden["query"], golden["reference"][::-1].copy()]
     explanations = explainer.explain_many(golden["query"], references, Rise(masks=64))
     assert sum(rows) == 64 + 1 + 3

@@ -7,29 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import CAT, COUPLE
 from PIL import Image
 
 from engine import Explainer, Explanation, LearnedMask, OutputError, Rise
 from engine.attributes.ranking import area_means
-from engine.explain import DEMO_PAIR
 from engine.findings import ARRAYS, ATTRIBUTE_LISTS
 from engine.render.html import page
 from engine.render.png import PANEL, draw_explanation, heat_map
 
 HEADING = "Regions that lower the similarity agree with"
-PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 
 
 @pytest.fixture(scope="module")
 def explanation() -> Explanation:
-    query, reference = (PICTURES / name for name in DEMO_PAIR)
-    return Explainer().explain(query, reference, Rise(masks=200))
+    return Explainer().explain(*CAT, Rise(masks=200))
 
 
 @pytest.fixture(scope="module")
 def opposed() -> Explanation:
     """One that has words against the match, too."""
-    return Explainer().explain(PICTURES / "couple-noto.png", PICTURES / "couple-twemoji.png", Rise(masks=200))
+    return Explainer().explain(*COUPLE, Rise(masks=200))
 
 
 def test_npz_brings_everything_back(explanation: Explanation, opposed: Explanation, tmp_path: Path) -> None:
@@ -65,8 +63,7 @@ def test_opposing_words_agree_with_the_map_below_its_mean(opposed: Explanation) 
 @pytest.mark.parametrize("method", [Rise(masks=64), Rise(masks=400, estimator="sane"), LearnedMask(iterations=3)], ids=str)
 @pytest.mark.parametrize("mode", ["fixed", "both"])
 def test_words_match_the_map_of_their_own_reference(method: Rise | LearnedMask, mode: str) -> None:
-    query, *references = (PICTURES / f"{name}.png" for name in ("couple-noto", "couple-twemoji", "cat-twemoji"))
-    found = Explainer(precision="fp32").explain_many(query, references, method, mode)
+    found = Explainer(precision="fp32").explain_many(COUPLE[0], [COUPLE[1], CAT[1]], method, mode)
     assert not np.allclose(*(e.saliency for e in found))
     assert any(e.opposing_attributes for e in found)
     for explanation in found:
@@ -77,8 +74,7 @@ def test_words_match_the_map_of_their_own_reference(method: Rise | LearnedMask, 
 
 
 def test_top_holds_for_words_of_both_kinds(opposed: Explanation) -> None:
-    query, reference = (PICTURES / f"couple-{kind}.png" for kind in ("noto", "twemoji"))
-    best = Explainer().explain(query, reference, Rise(masks=200), top=1)
+    best = Explainer().explain(*COUPLE, Rise(masks=200), top=1)
     for words in ATTRIBUTE_LISTS:
         assert [a.name for a in getattr(best, words)] == [getattr(opposed, words)[0].name]
 

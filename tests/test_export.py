@@ -1,7 +1,6 @@
 """PyTorch modules to bundles: the same numbers, whole bundles or none, and clear refusals."""
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from export_models import AcrossBatch, ConvNet, Endless, LastNet, MapNet, TracedOtherwise
+from helpers import copy_bundle
 from torch import nn
 
 import export
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
+    return copy_bundle(made, tmp_path / "copy")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
-"""The authors' checkpoints, made here with random weights in their format (SANE.md)."""
+"""The authors' checkpoints, made here with random weights in their format (docs/method.md, Data layouts)."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from export_models import ConvNet
+from helpers import Trap
 from torch import Tensor, nn
 
 from engine.bundle import load_bundle
@@ -134,16 +134,6 @@ def test_options_that_the_authors_networks_do_not_take(
     assert main([*arguments, *words.format(tmp=tmp_path).split()]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-class Trap:
-    """Unpickled without care, it makes the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_pickles_with_code_are_refused_without_running_it(tmp_path: Path) -> None:

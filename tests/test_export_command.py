@@ -1,15 +1,13 @@
 """`python -m export` and the small files it takes: what it prints, and how it fails."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from export_models import ConvNet, MapNet
+from helpers import copy_bundle, error_line, exit_status, python
 
 import export
 from engine.bundle import load_bundle
@@ -19,23 +17,13 @@ from export.commands import main
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that the command prints when it exits 2."""
-    try:
-        status = main(arguments)
-    except SystemExit as error:  # argparse
-        status = error.code
-    printed = capsys.readouterr()
-    assert status == 2
-    assert printed.out == ""
-    lines = printed.err.splitlines()
-    faults = [line for line in lines if "error: " in line]
-    assert faults == lines[-1:], printed.err
-    assert len(lines) == 1 or lines[0].startswith("usage: ")
-    return faults[0]
+    """Return the one line that the command prints when it exits 2."""
+    assert exit_status(main, arguments) == 2
+    return error_line(capsys)
 
 
 def test_check_exits_2_for_a_changed_bundle(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copied = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+    copied = copy_bundle(tiny_bundle, tmp_path / "copy")
     (copied / "similarity.fp32.onnx").write_bytes((copied / "similarity.fp32.onnx").read_bytes()[:-1] + b"?")
     assert "similarity.fp32.onnx" in fails(["check", str(copied)], capsys)
 
@@ -121,22 +109,16 @@ def test_plain_names_may_begin_with_digits(tmp_path: Path) -> None:
     assert export.load_names(tmp_path / "names") == ("3d print", "1\tone")
 
 
-def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True)
-
-
 def test_a_fresh_process_says_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "export_models.py", tmp_path / "mine.py")  # the current folder is importable
-    done = python(["-m", "export", "similarity", "--module", "mine:build", "--size", "32", "--out", "out"], tmp_path)
+    done = python("-m", "export", "similarity", "--module", "mine:build", "--size", "32", "--out", "out", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "wrote out\n", "")
 
 
 def test_without_pytorch_check_works_and_the_rest_says_what_to_install(tiny_bundle: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from export.commands import main; sys.exit(main(sys.argv[1:]))"
-    done = python(["-c", code, "check", str(tiny_bundle)], tiny_bundle.parent)
+    done = python("-c", code, "check", tiny_bundle, cwd=tiny_bundle.parent)
     assert (done.returncode, done.stderr) == (0, "")
-    done = python(["-c", code, "similarity", "--onnx", "m.onnx", "--out", "out"], tiny_bundle.parent)
+    done = python("-c", code, "similarity", "--onnx", "m.onnx", "--out", "out", cwd=tiny_bundle.parent)
     assert done.returncode == 2
     assert done.stderr == "error: torch is not installed; pip install 'sane-engine[cpu,export]'\n"

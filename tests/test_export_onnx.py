@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from export_models import MapNet, constant, conv_node, conv_weights, write_onnx
+from helpers import DATA
 from onnx import NodeProto, helper
 
 from engine.attributes.table import AttributeTable
@@ -17,7 +18,6 @@ from engine.pictures.preprocessing import Preprocessing
 from export import ExportError, OnnxSource, check, export_attributes, export_similarity
 from export.commands import main
 
-DATA = Path(__file__).parent / "data"
 SMALL = Preprocessing(32, 32)
 RESHAPE = helper.make_node("Reshape", ["features", "shape"], ["flat"], name="flatten")
 LINEAR = helper.make_node("MatMul", ["flat", "v"], ["embedding"], name="linear")

@@ -4,7 +4,6 @@ They need onnxruntime-gpu in place of onnxruntime, pycuda, and a CUDA device; th
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from helpers import CAT, PICTURES, copy_bundle
 
 from benchmarks.networks import VisionTransformer
 from engine import Explainer, LearnedMask, ProviderError, Rise, Window
@@ -25,8 +25,6 @@ from engine.runtime.session import open_session
 from export import TorchSource, export_quantized, export_similarity
 from kernels.device import Device
 
-PICTURES = demo_bundle().parent / "pictures"
-CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
 CORRELATION = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
 """Of a map with the CPU's in fp32: the emoji network in int8 is not among those that "auto" would take."""
 
@@ -54,7 +52,7 @@ def provider(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's, with graphs for GPUs."""
-    folder = Path(shutil.copytree(demo_bundle(), tmp_path_factory.mktemp("gpu") / "bundle"))
+    folder = copy_bundle(demo_bundle(), tmp_path_factory.mktemp("gpu") / "bundle")
     export_quantized(folder, PICTURES, ["gpu"])
     return folder
 

@@ -110,9 +110,9 @@ def test_the_ladder_goes_one_step_down_when_memory_runs_out() -> None:
             raise OutOfMemory(f"no room for {batch}")
         return batch
 
-    stepped: list[int] = []
-    assert largest_that_fits(attempt, stepped=stepped.append) == 64
-    assert (tried, stepped) == ([256, 128, 64], [256, 128])
+    too_large: list[int] = []
+    assert largest_that_fits(attempt, on_too_large=too_large.append) == 64
+    assert (tried, too_large) == ([256, 128, 64], [256, 128])
 
     def always(batch: int) -> int:
         raise OutOfMemory(f"no room for {batch}")

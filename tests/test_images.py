@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import write_broken
 from PIL import Image
 
 from engine.errors import ImageError
@@ -83,21 +84,8 @@ def test_other_arrays_and_objects_are_refused(bad: object) -> None:
         load_picture(bad)  # type: ignore[arg-type]
 
 
-def broken_files(folder: Path) -> dict[str, Path]:
-    """Files that are no picture, by what is wrong with them."""
-    files = {name: folder / f"{name}.png" for name in ("text", "empty", "truncated", "huge", "missing")}
-    files["text"].write_text("hello, I am text")
-    files["empty"].write_bytes(b"")
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    Image.fromarray(noise).save(folder / "whole.jpg")
-    files["truncated"].write_bytes((folder / "whole.jpg").read_bytes()[:9000])
-    Image.new("1", (50_000, 50_000)).save(files["huge"])
-    files["folder"] = folder
-    return files
-
-
 def test_broken_files_are_refused_by_name(tmp_path: Path) -> None:
-    for name, path in broken_files(tmp_path).items():
+    for name, path in write_broken(tmp_path).items():
         with pytest.raises(ImageError) as caught:
             load_picture(path)
         assert str(path) in str(caught.value), name

@@ -1,4 +1,4 @@
-"""Learned masks: the published procedure's values, and each part against its definition."""
+"""Learned masks end to end: the published procedure's values, what hides what, and what is run how often."""
 
 import json
 from pathlib import Path
@@ -7,28 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, IMAGENET
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from helpers import CAT, DATA, IMAGENET, count_rows
 from torch import nn
 
 from engine import Explainer, ImageError, LearnedMask, OptionError
 from engine.bundle.manifest import Conditions
 from engine.explain import main
-from engine.methods import learned_mask as masks
-from engine.methods.learned_mask import SIDE, MaskPair, learn, regular
+from engine.methods.learned_mask import SIDE, MaskPair, learn
 from engine.methods.window import corners_aligned
 from engine.pictures.preprocessing import Preprocessing
+from engine.protocol import silent
 from engine.runtime.gradient_session import GradientSession
 from engine.runtime.session import Session
 from export import OnnxSource, TorchSource, export_similarity
-
-PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
-
-
-def quietly(done: int, total: int) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +32,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, golden: dict[str, np.ndarra
 
 @pytest.fixture(scope="module")
 def explainer(bundle: Path) -> Explainer:
+    """The golden network with its gradient; other files have the one of `conftest.py`, without."""
     return Explainer(bundle)
 
 
@@ -94,9 +86,9 @@ def test_seeds_side_by_side_are_as_alone(explainer: Explainer, golden: dict[str,
     target = explainer.embed([golden["reference"]])[0]
     pairs = [MaskPair(image, hidden, target, model.weights(None), 1.0, seed) for seed in (1, 2, 1)]
     session, network = model.gradient().session, model.gradient().network
-    found = learn(session, network, pairs, method, False, None, quietly).masks
+    found = learn(session, network, pairs, method, False, None, silent).masks
     for i, pair in enumerate(pairs):
-        alone = learn(session, network, [pair], method, False, None, quietly).masks[0]
+        alone = learn(session, network, [pair], method, False, None, silent).masks[0]
         np.testing.assert_allclose(found[i], alone, atol=2e-3)
     assert np.abs(found[0] - found[1]).max() > 1e-3
     np.testing.assert_allclose(found[0], found[2], atol=2e-3)
@@ -110,72 +102,6 @@ def test_seeds_side_by_side_are_as_alone(explainer: Explainer, golden: dict[str,
 def test_equal_settings_give_equal_maps(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
     one, other = (explainer.explain(golden["query"], golden["reference"], LearnedMask(iterations=5)) for _ in range(2))
     np.testing.assert_array_equal(one.saliency, other.saliency)
-
-
-def loss(mask: np.ndarray) -> float:
-    """SANE.md, Learned mask, without the similarity."""
-    down, across = np.abs(np.diff(mask, axis=0)) ** 3, np.abs(np.diff(mask, axis=1)) ** 3
-    return float(0.01 * np.abs(1 - mask).mean() + 0.2 * (down.mean() + across.mean()))
-
-
-@given(mask=arrays(np.float64, (8, 16), elements=st.floats(0, 0.99)))
-@settings(max_examples=15, deadline=None)
-def test_the_regular_part_has_the_gradient_of_its_loss(mask: np.ndarray) -> None:
-    got, step = regular(mask[None])[0], 1e-6
-    for place in ((0, 0), (3, 7), (3, 8), (7, 15), (5, 0)):
-        moved = np.zeros_like(mask)
-        moved[place] = step
-        assert got[place] == pytest.approx((loss(mask + moved) - loss(mask - moved)) / (2 * step), abs=1e-8)
-
-
-def test_where_nothing_is_hidden_nothing_pulls() -> None:
-    assert not regular(np.ones((2, 8, 8))).any()
-
-
-@pytest.mark.parametrize("sides", [1, 2])
-def test_going_back_is_the_transpose_of_upsampling(sides: int) -> None:
-    random, upsampling = np.random.default_rng(0), masks._Upsampling(20, 30, sides)
-    mask, pixels = random.normal(size=(3, SIDE, SIDE * sides)), random.normal(size=(sides, 3, 20, 30))
-    full = upsampling.full(mask)
-    assert full.shape == pixels.shape
-    left = (full * pixels).sum((0, 2, 3))
-    np.testing.assert_allclose(left, (mask * upsampling.back(pixels)).sum((1, 2)), rtol=1e-4)
-    whole = corners_aligned(20, SIDE) @ mask @ corners_aligned(30 * sides, SIDE * sides).T
-    np.testing.assert_allclose(np.concatenate(list(full), axis=2), whole, atol=1e-6)
-
-
-def test_noise_is_normal_new_at_every_step_and_the_same_for_ever() -> None:
-    noise = masks._Noise([7], 0.5, (1, 3, 40, 41))
-    first, second = noise.drawn(), noise.drawn()
-    assert first.shape == (1, 1, 3, 40, 41)
-    assert first.dtype == np.float32
-    values = np.concatenate([first.ravel(), second.ravel()]).astype(np.float64) / 0.5
-    assert abs(values.mean()) < 0.05
-    assert values.std() == pytest.approx(1, abs=0.03)
-    assert (np.abs(values) < 1).mean() == pytest.approx(0.683, abs=0.02)
-    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
-    assert abs(np.corrcoef(values[:2460], values[2460:4920])[0, 1]) < 0.05
-    halves = (np.random.Philox(key=7).random_raw(2460).astype("<u8").view("<u4").astype(np.float64) + 0.5) / 2**32
-    radius, angle = np.sqrt(-2 * np.log(halves[::2])), 2 * np.pi * halves[1::2]
-    twin = 0.5 * np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[: first.size]
-    np.testing.assert_allclose(first.ravel(), twin, atol=1e-5)
-    assert not masks._Noise([7], 0, (1, 3, 4, 5)).drawn().any()
-    assert masks._Noise([7, 8, 7], 0.1, (2, 3, 4, 5)).drawn().shape == (2, 3, 3, 4, 5)
-
-
-def test_adam_steps_as_torch_does() -> None:
-    random = np.random.default_rng(2)
-    mask = random.uniform(0.4, 0.6, (1, 4, 4))
-    leaf = torch.from_numpy(mask.copy()).requires_grad_(True)
-    ours, theirs = masks._Adam(), torch.optim.Adam([leaf], lr=0.1)
-    for _ in range(5):
-        gradient = random.normal(size=mask.shape)
-        mask = ours.step(mask, gradient)
-        leaf.grad = torch.from_numpy(gradient)
-        theirs.step()
-        with torch.no_grad():
-            leaf.clamp_(0, 1)
-        np.testing.assert_allclose(mask, leaf.detach().numpy(), atol=1e-9)
 
 
 class Quarter(nn.Module):
@@ -220,10 +146,7 @@ def test_a_mask_hides_what_the_similarity_sees(metric: str, last: bool, tmp_path
 def test_rows_are_counted_as_they_run(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[int] = []
-    for kind in (Session, GradientSession):
-        run = kind.run
-        monkeypatch.setattr(kind, "run", lambda self, x, *more, run=run: rows.append(len(x)) or run(self, x, *more))
+    rows = count_rows(monkeypatch, Session, GradientSession)
     told: list[tuple[int, int]] = []
     images = [golden["reference"], golden["query_blur_uint8"]]
     for mode, expected in (("fixed", 3), ("both", 12)):
@@ -295,9 +218,7 @@ def test_what_learned_masks_cannot_do_is_said(
         explainer.refining(golden["query"], golden["reference"], "mask")
     with pytest.raises(OptionError, match="tolerance"):
         explainer.explain(golden["query"], golden["reference"], "mask", tolerance=0.9)
-    rows: list[int] = []
-    run = Session.run
-    monkeypatch.setattr(Session, "run", lambda self, x: rows.append(len(x)) or run(self, x))
+    rows = count_rows(monkeypatch)
     with pytest.raises(OptionError, match="baseline"):
         explainer.explain(golden["query"], golden["reference"], "mask", baseline="pink")
     assert not rows
@@ -311,7 +232,5 @@ def test_the_demo_at_its_usual_precision_learns_in_fp32(capsys: pytest.CaptureFi
     assert (found["method"], found["precision"], found["passes"], found["seed"]) == ("mask", "fp32", 22, 3)
     assert found["attributes"]
     assert out.read_text().count("<img") == 4
-    with_openvino = Explainer(provider="openvino").explain(
-        PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png", LearnedMask(iterations=2)
-    )
+    with_openvino = Explainer(provider="openvino").explain(*CAT, LearnedMask(iterations=2))
     assert (with_openvino.provider, with_openvino.precision) == ("cpu", "fp32")

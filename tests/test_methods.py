@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import count_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
@@ -13,12 +14,6 @@ from sklearn.linear_model import Ridge
 from engine import Explainer, Lime, LimePlan, OptionError, Rise, RisePlan, Window
 from engine.explain import main
 from engine.methods.lime import draw_samples
-from engine.runtime.session import Session
-
-
-@pytest.fixture(scope="module")
-def explainer(tiny_bundle: Path) -> Explainer:
-    return Explainer(tiny_bundle, precision="fp32")
 
 
 def test_golden_rise_both(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:
@@ -123,9 +118,7 @@ def test_lime_samples_are_the_same_for_ever_and_begin_all_on() -> None:
 def test_the_papers_both_mode_runs_2032_rows(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[int] = []
-    run = Session.run
-    monkeypatch.setattr(Session, "run", lambda self, batch: rows.append(len(batch)) or run(self, batch))
+    rows = count_rows(monkeypatch)
     query = explainer.prepare(golden["query"], Rise(masks=2000, estimator="sane"))
     explanation = query.explain(explainer.prepare(golden["reference"], Rise(masks=30, estimator="sane")))
     padding = -2000 % explanation.batch + -30 % explanation.batch

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
+from helpers import CAT
 
 from engine import BundleError, Explainer, OptionError, ProviderError, Rise
 from engine.bundle import demo_bundle
 from engine.protocol import GraphSignature
 from engine.runtime.openvino_session import OpenVinoSession
 
-PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
-CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
 BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

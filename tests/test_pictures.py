@@ -4,25 +4,22 @@ import dataclasses
 import html.parser
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import CAT
 
 from engine import Explainer, Explanation, Rise
-from engine.explain import DEMO_PAIR
 from engine.render.html import LARGEST_TILED, SCRIPT, matrix_json, page, tile_grid
 from engine.render.matched_regions import COLOURS, links_text, mark_links, strongest_links
 from engine.render.png import PANEL, draw_explanation, enlarged, panels
 
-PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
 GRID = 5
 
 
 @pytest.fixture(scope="module")
 def explanation() -> Explanation:
-    query, reference = (PICTURES / name for name in DEMO_PAIR)
-    return Explainer().explain(query, reference, Rise(masks=60, grid=GRID), mode="both")
+    return Explainer().explain(*CAT, Rise(masks=60, grid=GRID), mode="both")
 
 
 def test_strongest_links_are_mutual_positive_and_sorted() -> None:

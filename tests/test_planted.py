@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from helpers import count_rows
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import Explainer, Lime, LimePlan, Rise, RisePlan, Window
 from engine.pictures.preprocessing import Preprocessing
-from engine.runtime.session import Session
 from engine.saliency.correspondence import correspondence, split_half_reliability, tile_features
 from export import OnnxSource, export_similarity
 
@@ -171,9 +171,7 @@ def test_a_zero_embedding_under_the_baseline_has_similarity_zero(tmp_path: Path)
 
 def test_a_hundred_references_run_the_masked_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explainer = colours(tmp_path, "cosine")
-    rows: list[int] = []
-    run = Session.run
-    monkeypatch.setattr(Session, "run", lambda self, batch: rows.append(len(batch)) or run(self, batch))
+    rows = count_rows(monkeypatch)
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(101)]
     prepared = explainer.prepare(pictures[0], Rise(masks=128))

@@ -1,10 +1,12 @@
 """What the network sees: the usual PyTorch transform, bit for bit."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from helpers import IMAGENET, noise
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -12,24 +14,19 @@ from PIL import Image
 from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
-
-
-def noise(height: int, width: int, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
 @pytest.mark.parametrize("scale", [255.0, 1.0, 127.5])
 def test_normalised_equals_torch_bit_for_bit(scale: float) -> None:
-    mean, std = (torch.tensor(IMAGENET[k]).view(3, 1, 1) for k in ("mean", "std"))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
     expected = (torch.from_numpy(EVERY_VALUE).permute(2, 0, 1).to(torch.float32).div(scale) - mean) / std
-    got = Preprocessing(16, 16, scale=scale, **IMAGENET).normalised(EVERY_VALUE)
+    got = dataclasses.replace(IMAGENET, height=16, width=16, scale=scale).normalised(EVERY_VALUE)
     np.testing.assert_array_equal(got.view(np.uint32), expected.contiguous().numpy().view(np.uint32))
 
 
 def test_channel_order_comes_before_mean_and_layout_after() -> None:
-    pixels = np.asarray(noise(5, 4))
+    pixels = noise(5, 4)
     p = Preprocessing(5, 4, mean=(1, 2, 3), std=(1, 2, 4), scale=1, channel_order="bgr", layout="nhwc")
     expected = (pixels[..., ::-1].astype(np.float32) - np.float32([1, 2, 3])) / np.float32([1, 2, 4])
     np.testing.assert_array_equal(p.normalised(pixels[None])[0], expected)
@@ -37,7 +34,7 @@ def test_channel_order_comes_before_mean_and_layout_after() -> None:
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40))
 def test_crop_is_torchvisions_resize_and_centre_crop(h: int, w: int, height: int, width: int) -> None:
-    picture = noise(h, w)
+    picture = Image.fromarray(noise(h, w))
     got, box = Preprocessing(height, width).fitted(picture)
     wide = (max(int(height * w / h), width), height)
     size = wide if w * height >= h * width else (width, max(int(width * h / w), height))
@@ -50,12 +47,12 @@ def test_crop_is_torchvisions_resize_and_centre_crop(h: int, w: int, height: int
 
 
 def test_fits_keep_their_promise_and_their_box() -> None:
-    wide = noise(50, 100)
+    wide = Image.fromarray(noise(50, 100))
     pixels, box = Preprocessing(20, 20).fitted(wide)
     assert (pixels.shape, box) == ((20, 20, 3), (25.0, 0.0, 75.0, 50.0))
     pixels, box = Preprocessing(20, 20, fit="stretch").fitted(wide)
     assert (pixels.shape, box) == ((20, 20, 3), (0.0, 0.0, 100.0, 50.0))
-    pixels, box = Preprocessing(20, 20, fit="pad", **IMAGENET).fitted(wide)
+    pixels, box = dataclasses.replace(IMAGENET, height=20, width=20, fit="pad").fitted(wide)
     assert box == (0.0, -25.0, 100.0, 75.0)
     assert pixels[0, 0].tolist() == [124, 116, 104]
     np.testing.assert_array_equal(pixels[5:15], np.asarray(wide.resize((20, 10), Image.Resampling.BILINEAR)))
@@ -70,7 +67,7 @@ def test_extreme_shapes_fit(fit: str, size: tuple[int, int]) -> None:
 
 def test_baselines(golden: dict[str, np.ndarray]) -> None:
     query = golden["query"]
-    p = Preprocessing(112, 112, **IMAGENET)
+    p = IMAGENET
     assert not p.baseline("mean", query).any()
     for name, value in (("black", 0), ("white", 255)):
         np.testing.assert_array_equal(p.baseline(name, query), p.normalised(np.full_like(query, value)))

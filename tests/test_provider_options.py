@@ -9,32 +9,15 @@ own binding is asked as well, which needs no GPU.
 import importlib.metadata
 import inspect
 import itertools
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from helpers import DATA, ROOT
+from provider_options import CUDA, TENSORRT, WRITTEN, faults
 
-DATA = Path(__file__).parent / "data"
-WRITTEN = json.loads((DATA / "provider_options.json").read_text())
-CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 SAMPLES = {"word": "True", "switch": "1", "whole": "1", "text": "x", "search": "HEURISTIC", "arena": "kSameAsRequested"}
 SAMPLES["shapes"] = "image:1x3x8x8"
-
-
-def faults(provider: str, options: Mapping[str, object]) -> list[str]:
-    """What the pinned onnxruntime-gpu would refuse of these options, from the written list."""
-    known, kinds = WRITTEN["providers"][provider], WRITTEN["kinds"]
-    found = []
-    for key, value in options.items():
-        if key not in known:
-            found.append(f"{provider} has no option {key}")
-        elif not isinstance(value, str):
-            found.append(f"{key} must be text, got {value!r}")
-        elif not re.fullmatch(kinds[known[key]], value):
-            found.append(f"{key} takes {kinds[known[key]]}, got {value!r}")
-    return found
 
 
 def test_a_bogus_option_is_found() -> None:
@@ -54,7 +37,7 @@ def test_a_bogus_option_is_found() -> None:
 
 
 def pinned() -> str:
-    constraints = (DATA.parent.parent / "constraints.txt").read_text()
+    constraints = (ROOT / "constraints.txt").read_text()
     found = re.search(r"^onnxruntime-gpu==(\S+)$", constraints, re.MULTILINE)
     assert found
     return found[1]

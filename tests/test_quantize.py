@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from export_models import ConvNet, MapNet
+from helpers import copy_bundle, error_line, noise, seal, write_blurred
 from onnx import numpy_helper
-from PIL import Image
 
 from engine import BundleError, Explainer, OptionError, Rise
 from engine.attributes.table import AttributeTable
-from engine.bundle import PRECISION, SUMS, Manifest, checksums, demo_bundle, load_bundle
+from engine.bundle import PRECISION, Manifest, demo_bundle, load_bundle
 from engine.bundle.manifest import Graph
 from engine.bundle.report import GraphFidelity, Report
 from engine.pictures.preprocessing import Preprocessing
@@ -35,11 +34,7 @@ PREPROCESSING = Preprocessing(SIZE, SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25,
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve different blurred pictures, and a file that is none."""
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for i in range(12):
-        small = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"{i:02}.png")
+    folder = write_blurred(tmp_path_factory.mktemp("images"), 12, SIZE)
     (folder / "notes.txt").write_text("no picture")
     return folder
 
@@ -52,7 +47,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quantized(plain: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(shutil.copytree(plain, tmp_path_factory.mktemp("q") / "bundle"))
+    folder = copy_bundle(plain, tmp_path_factory.mktemp("q") / "bundle")
     done = export_quantized(folder, images)
     assert [path.name for path in done.unreadable] == ["notes.txt"]
     return folder
@@ -145,7 +140,7 @@ def test_calibration_never_sees_what_the_report_is_over(
 
     monkeypatch.setattr("export.quantize.Quantizer", Spied)
     monkeypatch.setattr("export.quantize.Yardstick", Watched)
-    export_quantized(Path(shutil.copytree(plain, tmp_path / "bundle")), images, ("cpu",))
+    export_quantized(copy_bundle(plain, tmp_path / "bundle"), images, ("cpu",))
     pictures = masked.read_masked(images, PREPROCESSING)
     whole, held_out = (
         {PREPROCESSING.normalised(p).tobytes() for p in some} for some in (pictures.calibration, pictures.held_out)
@@ -201,7 +196,7 @@ def test_int8_instructions_are_read_from_every_core(tmp_path: Path, monkeypatch:
 def test_the_explainer_says_which_precision_and_why(quantized: Path, plain: Path) -> None:
     explicit = Explainer(quantized, precision="int8")
     assert (explicit.provider, explicit.precision, explicit.precision_reason) == ("cpu", "int8", "asked for")
-    picture = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    picture = noise(SIZE, SIZE, seed=1)
     assert explicit.explain(picture, picture, Rise(masks=32)).precision == "int8"
     assert Explainer(plain).precision == "fp32"
     assert "export quantize" in Explainer(plain).precision_reason
@@ -210,7 +205,7 @@ def test_the_explainer_says_which_precision_and_why(quantized: Path, plain: Path
 
 
 def test_attributes_may_follow_and_quantizing_again_replaces(quantized: Path, images: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(quantized, tmp_path / "bundle"))
+    folder = copy_bundle(quantized, tmp_path / "bundle")
     table = AttributeTable(("a", "b", "c", "d"), "sigmoid", np.zeros(4, np.float32))
     export_attributes(TorchSource(MapNet().eval()), table, folder)
     assert {g.precision for g in manifest_of(folder).graphs} == {"fp32", "int8", "fp16"}
@@ -225,14 +220,13 @@ def test_attributes_may_follow_and_quantizing_again_replaces(quantized: Path, im
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
+    return error_line(capsys)
 
 
 def test_what_cannot_be_quantized_leaves_the_bundle_alone(
     plain: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Path(shutil.copytree(plain, tmp_path / "bundle"))
+    folder = copy_bundle(plain, tmp_path / "bundle")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     empty, words = tmp_path / "empty", tmp_path / "words"
     empty.mkdir()
@@ -255,7 +249,7 @@ def test_what_cannot_be_quantized_leaves_the_bundle_alone(
 def test_the_command_says_how_faithful_each_graph_is(
     plain: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path(shutil.copytree(plain, tmp_path / "bundle"))
+    folder = copy_bundle(plain, tmp_path / "bundle")
     assert main(["quantize", str(folder), "--images", str(images), "--targets", "cpu"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{INT8_CPU}: map correlation 0.")
@@ -274,10 +268,10 @@ def test_the_command_says_how_faithful_each_graph_is(
     ],
 )
 def test_a_report_that_does_not_fit_is_refused(quantized: Path, tmp_path: Path, change: dict[str, object]) -> None:
-    folder = Path(shutil.copytree(quantized, tmp_path / "bundle"))
+    folder = copy_bundle(quantized, tmp_path / "bundle")
     fields = json.loads((folder / PRECISION).read_text()) | change
     (folder / PRECISION).write_text(json.dumps(fields))
-    (folder / SUMS).write_text(checksums(folder))
+    seal(folder)
     with pytest.raises(BundleError, match="quantize the bundle again"):
         load_bundle(folder)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.attributes.ranking import Activations, named, opposing, rank, rank_both_ways
+from engine.attributes.ranking import Activations, name_attributes, opposing, rank, rank_both_ways
 from engine.attributes.table import AttributeTable
 
 
@@ -116,7 +116,7 @@ def test_blocks_of_maps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, saliencies = Activations.of(table, random.normal(size=(5, 3, 3)).astype(np.float32)), random.random((7, 6, 6))
     one = [rank(table, seen, saliencies, against).scores for against in (False, True)]
     for kept in (1, 3):
-        monkeypatch.setattr("engine.attributes.ranking.CACHED", kept * saliencies[0].nbytes)
+        monkeypatch.setattr("engine.attributes.ranking.BLOCK_BYTES", kept * saliencies[0].nbytes)
         for scores, against in zip(one, (False, True), strict=True):
             np.testing.assert_allclose(rank(table, seen, saliencies, against).scores, scores, rtol=1e-12)
 
@@ -137,7 +137,7 @@ def test_threshold_and_top_hold_for_every_reference() -> None:
     table = tables(random, 30)
     seen = Activations.of(table, random.normal(size=(30, 4, 4)).astype(np.float32))
     ranking = rank(table, seen, random.random((20, 16, 16)))
-    everything, some = (named(table, seen, ranking, top) for top in (None, 4))
+    everything, some = (name_attributes(table, seen, ranking, top) for top in (None, 4))
     reaching = {n for n, c in zip(table.names, seen.confidences, strict=True) if c >= table.threshold}
     assert 4 < len(reaching) < 30
     assert len({names[0].name for names in everything}) > 1

@@ -1,4 +1,4 @@
-"""The model of the cost: work is counted right, and the predictions follow from it."""
+"""The model of the cost: the work is counted correctly, and the predictions follow from it."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from export_models import ConvNet, constant, conv_node, conv_weights, write_onnx
 from onnx import helper
 
 from benchmarks import roofline
+from benchmarks.cards import GPUS, LAUNCH, LEAST, MOST
 from benchmarks.resnet50 import resnet50
-from benchmarks.roofline import BATCH, GPUS, LAUNCH, LEAST, MOST, Layer, counted, predicted, reached, stages
+from benchmarks.roofline import BATCH, Layer, counted, predicted, reached, stages
 from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, export_similarity
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import CAT, COUPLE, GESTURE, count_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,25 +19,16 @@ from engine.runtime.batch_size import calibrated_batch, largest_batch
 from engine.runtime.session import Session
 from engine.saliency.stopping import Budget, Convergence
 
-PICTURES = Path(__file__).parent.parent / "engine" / "data" / "pictures"
-CAT = PICTURES / "cat-noto.png", PICTURES / "cat-twemoji.png"
-COUPLE = PICTURES / "couple-noto.png", PICTURES / "couple-twemoji.png"
 
-
-@pytest.fixture(scope="module")
-def explainer() -> Explainer:
-    return Explainer(precision="fp32")
-
-
-def test_auto_runs_as_many_masks_as_its_pictures_need(explainer: Explainer) -> None:
-    easy, hard = explainer.explain(*CAT), explainer.explain(*COUPLE, tolerance=0.98)
+def test_auto_runs_as_many_masks_as_its_pictures_need(demo: Explainer) -> None:
+    easy, hard = demo.explain(*CAT), demo.explain(*COUPLE, tolerance=0.98)
     assert 258 <= easy.passes < hard.passes <= 1026
     assert hard.saliency_reliability >= 0.98 or hard.passes == 1026
     # the number of masks decides the map, not how it was arrived at
-    same = explainer.explain(*COUPLE, Rise(masks=hard.passes - 2))
+    same = demo.explain(*COUPLE, Rise(masks=hard.passes - 2))
     np.testing.assert_array_equal(hard.saliency, same.saliency)
     np.testing.assert_array_equal(hard.saliency_error, same.saliency_error)
-    assert explainer.explain(*CAT, Rise(estimator="sane", masks=300)).saliency_error is None
+    assert demo.explain(*CAT, Rise(estimator="sane", masks=300)).saliency_error is None
 
 
 def test_by_default_the_map_is_as_good_as_the_published_one() -> None:
@@ -55,13 +47,13 @@ def test_by_default_the_map_is_as_good_as_the_published_one() -> None:
     assert np.sqrt(between) == pytest.approx(told.published, abs=0.03)
 
 
-def test_what_was_asked_about_decides_when_it_is_enough(explainer: Explainer, tiny_bundle: Path) -> None:
+def test_what_was_asked_about_decides_when_it_is_enough(demo: Explainer, tiny_bundle: Path) -> None:
     """`explain` looks at its reference, under its condition; `prepare` knows neither."""
-    found = explainer.explain(*CAT, tolerance=0.97)
-    fewer = explainer.prepare(CAT[0], Rise(masks=256)).explain(CAT[1])
+    found = demo.explain(*CAT, tolerance=0.97)
+    fewer = demo.prepare(CAT[0], Rise(masks=256)).explain(CAT[1])
     assert fewer.saliency_reliability >= 0.97
     assert found.passes == 258
-    assert len(explainer.prepare(CAT[0], tolerance=0.97).plan) > 256
+    assert len(demo.prepare(CAT[0], tolerance=0.97).plan) > 256
     conditioned = Explainer(tiny_bundle)
     vector = conditioned.embed([CAT[1]])[0]
     prepared = conditioned.prepare(CAT[0], Rise(masks=256))
@@ -71,37 +63,37 @@ def test_what_was_asked_about_decides_when_it_is_enough(explainer: Explainer, ti
         assert prepared.fits.convergence(known).reliability == pytest.approx(told)
 
 
-def test_pictures_that_are_both_masked_reach_the_tolerance_against_each_other(explainer: Explainer) -> None:
-    for pair in (CAT, COUPLE, (PICTURES / "gesture-noto.png", PICTURES / "gesture-twemoji.png")):
-        both = explainer.explain(*pair, mode="both", tolerance=0.93)
+def test_pictures_that_are_both_masked_reach_the_tolerance_against_each_other(demo: Explainer) -> None:
+    for pair in (CAT, COUPLE, GESTURE):
+        both = demo.explain(*pair, mode="both", tolerance=0.93)
         # less than the tolerance by as much as the other picture's further masks moved its mean
         assert min(both.saliency_reliability, both.reference_saliency_reliability) >= 0.925
         assert both.passes < 2 + 2 * 1024
-    by_default = explainer.explain(*CAT, mode="both")
+    by_default = demo.explain(*CAT, mode="both")
     assert 2 + 2 * 256 <= by_default.passes < 2 + 2 * 1024
     # the published procedure's few masks on the reference make its map worse, so that fewer of ours do
-    sides = [explainer.prepare(p, Rise(masks=512)) for p in CAT]
+    sides = [demo.prepare(p, Rise(masks=512)) for p in CAT]
     known = sides[1].as_reference(None)
     masked, whole = (sides[0].fits.convergence({None: k}) for k in (known, dataclasses.replace(known, masked=())))
     assert masked.published < whole.published
     assert masked.reliability == whole.reliability
-    several = explainer.explain_many(CAT[0], [CAT[1], COUPLE[1]], mode="both", tolerance=0.93)
+    several = demo.explain_many(CAT[0], [CAT[1], COUPLE[1]], mode="both", tolerance=0.93)
     assert np.mean([e.saliency_reliability for e in several]) >= 0.925
 
 
-def test_a_tolerance_never_runs_more_masks_than_were_asked_for(explainer: Explainer) -> None:
-    assert explainer.explain(*COUPLE, Rise(masks=300), tolerance=1).passes == 302
-    assert explainer.explain(*COUPLE, Rise(masks=100), tolerance=0.5).passes == 102
-    assert explainer.explain(*COUPLE, Rise(masks=900), tolerance=0.5).passes == 258
+def test_a_tolerance_never_runs_more_masks_than_were_asked_for(demo: Explainer) -> None:
+    assert demo.explain(*COUPLE, Rise(masks=300), tolerance=1).passes == 302
+    assert demo.explain(*COUPLE, Rise(masks=100), tolerance=0.5).passes == 102
+    assert demo.explain(*COUPLE, Rise(masks=900), tolerance=0.5).passes == 258
 
 
-def test_several_references_are_judged_by_their_mean(explainer: Explainer) -> None:
-    vectors = list(explainer.embed([CAT[1], COUPLE[1], *PICTURES.glob("gesture-*.png")]))
-    found = explainer.explain_many(COUPLE[0], vectors, tolerance=0.95)
+def test_several_references_are_judged_by_their_mean(demo: Explainer) -> None:
+    vectors = list(demo.embed([CAT[1], COUPLE[1], *GESTURE]))
+    found = demo.explain_many(COUPLE[0], vectors, tolerance=0.95)
     assert len({e.passes for e in found}) == 1
     reached = np.mean([e.saliency_reliability for e in found])
     assert reached >= 0.95 or found[0].passes == 1025
-    fewer = [explainer.prepare(COUPLE[0], Rise(masks=256)).explain(v).saliency_reliability for v in vectors]
+    fewer = [demo.prepare(COUPLE[0], Rise(masks=256)).explain(v).saliency_reliability for v in vectors]
     assert (np.mean(fewer) >= 0.95) == (found[0].passes == 257)
 
 
@@ -120,8 +112,8 @@ def test_goals_go_forward_and_end(done: int, fidelity: Convergence | None, total
     assert Budget().goal(done, fidelity, total) == (None if done >= total else total)
 
 
-def test_a_deadline_gives_the_best_map_so_far_with_its_error(explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = explainer.prepare(CAT[0], Rise(masks=1024))
+def test_a_deadline_gives_the_best_map_so_far_with_its_error(demo: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = demo.prepare(CAT[0], Rise(masks=1024))
     clock = [0.0]
     monkeypatch.setattr("engine.passes.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr("engine.saliency.stopping.time.perf_counter", lambda: clock[0])
@@ -132,56 +124,56 @@ def test_a_deadline_gives_the_best_map_so_far_with_its_error(explainer: Explaine
         return run(self, batch)
 
     monkeypatch.setattr(Session, "run", slow)
-    late = explainer.prepare(CAT[0], Rise(masks=1024), deadline=0.35)
+    late = demo.prepare(CAT[0], Rise(masks=1024), deadline=0.35)
     assert late.deadline_reached
     assert len(late.plan) == 3 * late.run_settings.batch  # a fourth would have ended after 0.4
     np.testing.assert_array_equal(late.embeddings, whole.embeddings[: len(late.plan)])
     explanation = late.explain(CAT[1])
     assert explanation.saliency_error is not None
     assert "the deadline ended the passes early" in explanation.notes[0]
-    at_least = explainer.prepare(CAT[0], Rise(estimator="sane"), deadline=1e-6)
+    at_least = demo.prepare(CAT[0], Rise(estimator="sane"), deadline=1e-6)
     assert len(at_least.plan) == at_least.run_settings.batch
-    assert len(explainer.prepare(CAT[0], Lime(samples=300), deadline=0.15).plan) == late.run_settings.batch
-    looked = explainer.prepare(CAT[0], tolerance=1, deadline=0.1 * (256 / late.run_settings.batch + 0.05))
+    assert len(demo.prepare(CAT[0], Lime(samples=300), deadline=0.15).plan) == late.run_settings.batch
+    looked = demo.prepare(CAT[0], tolerance=1, deadline=0.1 * (256 / late.run_settings.batch + 0.05))
     assert len(looked.plan) == 256  # one batch more would be late
     assert looked.deadline_reached
     clock[0] = 0.0
-    in_time = explainer.prepare(CAT[0], Rise(masks=64), deadline=60.0)
+    in_time = demo.prepare(CAT[0], Rise(masks=64), deadline=60.0)
     assert not in_time.deadline_reached
-    both = explainer.explain(*CAT, Rise(masks=1024), mode="both", deadline=0.45)
+    both = demo.explain(*CAT, Rise(masks=1024), mode="both", deadline=0.45)
     assert both.passes <= 2 + 4 * late.run_settings.batch
 
 
-def test_refining_is_preparing_with_more_masks(explainer: Explainer) -> None:
+def test_refining_is_preparing_with_more_masks(demo: Explainer) -> None:
     for estimator in ("regression", "sane"):
-        first = explainer.prepare(CAT[0], Rise(masks=200, estimator=estimator, seed=4))
+        first = demo.prepare(CAT[0], Rise(masks=200, estimator=estimator, seed=4))
         further = first.refine(100).refine()
-        once = explainer.prepare(CAT[0], Rise(masks=428, estimator=estimator, seed=4))
+        once = demo.prepare(CAT[0], Rise(masks=428, estimator=estimator, seed=4))
         assert (len(first.plan), len(further.plan)) == (200, 428)
         np.testing.assert_allclose(further.embeddings, once.embeddings, atol=1e-5)
         np.testing.assert_allclose(further.explain(CAT[1]).saliency, once.explain(CAT[1]).saliency, atol=1e-3)
         assert further.seconds > first.seconds
-    for prepared in (explainer.prepare(CAT[0], Lime(samples=9)), explainer.prepare(CAT[0], plan=once.plan)):
+    for prepared in (demo.prepare(CAT[0], Lime(samples=9)), demo.prepare(CAT[0], plan=once.plan)):
         with pytest.raises(OptionError, match="refine needs method rise"):
             prepared.refine()
     with pytest.raises(OptionError, match="masks"):
         once.refine(0)
 
 
-def test_refining_yields_better_and_better_explanations(explainer: Explainer) -> None:
-    found = list(explainer.refining(*COUPLE, top=1))
+def test_refining_yields_better_and_better_explanations(demo: Explainer) -> None:
+    found = list(demo.refining(*COUPLE, top=1))
     assert [e.passes for e in found] == [m + 2 for m in range(256, 1025, 128)]
     told = [e.saliency_reliability for e in found]
     assert told[-1] > told[0]
     assert np.mean(found[-1].saliency_error) < np.mean(found[0].saliency_error)
     assert all(len(e.attributes) <= 1 for e in found)
-    two = list(explainer.refining(*CAT, Rise(masks=300), mode="both"))
+    two = list(demo.refining(*CAT, Rise(masks=300), mode="both"))
     assert [e.passes for e in two] == [2 * 256 + 2, 2 * 300 + 2]
     assert two[1].correspondence is not None
     with pytest.raises(OptionError, match="refining needs method rise"):
-        explainer.refining(*CAT, "window")
+        demo.refining(*CAT, "window")
     with pytest.raises(ImageError):
-        explainer.refining(CAT[0], "nowhere.png")
+        demo.refining(CAT[0], "nowhere.png")
 
 
 @pytest.mark.parametrize(
@@ -200,17 +192,17 @@ def test_refining_yields_better_and_better_explanations(explainer: Explainer) ->
         {"top": 1.5},
     ],
 )
-def test_impossible_ends_are_refused(explainer: Explainer, options: dict[str, object]) -> None:
+def test_impossible_ends_are_refused(demo: Explainer, options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
-        explainer.explain(*CAT, **options)  # type: ignore[arg-type]
+        demo.explain(*CAT, **options)  # type: ignore[arg-type]
 
 
-def test_a_plan_handed_in_has_no_tolerance(explainer: Explainer) -> None:
-    plan = explainer.prepare(CAT[0], Rise(masks=40)).plan
-    prepared = explainer.prepare(CAT[0], plan=plan)
+def test_a_plan_handed_in_has_no_tolerance(demo: Explainer) -> None:
+    plan = demo.prepare(CAT[0], Rise(masks=40)).plan
+    prepared = demo.prepare(CAT[0], plan=plan)
     assert prepared.explain(CAT[1]).estimator == "sane"
     with pytest.raises(OptionError, match="tolerance"):
-        explainer.prepare(CAT[0], plan=plan, tolerance=0.9)
+        demo.prepare(CAT[0], plan=plan, tolerance=0.9)
 
 
 @pytest.mark.parametrize(
@@ -231,17 +223,15 @@ def test_threads_that_share_an_explainer_get_the_serial_maps(options: dict[str, 
     assert shared == [serial[0]] * 4
 
 
-def test_the_batch_is_measured_once_and_kept(explainer: Explainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = explainer.model
+def test_the_batch_is_measured_once_and_kept(demo: Explainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = demo.model
     preprocessing, picture = model.preprocessing, model.bundle.canonical["picture"]
 
     def calibrated(number: int) -> int:
         return calibrated_batch(model.similarity, preprocessing, ("model", number), picture)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sizes: list[int] = []
-    run = Session.run
-    monkeypatch.setattr(Session, "run", lambda self, batch: sizes.append(len(batch)) or run(self, batch))
+    sizes = count_rows(monkeypatch)
     batch = calibrated(2)
     assert batch in sizes
     assert set(sizes) == {16, 32, 64}

@@ -13,8 +13,8 @@ import onnx
 import pytest
 import torch
 from export_models import LastNet, MapNet
+from helpers import write_blurred
 from onnx import TensorProto, helper
-from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.networks import VisionTransformer
@@ -72,11 +72,7 @@ TensorRT does not have. ONNX Runtime gives such nodes to its CUDA provider (see 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A bundle of each network with all its graphs."""
-    images = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for i in range(8):
-        small = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(images / f"{i}.png")
+    images = write_blurred(tmp_path_factory.mktemp("images"), 8, SIZE)
     made = {}
     for name, network in NETWORKS.items():
         torch.manual_seed(0)

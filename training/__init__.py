@@ -1,1 +1,3 @@
-"""The PyTorch side of SANE: data sets, networks to train, losses. Used from a checkout; not part of the wheel."""
+"""The PyTorch side of SANE: data sets, networks to train, losses. It is used from a checkout and is not in the wheel."""
+
+import export  # noqa: F401 - stops here if `engine` is not ours

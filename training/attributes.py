@@ -1,4 +1,4 @@
-"""Train an attribute network, with saliency maps of the similarity model as a second teacher (SANE.md, Training).
+"""Train an attribute network, with saliency maps of the similarity model as a second teacher (docs/method.md, Training).
 
     python -m training.attributes --data emoji --root .cache/emoji --out runs/attributes \\
         --start runs/similarity/similarity.pt --bundle models/emoji

@@ -55,7 +55,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedSchedule:
-    """The paper's (SANE.md, Training): Adam, the rate times 0.985 per epoch from the first."""
+    """The paper's (docs/method.md, Training): Adam, the rate times 0.985 per epoch from the first."""
 
     epochs: int = 300
     rate: float = 5e-4

@@ -1,4 +1,4 @@
-"""What the networks are trained to minimise: NT-Xent for similarity; the two losses of SANE for attributes (SANE.md)."""
+"""The losses: NT-Xent for similarity; those of SANE and a cross-entropy for attributes (docs/method.md, Training)."""
 
 import torch
 from torch import Tensor

@@ -34,7 +34,7 @@ SCHEDULE = Schedule(epochs=112, rate=2e-3)
 
 
 class TypeAware(nn.Module):
-    """One embedding for all types of pairs, and a weight vector per type (SANE.md, Notation; Vasileva et al. 2018).
+    """One embedding for all types of pairs, and a weight vector per type (docs/method.md, Similarity).
 
     network: (N, 3, H, W) -> (N, D); masks: (C, D), used after relu
     """

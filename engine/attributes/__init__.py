@@ -1,1 +1,1 @@
-"""A bundle's attributes and how they are ranked for a map."""
+"""A bundle's attributes, and their ranking for a saliency map."""

@@ -1,4 +1,4 @@
-"""A bundle's attributes: their names, calibration, prior and weights; and one attribute as an explanation names it."""
+"""A bundle's attributes: names, calibration, prior and weights; and one attribute as an explanation names it."""
 
 import dataclasses
 
@@ -11,17 +11,17 @@ CONFIDENCES = ("softmax", "sigmoid")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttributeTable:
-    """What a bundle says of its A attributes.
+    """A bundle's A attributes.
 
-    names: of each
-    confidence: softmax (over attributes) or sigmoid (each alone) of `scale * scores + bias`
-    bias: (A,) float32; with scale it calibrates the scores
-    threshold: attributes of lower confidence are not named
+    names: one each, distinct
+    confidence: "softmax" (over all attributes) or "sigmoid" (of each alone) of `scale * scores + bias`
+    bias: (A,) float32, calibrates the scores together with `scale`
+    threshold: attributes with less confidence are not named
     phi: weights of confidence, match and prior
-    prior: (A,) float32 in [0, 1], or None where none was made; phi_3 then counts as 0
-    scale: (A,) float32 above 0; None: ones
+    prior: (A,) float32 in [0, 1]; None if there is none, then phi_3 counts as 0
+    scale: (A,) float32 above 0; None for ones
 
-    Raises OptionError where these do not fit together.
+    Raises OptionError if these do not fit together.
     """
 
     names: tuple[str, ...]
@@ -56,7 +56,7 @@ class AttributeTable:
 
     @property
     def weights(self) -> tuple[float, float, float]:
-        """phi as it is used: without a prior its weight is 0."""
+        """phi as it is used: without a prior, phi_3 is 0."""
         return (self.phi[0], self.phi[1], self.phi[2] if self.prior is not None else 0.0)
 
 
@@ -65,9 +65,9 @@ class Attribute:
     """One attribute of an explanation.
 
     score: phi_1 * confidence + phi_2 * match + phi_3 * prior
-    confidence: in [0, 1]; match: Pearson correlation of `map` and the saliency, or of `map` and the opposing map for an
-    attribute that speaks against the match, in [-1, 1]; prior: in [0, 1]
-    map: (h, w) float32, where the network sees it, sums to 1; read-only, explanations of one query share it
+    confidence: in [0, 1]; prior: in [0, 1]
+    match: Pearson correlation in [-1, 1] of `map` with the saliency map; for an opposing attribute, with its opposing part
+    map: (h, w) float32, where the network sees the attribute, sums to 1; read-only, shared by explanations of one query
     """
 
     name: str
@@ -79,5 +79,5 @@ class Attribute:
 
 
 def prior_of(table: AttributeTable) -> np.ndarray:
-    """(A,) float64: 0 where no prior was made."""
+    """Return the prior (A,) float64; zeros if the table has none."""
     return np.zeros(len(table.names)) if table.prior is None else table.prior.astype(np.float64)

@@ -1,12 +1,12 @@
-"""Reads and verifies a bundle: one folder that says everything the engine needs of a model.
+"""Read and verify a bundle: one folder with everything that the engine needs to know about a model.
 
 manifest.json      the model: graphs, preprocessing, metric, conditions
-attributes.json    its words, where it has any
-calibration.json   how those words were calibrated and weighed, where they were; a record for people
-precision.json     how close its int8 and fp16 graphs come to the fp32 one, where it has any
-canonical.npz      `picture` (H, W, 3) uint8, and what each graph gave for it on the machine that exported it
-*.onnx             the graphs (with external data, where they keep any, beside them)
-SHA256SUMS         of every file above, as `sha256sum -c SHA256SUMS` reads it
+attributes.json    its attributes, if it has any
+calibration.json   how the attributes were calibrated and weighted, if they were; a record for people
+precision.json     how close its int8 and fp16 graphs come to the fp32 graph, if it has any
+canonical.npz      `picture` (H, W, 3) uint8, and each graph's result for it on the machine that exported the bundle
+*.onnx             the graphs, and their external data if they keep any
+SHA256SUMS         checksums of all files above, as `sha256sum -c SHA256SUMS` reads them
 """
 
 import dataclasses
@@ -32,10 +32,12 @@ SUMS = "SHA256SUMS"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
-    """A folder whose every file was verified.
+    """A bundle whose files were all verified.
 
-    digests: sha256 by file; canonical: `picture` and the expected result by graph file; precision: None where it was never
-    quantized
+    attributes: None if the model has none; identity: see `engine.bundle.manifest.identity`
+    digests: sha256 by file name
+    canonical: `picture` (H, W, 3) uint8, and by graph file the expected result (n,) float32
+    precision: None if the bundle was never quantized
     """
 
     folder: Path
@@ -48,15 +50,14 @@ class Bundle:
 
 
 def demo_bundle() -> Path:
-    """The bundle that the package carries (emoji; see its MODEL_CARD.md)."""
+    """Return the folder of the bundle inside this package (emoji; see its MODEL_CARD.md)."""
     return Path(str(resources.files("engine") / "data" / "bundle"))
 
 
 def load_bundle(folder: Path) -> Bundle:
     """Verify every file of `folder` and read it.
 
-    Raises BundleError for a missing or changed file, an unknown version, or a name, link or external data that leads
-    outside the folder.
+    Raises BundleError if a file is missing, changed or not valid, has an unknown version, or leads outside the folder.
     """
     try:
         return _load(folder)
@@ -66,12 +67,14 @@ def load_bundle(folder: Path) -> Bundle:
 
 def _load(folder: Path) -> Bundle:
     if not folder.is_dir():
-        raise BundleError(f"there is no bundle {folder}; `python -m export similarity --out {folder} ...` makes one")
+        raise BundleError(f"there is no bundle at {folder}; `python -m export similarity --out {folder} ...` makes one")
     manifest = Manifest.from_json(_text(folder, MANIFEST))
     sums = _sums(folder)
     for name, expected in sums.items():
         if _sha256(_inside(folder, name)) != expected:
-            raise BundleError(f"{folder / name} was changed after the export: its sha256 is not that of {SUMS}")
+            raise BundleError(
+                f"{folder / name} was changed after the export: its sha256 is not the one in {SUMS}; export the bundle again"
+            )
     for name in (MANIFEST, CANONICAL, *(g.file for g in manifest.graphs)):
         _require_listed(folder, name, sums)
     weights = {}
@@ -93,24 +96,24 @@ def _load(folder: Path) -> Bundle:
 
 
 def graph_digest(bundle: Bundle, graph: Graph) -> str:
-    """sha256 of a graph and of the files it keeps tensors in."""
+    """Return the sha256 (hex) of a graph's file and its external data."""
     files = [graph.file, *sorted(external_files((bundle.folder / graph.file).read_bytes()))]
     return hashlib.sha256("".join(bundle.digests[name] for name in files).encode()).hexdigest()
 
 
 def checksums(folder: Path) -> str:
-    """The text of SHA256SUMS for every file in `folder`."""
+    """Return the text of SHA256SUMS for all files in `folder`."""
     files = sorted(p for p in folder.iterdir() if p.name != SUMS)
     return "".join(f"{_sha256(p)}  {p.name}\n" for p in files)
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file of this plain name; raises BundleError for a path or a link that leads outside."""
+    """Return the path of a file of the bundle. Raises BundleError if the name or a link leads outside, or it is missing."""
     if not name or name != Path(name).name or "\\" in name or ":" in name or name == "..":
         raise BundleError(f"{folder}: {name!r} is not a plain file name inside the bundle")
     path = folder / name
     if not path.is_file():
-        raise BundleError(f"{path} is missing; the bundle is not complete")
+        raise BundleError(f"{path} is missing; export the bundle again")
     if path.resolve().parent != folder.resolve():
         raise BundleError(f"{path} is a link that leads outside the bundle")
     return path
@@ -124,7 +127,7 @@ def _text(folder: Path, name: str) -> str:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """File name -> sha256 as recorded."""
+    """Return the recorded sha256 by file name."""
     lines = [line.split("  ", 1) for line in _text(folder, SUMS).splitlines()]
     if not all(len(parts) == 2 and len(parts[0]) == 64 for parts in lines):
         raise BundleError(f"{folder / SUMS} is not a list of sha256 sums")
@@ -154,5 +157,6 @@ def _canonical(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     for graph in manifest.graphs:
         expected = arrays[graph.file]
         if expected.ndim != 1 or not expected.size or expected.dtype != np.float32 or not np.isfinite(expected).all():
-            raise BundleError(f"{folder / CANONICAL}: {graph.file} must be finite float32 (n,)")
+            got = f"{expected.dtype} {expected.shape}"
+            raise BundleError(f"{folder / CANONICAL}: {graph.file} must be finite float32 (n,), got {got}")
     return arrays

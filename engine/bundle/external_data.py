@@ -1,13 +1,13 @@
-"""The names of the files an ONNX graph keeps tensors in, read from its protobuf bytes without the onnx package.
+"""Find the files in which an ONNX graph keeps tensors, from its protobuf bytes and without the onnx package.
 
-The engine must know them before ONNX Runtime opens them: they could lead outside the bundle.
+They are checked before ONNX Runtime opens them, because a name could lead outside the bundle.
 """
 
 from collections.abc import Iterator
 
 from engine.errors import BundleError
 
-# message -> field number -> message inside it, for every path from a model to a tensor (onnx.proto)
+# message -> field number -> message in that field, for every path from a model to a tensor (onnx.proto)
 MESSAGE_FIELDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -21,15 +21,15 @@ MESSAGE_FIELDS = {
 LENGTH_DELIMITED = 2
 FIXED_SIZES = {1: 8, 5: 4}
 LONGEST_VARINT = 70
-"""Bits, seven a byte."""
+"""Bits, seven in a byte."""
 
 
 def external_files(model: bytes) -> set[str]:
-    """Locations of external data in a serialised ModelProto; raises BundleError where it is not one."""
+    """Return the locations of external data in a serialised ModelProto. Raises BundleError if it is not one."""
     try:
         return set(_locations(memoryview(model), "model"))
     except (IndexError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"not an ONNX file ({error})") from error
+        raise BundleError(f"a graph of the bundle is not an ONNX file ({error}); export the bundle again") from error
 
 
 def _locations(data: memoryview, message: str) -> Iterator[str]:
@@ -45,11 +45,11 @@ def _locations(data: memoryview, message: str) -> Iterator[str]:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(field number, bytes) of every length-delimited field; numbers are passed over."""
+    """Yield (field number, bytes) of every length-delimited field; skip numbers."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
-        if key >= 2**32:  # protobuf's C++ reader drops the upper bits and would see another field
+        if key >= 2**32:  # protobuf's C++ reader drops the upper bits, so it would see another field
             raise IndexError(f"field key {key}")
         kind = key & 7
         if kind == LENGTH_DELIMITED:

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: `manifest.json` describes the model, `attributes.json` its attributes."""
+"""A bundle's description: `manifest.json` describes the model, `attributes.json` its attributes."""
 
 import dataclasses
 import hashlib
@@ -27,9 +27,9 @@ LARGEST_EMBEDDING = 1_000_000
 class Graph:
     """One ONNX file.
 
-    role: similarity gives embeddings (batch, D); attributes gives activation maps (batch, A, h, w); gradient gives the
-        embeddings, a similarity and its gradient (`engine.runtime.gradient_session`)
-    precision, target: one of PRECISIONS, of GRAPH_TARGETS; input, output: names in the graph
+    role: "similarity" outputs embeddings (batch, D); "attributes" activation maps (batch, A, h, w); "gradient" embeddings,
+        similarities and their gradients (`engine.runtime.gradient_session`)
+    precision: one of PRECISIONS; target: one of GRAPH_TARGETS; input, output: names in the graph
     """
 
     file: str
@@ -43,7 +43,7 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conditions:
-    """names: (C,); weights: (C, D) float32, before relu."""
+    """A model's C conditions. names: one each; weights: (C, D) float32, before relu."""
 
     names: tuple[str, ...]
     weights: np.ndarray
@@ -51,7 +51,11 @@ class Conditions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Manifest:
-    """name, licence: free text; graphs: at least the fp32 similarity graph; embedding: D"""
+    """A model, as manifest.json describes it.
+
+    name, licence: free text; embedding: D; metric: one of METRICS; graphs: at least the fp32 similarity graph
+    Raises OptionError for values out of range.
+    """
 
     name: str
     licence: str
@@ -82,20 +86,20 @@ class Manifest:
                 raise OptionError("conditions need distinct names")
 
     def graph(self, role: str, precision: str, target: str) -> Graph | None:
-        """The graph for a target, cpu or gpu; None where there is none."""
+        """Return the graph of this role and precision for a target, cpu or gpu; None if there is none."""
         fitting = (g for g in self.graphs if (g.role, g.precision) == (role, precision) and g.target in ("any", target))
         return next(fitting, None)
 
     @property
     def base(self) -> Graph:
-        """The fp32 similarity graph; raises BundleError where there is none."""
+        """The fp32 similarity graph. Raises BundleError if there is none."""
         graph = self.graph("similarity", "fp32", "cpu")
         if graph is None:
             raise BundleError(f"{MANIFEST} names no fp32 similarity graph; export the bundle again")
         return graph
 
     def to_json(self) -> str:
-        """The text of manifest.json."""
+        """Return the text of manifest.json."""
         fields = {**vars(self), "preprocessing": self.preprocessing.to_dict()}
         fields["graphs"] = [dataclasses.asdict(g) for g in self.graphs]
         fields["conditions"] = _conditions_json(self.conditions)
@@ -103,17 +107,17 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Raises BundleError where the text is no manifest of a version this engine reads."""
+        """Read the text of manifest.json. Raises BundleError if it is not valid or has another version."""
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"manifest.json is not JSON ({error})") from error
         if not isinstance(fields, dict) or fields.pop("format", None) != BUNDLE_FORMAT:
-            raise BundleError(f"manifest.json does not say format {BUNDLE_FORMAT!r}")
+            raise BundleError(f"manifest.json is not a bundle's: its format is not {BUNDLE_FORMAT!r}")
         if fields.get("version") != BUNDLE_VERSION:
             got = fields.get("version")
             raise BundleError(
-                f"manifest.json has version {got!r}, this engine reads {BUNDLE_VERSION}; export the bundle again"
+                f"manifest.json has version {got!r}, but this engine reads {BUNDLE_VERSION}; export the bundle again"
             )
         try:
             conditions = fields.pop("conditions")
@@ -128,13 +132,13 @@ class Manifest:
                 }
             )
         except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BundleError(f"manifest.json is not valid: {error}") from error
+            raise BundleError(f"manifest.json is not valid: {error}; export the bundle again") from error
 
 
 def identity(manifest: Manifest, similarity_sums: list[str]) -> str:
-    """sha256 over the fp32 similarity graph, preprocessing, metric and conditions: what decides every similarity.
+    """Return the model's identity: a sha256 (hex) over the fp32 similarity graph, preprocessing, metric and conditions.
 
-    similarity_sums: sha256 of the graph and of the files it keeps tensors in, those by name
+    These decide every similarity. similarity_sums: sha256 of the graph, then of its external data sorted by name
     """
     parts = [
         similarity_sums,
@@ -152,10 +156,12 @@ def _conditions_json(conditions: Conditions | None) -> dict[str, Any] | None:
 
 
 def preprocessing_from(fields: dict[str, Any]) -> Preprocessing:
+    """Make what `Preprocessing.to_dict` wrote. Raises KeyError or TypeError for other fields, OptionError for bad values."""
     return Preprocessing(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
 
 def attributes_to_json(table: AttributeTable) -> str:
+    """Return the text of attributes.json."""
     fields: dict[str, Any] = {**vars(table), "names": list(table.names), "phi": list(table.phi)}
     fields |= {"bias": _shortest(table.bias), "scale": _shortest(table.slopes)}
     fields["prior"] = None if table.prior is None else _shortest(table.prior)
@@ -163,11 +169,13 @@ def attributes_to_json(table: AttributeTable) -> str:
 
 
 def attributes_from_json(text: str) -> AttributeTable:
-    """Raises BundleError where the text is no attribute table of a version this engine reads."""
+    """Read the text of attributes.json. Raises BundleError if it is not valid or has another version."""
     try:
         fields = json.loads(text)
         if fields.pop("version") != BUNDLE_VERSION:
-            raise BundleError(f"attributes.json has another version than {BUNDLE_VERSION}; export the attributes again")
+            raise BundleError(
+                f"attributes.json is not of version {BUNDLE_VERSION}, which this engine reads; export the attributes again"
+            )
         fields |= {"names": tuple(fields["names"]), "phi": tuple(fields["phi"]), "bias": _floats(fields["bias"])}
         fields["prior"] = None if fields["prior"] is None else _floats(fields["prior"])
         if "scale" in fields:  # older bundles have none
@@ -176,11 +184,11 @@ def attributes_from_json(text: str) -> AttributeTable:
     except BundleError:
         raise
     except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise BundleError(f"attributes.json is not valid: {error}") from error
+        raise BundleError(f"attributes.json is not valid: {error}; export the attributes again") from error
 
 
 def _shortest(values: np.ndarray) -> Any:
-    """Nested lists of the shortest decimals that read back as the same float32."""
+    """Return nested lists of the shortest decimals that are read back as the same float32."""
     if values.ndim > 1:
         return [_shortest(row) for row in values]
     return [float(str(np.float32(v))) for v in values]

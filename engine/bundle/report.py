@@ -1,4 +1,4 @@
-"""The report on a bundle's faster graphs: how close their maps come to those of the fp32 graph."""
+"""The report on a bundle's faster graphs: how close their maps come to the fp32 graph's."""
 
 import dataclasses
 import json
@@ -9,20 +9,21 @@ from engine.errors import BundleError, OptionError
 
 REPORT_VERSION = 1
 FAITHFUL = 0.999
-"""Map correlation with fp32 that a graph must reach for "auto" to take it."""
+"""Map correlation with fp32 that a graph must reach before precision "auto" uses it."""
 TARGETS = ("cpu", "gpu")
-"""What faster graphs are made for."""
+"""Targets of faster graphs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphFidelity:
-    """How close one graph comes to the fp32 one on pictures it was not made with, behind masks.
+    """How close one graph comes to the fp32 graph, on masked pictures that were not used to make it.
 
-    embedding_cosine_*: over all masked pictures; map_correlation_*: Pearson, over all pairs and conditions; p10: nine of ten
-    pairs reach it
-    speed: CPU time of the fp32 graph over that of this one, on one thread of the machine that measured it; None where that
-    is not a machine the graph is for
-    calibration: how its ranges were found; kept_fp32: names of the nodes left in fp32 because int8 costs too much there
+    embedding_cosine_*: over all masked pictures; map_correlation_*: Pearson, over all pairs and conditions; p10: the 10th
+        percentile, which nine pairs of ten reach
+    speed: CPU time of the fp32 graph divided by this graph's, on one thread of the measuring machine; None if the graph is
+        made for other machines
+    calibration: how the ranges were found; kept_fp32: names of nodes left in fp32 because int8 costs too much there
+    Raises OptionError for values out of range.
     """
 
     embedding_cosine_mean: float
@@ -46,7 +47,7 @@ class GraphFidelity:
 
     @property
     def passes(self) -> bool:
-        """The mean of the map correlations reaches 0.999, and so do nine pairs of ten."""
+        """Whether the mean of the map correlations reaches 0.999, and nine pairs of ten do."""
         return min(self.map_correlation_mean, self.map_correlation_p10) >= FAITHFUL
 
     def __str__(self) -> str:
@@ -59,10 +60,11 @@ class GraphFidelity:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """What `python -m export quantize` measured. graphs: by file
+    """What `python -m export quantize` measured.
 
-    identity: of the model it was measured on; calibration_pictures, held_out_pictures: how many; pairs: ordered pairs of the
-    latter; masks, seed: of the RISE plan, estimator "sane"; measured_on: provider; machine, versions: where
+    identity: the model's; calibration_pictures, held_out_pictures: how many; pairs: ordered pairs of held-out pictures
+    masks, seed: of the RISE plan, with estimator "sane"
+    measured_on: the provider; machine: the processor's architecture; versions: by package; graphs: by file name
     """
 
     identity: str
@@ -77,16 +79,19 @@ class Report:
     graphs: dict[str, GraphFidelity]
 
     def to_json(self) -> str:
+        """Return the text of precision.json."""
         fields = {**vars(self), "graphs": {file: dataclasses.asdict(f) for file, f in self.graphs.items()}}
         return json.dumps({"version": REPORT_VERSION, **fields}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """Raises BundleError where the text is no report of a version this engine reads."""
+        """Read the text of precision.json. Raises BundleError if it is not valid or has another version."""
         try:
             fields: dict[str, Any] = json.loads(text)
             if fields.pop("version") != REPORT_VERSION:
-                raise BundleError(f"precision.json has another version than {REPORT_VERSION}; quantize the bundle again")
+                raise BundleError(
+                    f"precision.json is not of version {REPORT_VERSION}, which this engine reads; quantize the bundle again"
+                )
             graphs = {file: _graph_fidelity(f) for file, f in fields.pop("graphs").items()}
             return cls(**fields, graphs=graphs)
         except BundleError:

@@ -1,4 +1,4 @@
-"""How faithful explanations are (SANE.md, Evaluation): maps by insertion and deletion, and attributes.
+"""How faithful explanations are (docs/method.md, Insertion and deletion): maps by insertion and deletion, and attributes.
 
 `python -m engine.evaluate PAIRS --out report.json` runs methods over pairs; `insertion_deletion` judges one map.
 `python -m engine.evaluate.attributes LABELS --images DIR --out report.json` judges the words.

@@ -41,7 +41,7 @@ def insertion_deletion(
     *,
     condition: Condition = None,
 ) -> InsertionDeletion:
-    """Judge a map by the model itself, in `2 * steps` passes of the hot loop (Petsiuk et al. 2018; SANE.md, Evaluation).
+    """Judge a map by the model itself, in `2 * steps` passes of the hot loop (docs/method.md, Insertion and deletion).
 
     query: a path, a PIL image or a uint8 RGB array; reference: the same or an embedding (D,) float32
     saliency: (H, W) float over the query as the network sees it; only the order of its values counts, equal ones in

@@ -1,4 +1,4 @@
-"""Files of pairs: CSV, or the paper authors' (SANE.md, Data layouts)."""
+"""Files of pairs: CSV, or the paper authors' (docs/method.md, Data layouts)."""
 
 import csv
 import dataclasses

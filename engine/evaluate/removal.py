@@ -1,4 +1,4 @@
-"""Attribute removal: does the similarity fall where the query lacks the attribute that was named (SANE.md, Evaluation)?"""
+"""Removal: does the similarity fall if the named attribute is gone (docs/method.md, Attribute recognition and removal)?"""
 
 import dataclasses
 from collections.abc import Mapping

@@ -8,22 +8,24 @@ from engine.methods.window import Window, WindowPlan
 from engine.protocol import Plan
 
 PlannedMethod = Rise | Window | Lime
-"""Options of the methods whose passes depend on the query alone. Each has a `name`, a `baseline`
-(what hidden pixels become unless the caller says otherwise), an `estimator` (how maps are made from scores; "sane" is the
-published way), a `seed` (None where nothing is drawn), what `engine.saliency.stopping.StoppingOptions` asks for, and
-`plan(pixels)`: the plan for a picture (H, W, 3) uint8 as the network sees it.
+"""Options of the methods whose passes depend only on the query. Each has:
+
+name; baseline: what hidden pixels become unless the caller chooses; seed: None if nothing is drawn
+estimator: how maps are made from scores; "sane" is the published way
+the fields of `engine.saliency.stopping.StoppingOptions`
+plan(pixels): the plan for a picture (H, W, 3) uint8 as the network sees it
 """
 Method = PlannedMethod | LearnedMask
-"""The last learns a mask for every reference anew: it has no plan, and nothing can be prepared for it."""
+"""`LearnedMask` learns a new mask for every reference: it has no plan, and no query can be prepared for it."""
 
 METHODS: dict[str, type[Method]] = {"rise": Rise, "window": Window, "lime": Lime, "mask": LearnedMask}
 COUNTED_BY: dict[type[Method], str] = {Rise: "masks", Lime: "samples", LearnedMask: "iterations"}
-"""The option that says how long a method runs; a lattice of windows has none, nor a seed."""
+"""The option for the number of passes. `Window` has none: its passes follow from the picture's size."""
 PLANS: dict[type, type[PlannedMethod]] = {RisePlan: Rise, WindowPlan: Window, LimePlan: Lime}
 
 
 def method_named(method: str | Method) -> Method:
-    """Options for a name, or the options themselves; raises OptionError for an unknown method."""
+    """Return the default options of the method with this name; options are returned as they are. Raises OptionError."""
     if isinstance(method, Method):
         return method
     if isinstance(method, str) and method in METHODS:
@@ -32,14 +34,17 @@ def method_named(method: str | Method) -> Method:
 
 
 def require_plan(method: Method) -> PlannedMethod:
-    """The method, if it has a plan; raises OptionError."""
+    """Return the method if it has a plan. Raises OptionError if it has none."""
     if isinstance(method, LearnedMask):
-        raise OptionError("method mask learns a mask for every reference anew: nothing can be prepared, use `explain`")
+        raise OptionError("method mask learns a new mask for every reference: nothing can be prepared; use `explain`")
     return method
 
 
 def method_of(plan: Plan, method: str | Method) -> PlannedMethod:
-    """The method that a plan belongs to: `method` if it does, else the defaults of the one it does; raises OptionError."""
+    """Return the options for a plan: `method` if the plan belongs to it, else the defaults of the plan's own method.
+
+    Raises OptionError if it is not a plan, or the method is unknown.
+    """
     owner = PLANS.get(type(plan))
     if owner is None:
         raise OptionError(f"a plan must be one of {', '.join(p.__name__ for p in PLANS)}, got {type(plan).__name__}")
@@ -48,5 +53,5 @@ def method_of(plan: Plan, method: str | Method) -> PlannedMethod:
 
 
 def resolve_baseline(options: Method, baseline: str | None) -> str:
-    """The baseline asked for, or for None the method's own."""
+    """Return the baseline that was asked for, or the method's own for None."""
     return options.baseline if baseline is None else baseline

@@ -106,9 +106,9 @@ def learn(
     weights, targets = (np.tile(np.stack([getattr(p, what) for p in pairs]), (sides, 1)) for what in ("weights", "target"))
     scales = np.array([p.scale for p in pairs])[:, None, None]
     height, width = images.shape[2:4] if channels_last else images.shape[3:5]
-    upsampling = _Upsampling(height, width, sides)
+    upsampling = Upsampling(height, width, sides)
     channel, contrast = (-1 if channels_last else 2), images - baselines
-    noise, adam = _Noise([p.seed for p in pairs], options.noise, images[:, 0].shape), _Adam()
+    noise, adam = Noise([p.seed for p in pairs], options.noise, images[:, 0].shape), Adam()
     masks, slowest, done = np.ones((count, SIDE, SIDE * sides)), 0.0, 0
     while done < options.iterations:
         began = time.perf_counter()
@@ -142,14 +142,15 @@ def regular(masks: np.ndarray) -> np.ndarray:
     return gradient
 
 
-class _Adam:
-    """Kingma and Ba 2015, with masks clamped to [0, 1] after every step."""
+class Adam:
+    """The optimiser of Kingma and Ba 2015, which clamps the masks to [0, 1] after every step."""
 
     def __init__(self) -> None:
         self._first, self._second = np.zeros(()), np.zeros(())
         self._steps = 0
 
     def step(self, masks: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Return the masks (n, h, w) float64 after one step along their gradient, of the same shape."""
         self._steps += 1
         a, b = MOMENTS
         self._first = a * self._first + (1 - a) * gradient
@@ -158,25 +159,28 @@ class _Adam:
         return np.clip(masks - RATE * first / (np.sqrt(second) + ADAM_EPSILON), 0, 1)
 
 
-class _Upsampling:
-    """Masks (n, 8, 8 s) to pixels, bilinear with corners aligned, two sides as one picture of twice the width."""
+class Upsampling:
+    """Masks (n, 8, 8 s) drawn over s pictures of height x width, bilinear with corners aligned.
+
+    Two sides count as one picture of twice the width.
+    """
 
     def __init__(self, height: int, width: int, sides: int) -> None:
         self._down, self._across = corners_aligned(height, SIDE), corners_aligned(sides * width, sides * SIDE)
         self._sides = sides
 
     def full(self, masks: np.ndarray) -> np.ndarray:
-        """(s, n, H, W) float32."""
+        """Return the masks over every pixel: (s, n, H, W) float32."""
         whole = (self._down @ masks @ self._across.T).astype(np.float32)
         return np.stack(np.split(whole, self._sides, axis=2))
 
     def back(self, by_pixel: np.ndarray) -> np.ndarray:
-        """The transpose: (s, n, H, W) -> (n, 8, 8 s) float64."""
+        """Apply the transpose of `full`: (s, n, H, W) -> (n, 8, 8 s) float64."""
         return self._down.T @ np.concatenate(list(by_pixel), axis=2) @ self._across
 
 
-class _Noise:
-    """Normal noise, anew at every step: (s, n, ...) float32, broadcast over pairs where all have one seed.
+class Noise:
+    """Normal noise of a standard deviation for n pairs, each from a stream of its own seed; shape: (s, ...) of one pair.
 
     Box and Muller's transform of raw Philox words (key = seed) in halves, all first ones before all second ones.
     """
@@ -187,6 +191,7 @@ class _Noise:
         self._seeds = list(seeds) if len(self._streams) > 1 else list(self._streams)
 
     def drawn(self) -> np.ndarray:
+        """Draw the noise of the next step: (s, n, ...) float32, or a shape that broadcasts to it."""
         if self._deviation == 0:
             return np.zeros(1, np.float32)
         fields = {seed: self._field(stream) for seed, stream in self._streams.items()}

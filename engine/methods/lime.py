@@ -11,14 +11,15 @@ from kernels.segments import SegmentRenderer
 
 KERNEL_WIDTH = 0.25
 LIME_RIDGE = 1.0
-"""Alpha of the regression."""
+"""Penalty (alpha) of the ridge regression."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LimePlan:
-    """segments: (H, W) int, a label in [0, S) per pixel of the picture as the network sees it; samples: (N, S) bool or 0/1
-    integers, on where a superpixel shows.
+    """Superpixels, and which of them are shown in each pass.
 
+    segments: (H, W) int, a label in [0, S) for each pixel of the picture as the network sees it
+    samples: (N, S) bool or 0/1 integers, true if the superpixel is shown
     Raises OptionError for other shapes or values.
     """
 
@@ -40,18 +41,20 @@ class LimePlan:
         return len(self.samples)
 
     def first(self, count: int) -> "LimePlan":
-        """The plan's first samples."""
+        """Return the plan of the first `count` samples."""
         return LimePlan(self.segments, self.samples[:count])
 
     def renderer(self, height: int, width: int) -> SegmentRenderer:
+        """Return what draws the plan's masks. Raises OptionError if the segments have another size."""
         if self.segments.shape != (height, width):
-            raise OptionError(f"the plan's segments are {self.segments.shape}, the network sees {(height, width)}")
+            raise OptionError(f"the plan's segments are {self.segments.shape}, but the network sees {(height, width)}")
         return SegmentRenderer(self.segments, self.samples.astype(bool))
 
     def coefficients(self, scores: np.ndarray) -> np.ndarray:
-        """Ridge regression, alpha 1, with intercept, of the scores on the samples: (N, R) -> (S, R) float64.
+        """(N, R) scores -> (S, R) float64 coefficients of a ridge regression on the samples, with alpha 1 and an intercept.
 
-        Samples weigh `sqrt(exp(-d^2 / 0.25^2))`, d their cosine distance to all-on. Linear in the scores.
+        Samples have weights `sqrt(exp(-d^2 / 0.25^2))`, where d is the cosine distance to the sample that shows everything.
+        The result is linear in the scores.
         """
         x = self.samples.astype(np.float64)
         distance = 1 - np.sqrt(x.mean(1))
@@ -62,16 +65,17 @@ class LimePlan:
         return np.linalg.solve(normal, weighted.T @ scores)  # the weighted mean of the scores drops out
 
     def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Each superpixel painted with its coefficient: (N, R) -> (R, H, W) float32."""
+        """(N, R) scores -> (R, H, W) float32: every pixel has the coefficient of its superpixel."""
         return self.coefficients(scores).astype(np.float32)[self.segments].transpose(2, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lime:
-    """samples: passes over the picture, the first with everything on; seed: 0..2^64-1.
+    """LIME (docs/method.md, LIME).
 
-    Superpixels are scikit-image's quickshift (kernel 4, maximal distance 200, ratio 0.2), as in the `lime` package; off ones
-    are black. Raises OptionError for values out of range and where scikit-image is not installed.
+    samples: passes over the picture, the first of which shows everything; seed: 0..2^64-1
+    Superpixels come from scikit-image's quickshift (kernel 4, maximal distance 200, ratio 0.2), as in the `lime` package;
+    hidden ones are black unless a baseline is given. Raises OptionError for values out of range.
     """
 
     samples: int = 1000
@@ -88,12 +92,13 @@ class Lime:
         require_seed(self.seed)
 
     def plan(self, pixels: np.ndarray) -> LimePlan:
+        """Return the plan for a picture (H, W, 3) uint8. Raises OptionError if scikit-image is not installed."""
         segments = superpixels(pixels)
         return LimePlan(segments, draw_samples(self.samples, int(segments.max()) + 1, self.seed))
 
 
 def superpixels(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) int labels 0..S-1. Raises OptionError where scikit-image is not installed."""
+    """(H, W, 3) uint8 -> (H, W) int labels 0..S-1. Raises OptionError if scikit-image is not installed."""
     try:
         from skimage.segmentation import quickshift  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
@@ -103,9 +108,9 @@ def superpixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def draw_samples(samples: int, segments: int, seed: int) -> np.ndarray:
-    """(samples, segments) bool, each on with probability 1/2, the first row all on.
+    """Draw samples: (samples, segments) bool, each true with probability 1/2; the first row is all true.
 
-    Bits of raw 64-bit Philox words (key = seed), low bit first, each row beginning with a new word.
+    They are the bits of raw 64-bit Philox words (key = seed), low bit first; each row begins with a new word.
     """
     words = -(-segments // 64)
     raw = random_words(seed, samples, words).view(np.uint8)

@@ -18,9 +18,10 @@ LEAST_MASKS = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RisePlan:
-    """grids: (N, s, s) bool, True where the picture shows; shifts: (N, 2) int as (dy, dx), pixels, within [0, cell).
+    """Random masks: coarse grids, upsampled and shifted.
 
-    Raises OptionError for other shapes or types.
+    grids: (N, s, s) bool, True if the cell is shown; shifts: (N, 2) int, (dy, dx) in pixels, each in [0, cell)
+    Raises OptionError for other shapes or dtypes.
     """
 
     grids: np.ndarray
@@ -40,18 +41,18 @@ class RisePlan:
         return len(self.grids)
 
     def first(self, count: int) -> "RisePlan":
-        """The plan's first masks."""
+        """Return the plan of the first `count` masks."""
         return RisePlan(self.grids[:count], self.shifts[:count])
 
     def renderer(self, height: int, width: int) -> RiseRenderer:
-        """The plan's masks at this size; raises OptionError where a shift lies outside [0, cell)."""
+        """Return what draws the plan's masks at this size. Raises OptionError if a shift lies outside [0, cell)."""
         cells = (cell_size(height, self.grids.shape[1]), cell_size(width, self.grids.shape[2]))
         if (self.shifts < 0).any() or (self.shifts >= cells).any():
             raise OptionError(f"at {height} x {width} a plan's shifts (dy, dx) must be at least 0 and below {cells}")
         return RiseRenderer(self.grids, self.shifts, height, width)
 
     def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
-        """`S = sum_i y_i m_i / mean_i(m_i)`, division per pixel: (N, R) -> (R, H, W) float32.
+        """(N, R) scores y -> (R, H, W) float32 maps `S = sum_i y_i m_i / mean_i(m_i)`, divided pixel by pixel.
 
         A pixel that no mask shows has saliency 0.
         """
@@ -62,14 +63,16 @@ class RisePlan:
 
 @dataclasses.dataclass(frozen=True)
 class Rise:
-    """masks: passes over the picture; "auto": with estimator "regression" as many as the stopping rule needs, from 256 to
-        1024 (see `Explainer.prepare`), with "sane" the published 2000
-    grid: cells a side; p: probability that a cell is shown
-    estimator: "regression": masks in balanced pairs, maps by ridge regression on their tile means (docs/estimator.md), in
-        similarity units, with error bars; needs p = 0.5, a grid of at most 16, and two masks or more (an odd last one tells
-        nothing);
-        "sane": independent masks, the paper's sum of masks weighted by similarity over the mean mask
-    seed: 0..2^64-1; equal seeds draw equal masks, and fewer masks are the first of more
+    """RISE (docs/method.md, RISE).
+
+    masks: passes over the picture; "auto" means with estimator "regression" as many as the stopping rule needs, from 256 to
+        1024 (see `Explainer.prepare`), and with "sane" the published 2000
+    grid: cells per side; p: probability that a cell is shown
+    estimator: "regression" takes masks in balanced pairs and makes maps by ridge regression on their tile means
+        (docs/estimator.md), in similarity units and with error bars; it needs p = 0.5, a grid of at most 16, and two masks
+        or more (an odd last mask is ignored). "sane" takes independent masks; its map is the paper's: the sum of the masks,
+        weighted by similarity, divided by the mean mask
+    seed: 0..2^64-1; the same seed draws the same masks, and fewer masks are the first of more
 
     Raises OptionError for values out of range.
     """
@@ -92,7 +95,7 @@ class Rise:
         require_whole("grid", self.grid, 1, LARGEST_GRID)
         require_seed(self.seed)
         if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0 < self.p <= 1:
-            raise OptionError(f"p must lie above 0 and at most 1, got {self.p!r}")
+            raise OptionError(f"p must be above 0 and at most 1, got {self.p!r}")
         if self.estimator == "regression":
             self._require_regression()
 
@@ -100,11 +103,11 @@ class Rise:
         if self.p != 0.5 or self.grid > TILES:
             raise OptionError(
                 f"estimator 'regression' needs p = 0.5 and a grid of at most {TILES}, got p = {self.p:g} and grid = "
-                f"{self.grid}; estimator 'sane' takes others"
+                f"{self.grid}; estimator 'sane' allows other values"
             )
         if isinstance(self.masks, int) and self.masks < LEAST_MASKS:
             raise OptionError(
-                f"estimator 'regression' needs a pair of masks or more, got masks = {self.masks}; 'sane' takes one"
+                f"estimator 'regression' needs two masks or more, got masks = {self.masks}; estimator 'sane' needs only one"
             )
 
     @property
@@ -113,23 +116,24 @@ class Rise:
         return self.masks == "auto" and self.estimator == "regression"
 
     @property
-    def most(self) -> int:
-        """Masks that are run at most."""
+    def most_masks(self) -> int:
+        """The number of masks of the plan: at most so many are run."""
         if isinstance(self.masks, int):
             return self.masks
         return AUTO[1] if self.estimator == "regression" else PUBLISHED
 
     def plan(self, pixels: np.ndarray) -> RisePlan:
-        drawn = draw_balanced if self.estimator == "regression" else draw_independent
-        return drawn(self, self.most, *pixels.shape[:2])
+        """Return the plan for a picture (H, W, 3) uint8."""
+        draw = draw_balanced if self.estimator == "regression" else draw_independent
+        return draw(self, self.most_masks, *pixels.shape[:2])
 
 
 def draw_independent(options: Rise, count: int, height: int, width: int) -> RisePlan:
-    """Grids of independent cells, each shown with probability p, and uniform shifts.
+    """Draw `count` grids of independent cells, each shown with probability p, and uniform shifts.
 
-    Drawn from raw 64-bit Philox words (key = seed), cut into 32-bit halves, low half first: per mask one half per cell
-    (row-major, shown if below p * 2^32), then one each for dy and dx (half * cell >> 32), padded to whole words. So mask i
-    is the same for every number of masks, and in every version of numpy and on every device.
+    The randomness is raw 64-bit Philox words (key = seed), cut into 32-bit halves, low half first. Each mask takes one half
+    per cell (row-major, shown if below p * 2^32), then one each for dy and dx (half * cell >> 32), padded to whole words. So
+    mask i is the same for every number of masks, in every version of numpy and on every device.
     """
     cells = options.grid**2
     words = (cells + 2 + 1) // 2
@@ -140,13 +144,13 @@ def draw_independent(options: Rise, count: int, height: int, width: int) -> Rise
 
 
 def draw_balanced(options: Rise, count: int, height: int, width: int) -> RisePlan:
-    """Grids in blocks that show every cell, and every two cells together, equally often; each grid is followed by its
-    complement under the same shift.
+    """Draw `count` grids in blocks that show every cell, and every two cells together, equally often. Each grid is followed by
+    its complement under the same shift (docs/estimator.md).
 
-    A block is a Hadamard matrix of order h (64 for 8 x 8 cells: 128 masks) with its columns permuted, those for cells kept,
-    some flipped, and its rows permuted. Drawn from raw Philox words as in `draw_independent`, per block: h halves whose
-    order permutes the columns, h halves of which those below 2^31 flip a column, h halves that permute the rows, 2 h halves for dy and dx
-    of each pair.
+    A block is a Hadamard matrix of order h (64 for 8 x 8 cells: 128 masks): its columns are permuted, one is kept for each
+    cell, some are flipped, and its rows are permuted. The randomness is raw Philox words as in `draw_independent`. Each block
+    takes h halves whose order permutes the columns, h halves that flip a column if they are below 2^31, h halves whose order
+    permutes the rows, and 2 h halves for dy and dx of each pair.
     """
     cells = options.grid**2
     order = max(1 << (cells - 1).bit_length(), BLOCK // 2)
@@ -165,18 +169,18 @@ def draw_balanced(options: Rise, count: int, height: int, width: int) -> RisePla
 
 
 def _halves(seed: int, rows: int, words: int) -> np.ndarray:
-    """(rows, 2 * words) uint64 below 2^32."""
+    """Return 32-bit halves of random words: (rows, 2 * words) uint64 below 2^32."""
     return random_words(seed, rows, words).view("<u4").astype(np.uint64)
 
 
 def _shifts(halves: np.ndarray, grid: int, height: int, width: int) -> np.ndarray:
-    """(n, 2) halves -> (n, 2) int32 as (dy, dx), uniform within the cells."""
+    """(n, 2) halves -> (n, 2) int32 shifts (dy, dx), uniform within the cells."""
     size = np.array([cell_size(height, grid), cell_size(width, grid)], np.uint64)
     return ((halves * size) >> np.uint64(32)).astype(np.int32)
 
 
 def _hadamard(order: int) -> np.ndarray:
-    """(order, order) bool, Sylvester's construction; order a power of two."""
+    """Return Sylvester's Hadamard matrix, (order, order) bool; `order` must be a power of two."""
     matrix = np.ones((1, 1), bool)
     while len(matrix) < order:
         matrix = np.block([[matrix, matrix], [matrix, ~matrix]])

@@ -1,4 +1,4 @@
-"""Sliding window: hide one window at a time; where that lowers the similarity, the picture matters (docs/method.md)."""
+"""Sliding window: the picture matters where hiding a window lowers the similarity (docs/method.md, Sliding window)."""
 
 import dataclasses
 from typing import ClassVar
@@ -10,16 +10,17 @@ from engine.protocol import require_whole
 from kernels.window import WindowRenderer
 
 PAPER_SIZE, PAPER_STRIDE, PAPER_PAD = 2 / 7, 1 / 28, 1 / 14
-"""Shares of a side: 32, 4 and 8 of the paper's 112 pixels."""
+"""Shares of the picture's side: 32, 4 and 8 of the paper's 112 pixels."""
 LARGEST_WINDOW = 8192
-"""Pixels that a size, stride or pad may have."""
+"""Largest size, stride and pad, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowPlan:
-    """size, stride, pad: pixels as (height, width); lattice: windows as (rows, columns), row-major.
+    """A lattice of windows, one hidden in each pass.
 
-    Window (i, j) covers rows `stride * i - pad .. + size`, columns likewise.
+    size, stride, pad: in pixels, as (height, width); lattice: number of windows, as (rows, columns), row-major
+    Window (i, j) covers `size` rows from row `stride * i - pad`; columns likewise.
     """
 
     size: tuple[int, int]
@@ -31,28 +32,30 @@ class WindowPlan:
         return self.lattice[0] * self.lattice[1]
 
     def first(self, count: int) -> "WindowPlan":
-        """Raises OptionError."""
-        raise OptionError(f"{count} windows of a lattice of {len(self)} make no map")
+        """Raise OptionError: the map needs every window."""
+        raise OptionError(f"{count} windows of a lattice of {len(self)} make no map: all are needed")
 
     def renderer(self, height: int, width: int) -> WindowRenderer:
+        """Return what draws the plan's masks over height x width pixels."""
         tops, lefts = (s * np.arange(n) - p for s, n, p in zip(self.stride, self.lattice, self.pad, strict=True))
         return WindowRenderer(tops, lefts, self.size, height, width)
 
     def lattice_maps(self, scores: np.ndarray) -> np.ndarray:
-        """`1 - y` on the lattice: (N, R) -> (R, rows, columns) float64."""
+        """(N, R) scores y -> (R, rows, columns) float64: `1 - y` on the lattice."""
         return (1 - scores).T.reshape(-1, *self.lattice)
 
     def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
-        """The lattice upsampled bilinearly, corners aligned: (N, R) -> (R, H, W) float32."""
+        """(N, R) scores -> (R, H, W) float32: the lattice upsampled bilinearly with corners aligned."""
         down, across = corners_aligned(height, self.lattice[0]), corners_aligned(width, self.lattice[1])
         return (down @ self.lattice_maps(scores) @ across.T).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """size: the window's side; stride: between windows; pad: how far outside the picture the first starts; in pixels.
+    """The sliding window (docs/method.md, Sliding window).
 
-    None: the paper's shares of each side, rounded (32, 4 and 8 at 112 x 112). Raises OptionError for values out of range.
+    size: the window's side; stride: distance between windows; pad: how far outside the picture the first one starts; in pixels
+    None means the paper's share of each side, rounded (32, 4 and 8 at 112 x 112). Raises OptionError for values out of range.
     """
 
     size: int | None = None
@@ -72,6 +75,7 @@ class Window:
                 require_whole(name, getattr(self, name), low, LARGEST_WINDOW)
 
     def plan(self, pixels: np.ndarray) -> WindowPlan:
+        """Return the plan for a picture (H, W, 3) uint8. Raises OptionError if the window does not fit into it."""
         sides = pixels.shape[0], pixels.shape[1]
         size = self._per_axis(self.size, PAPER_SIZE, 1, sides)
         stride = self._per_axis(self.stride, PAPER_STRIDE, 1, sides)
@@ -88,6 +92,8 @@ class Window:
 
 
 def corners_aligned(length: int, count: int) -> np.ndarray:
-    """(length, count) float64: weights of `count` samples at each of `length` pixels, first and last on the corners."""
+    """Return (length, count) float64: weights of `count` samples at each of `length` pixels, for linear interpolation with the
+    first and last sample on the first and last pixel.
+    """
     position = np.linspace(0, count - 1, length)
     return np.maximum(1 - np.abs(position[:, None] - np.arange(count)), 0)

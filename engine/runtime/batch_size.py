@@ -1,4 +1,4 @@
-"""How many rows one network run takes: measured once per bundle and machine, then kept."""
+"""How many rows one network run takes: measured once per bundle and machine, then kept on disk."""
 
 import hashlib
 import json
@@ -18,23 +18,24 @@ from engine.protocol import Runner
 
 LARGEST_BATCH = 64
 BATCH_PIXELS = 2**19
-"""Pixels in one batch at most: activations stay in some 100 MB."""
+"""At most this many pixels in one batch, so that activations stay near 100 MB."""
 TIMING_ROUNDS = 3
-SECONDS = 0.5
-"""A calibration that took this long measures no batch a second time."""
+TIMING_SECONDS = 0.5
+"""After this time no batch size is measured a second time."""
 
 
 def largest_batch(preprocessing: Preprocessing) -> int:
-    """Rows per network run that memory allows at this picture size: a power of two from 2 to 64."""
+    """Return the most rows that one network run takes at this picture size: a power of two from 2 to 64."""
     rows = max(BATCH_PIXELS // (preprocessing.height * preprocessing.width), 2)
     return int(min(2 ** (rows.bit_length() - 1), LARGEST_BATCH))
 
 
 def calibrated_batch(session: Runner, preprocessing: Preprocessing, setting: Sequence[object], picture: np.ndarray) -> int:
-    """The batch with the least time per row, from the cache or measured now and written there.
+    """Return the batch size with the least time per row, from the cache or else measured now and cached.
 
-    setting: what the time depends on beside the machine: model, provider, precision, threads
-    picture: (H, W, 3) uint8 that the network is known to take
+    setting: what the time depends on besides the machine: model, provider, precision, threads; ready for JSON
+    picture: (H, W, 3) uint8 at the network's size
+    Raises BundleError if a measured run fails.
     """
     key = json.dumps([*setting, ort.__version__, processor(), os.cpu_count()]).encode()
     file = cache_folder() / f"batch-{hashlib.sha256(key).hexdigest()[:32]}.json"
@@ -44,13 +45,13 @@ def calibrated_batch(session: Runner, preprocessing: Preprocessing, setting: Seq
         if kept in _candidates(largest):
             return int(kept)
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not measured yet, or somebody's damaged file: measured anew
-    batch = _measured(session, np.repeat(preprocessing.normalised(picture[None]), largest, axis=0))
+        pass  # not measured yet, or a damaged file: measure again
+    batch = _fastest_batch(session, np.repeat(preprocessing.normalised(picture[None]), largest, axis=0))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({"batch": batch, "setting": list(setting)}).encode())
     except (OSError, OutputError):
-        pass  # a cache that cannot be written costs the next process one calibration
+        pass  # without the cache file, the next process measures again
     return batch
 
 
@@ -58,14 +59,17 @@ def _candidates(largest: int) -> list[int]:
     return [b for b in (2, 4, 8, 16, 32, 64) if largest // 4 <= b <= largest]
 
 
-def _measured(session: Runner, rows: np.ndarray) -> int:
-    """Sizes alternate, so that a busy moment hits all of them; the least time of each counts."""
+def _fastest_batch(session: Runner, rows: np.ndarray) -> int:
+    """Time every candidate. Sizes alternate, so that a busy moment hits all of them; the least time of each counts.
+
+    rows: (largest, ...) float32 as the network takes them
+    """
     candidates, began = _candidates(len(rows)), time.perf_counter()
     best = dict.fromkeys(candidates, np.inf)
-    session.run(rows[: candidates[0]])  # warms up
+    session.run(rows[: candidates[0]])  # warm up
     for _ in range(TIMING_ROUNDS):
         for batch in candidates:
-            if best[batch] < np.inf and time.perf_counter() - began > SECONDS:
+            if best[batch] < np.inf and time.perf_counter() - began > TIMING_SECONDS:
                 continue
             started = time.perf_counter()
             session.run(rows[:batch])
@@ -74,7 +78,7 @@ def _measured(session: Runner, rows: np.ndarray) -> int:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, "" if the system does not tell it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The process's one CUDA device, shared by every session on it."""
+"""The one CUDA device of this process, shared by all its sessions."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ _sharing = threading.Lock()
 
 
 def shared_device() -> Device:
-    """The process's CUDA device, opened when it is first asked for. Raises ProviderError, saying what is missing."""
+    """Return the process's CUDA device, opened at the first call. Raises ProviderError, which says what is missing."""
     with _sharing, as_provider_error("cannot be used"):
         if not _shared:
             _shared.append(Device())
@@ -22,7 +22,7 @@ def shared_device() -> Device:
 
 
 def close_device() -> None:
-    """Give everything on it back; sessions that use it are of no use after that."""
+    """Free everything on the device; sessions that use it cannot run any more."""
     with _sharing:
         while _shared:
             _shared.pop().close()
@@ -30,7 +30,7 @@ def close_device() -> None:
 
 @contextlib.contextmanager
 def as_provider_error(what: str) -> Iterator[None]:
-    """Turn errors of the device into a ProviderError that reads: the GPU, then `what`, then the error."""
+    """Turn a DeviceError into a ProviderError that reads "the GPU {what}: {error}"."""
     try:
         yield
     except DeviceError as error:
@@ -38,5 +38,5 @@ def as_provider_error(what: str) -> Iterator[None]:
 
 
 def close_with(holder: object, device: Device, close: Callable[[], None]) -> None:
-    """Run `close` on the worker when `holder` is no longer used, or when the device closes, if that is sooner."""
+    """Run `close` on the worker thread when `holder` is garbage collected or the device closes, whichever comes first."""
     weakref.finalize(holder, device.later, functools.partial(device.release, device.attach(close)))

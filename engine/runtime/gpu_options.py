@@ -1,7 +1,7 @@
-"""What ONNX Runtime's CUDA and TensorRT providers are told: pure functions, checked without a GPU.
+"""Options of ONNX Runtime's CUDA and TensorRT providers: pure functions, checked without a GPU.
 
-A provider refuses an unknown option only where a GPU is; tests hold these against the written list of the options that each
-version of ONNX Runtime knows.
+A provider refuses an unknown option only on a machine with a GPU. So tests compare these with a written list of the options
+that each version of ONNX Runtime knows.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LADDER = (256, 128, 64, 32)
-"""Pictures of a batch of masked ones: the largest that the device's memory holds."""
-WHOLE = 8
-"""Whole pictures in one run at most."""
+"""Batch sizes to try for masked pictures, largest first."""
+WHOLE_BATCH = 8
+"""At most this many whole pictures in one run."""
 MEMORY_WORDS = (
     "out of memory",
     "outofmemory",
@@ -24,16 +24,16 @@ MEMORY_WORDS = (
     "cudaerrormemoryallocation",
     "bfc_arena",
     "cublas_status_alloc_failed",
-    # of any failure to build or run an engine, which memory is the usual reason of: TensorRT logs the reason elsewhere
+    # any failure to build or run an engine: TensorRT logs the reason elsewhere, and lack of memory is the usual one
     "tensorrt ep failed to create engine from network for fused node",
     "tensorrt ep failed to create context",
 )
-"""How ONNX Runtime, TensorRT and CUDA say, in small letters, that memory did not suffice."""
+"""Words, in lower case, by which ONNX Runtime, TensorRT and CUDA report that memory ran out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Batches that a session is made for: the least, the one it is tuned for, the most"""
+    """Batch sizes that a session is made for: the least, the one it is tuned for, the most."""
 
     least: int
     best: int
@@ -41,26 +41,29 @@ class Profile:
 
     @property
     def fixed(self) -> bool:
+        """Whether every run has the same batch size."""
         return self.least == self.most
 
     def __str__(self) -> str:
         return f"{self.least}-{self.best}-{self.most}"
 
 
-WHOLE_PROFILE = Profile(1, 1, WHOLE)
+WHOLE_PROFILE = Profile(1, 1, WHOLE_BATCH)
 
 
 def masked_profile(batch: int) -> Profile:
-    """Of one batch only, so that a CUDA graph can hold its run."""
+    """Return the profile of one batch size only, so that a CUDA graph can hold the run."""
     return Profile(batch, batch, batch)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """provider: cuda, tensorrt; precision: of the graph; input: its name; shape: of one picture (3, H, W) or (H, W, 3)
+    """What a GPU session is opened with.
 
-    ordinal: the device's number; stream: the handle of the stream to run on, None: ONNX Runtime's own; graphs: whether runs
-    of a fixed batch are captured as CUDA graphs
+    provider: cuda or tensorrt; precision: the graph's; input: the name of the graph's input
+    shape: of one picture, (3, H, W) or (H, W, 3)
+    ordinal: the device's number; stream: handle of the stream to run on, None for ONNX Runtime's own
+    graphs: capture runs of a fixed batch as CUDA graphs
     """
 
     provider: str
@@ -74,15 +77,15 @@ class Setting:
 
     @property
     def captured(self) -> bool:
-        """Whether runs become CUDA graphs: those of one shape on a stream of ours."""
+        """Whether runs become CUDA graphs: only with one batch size, on our own stream."""
         return self.graphs and self.profile.fixed and self.stream is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Versions:
-    """What a TensorRT engine is good for beside its graph.
+    """What a TensorRT engine depends on besides its graph.
 
-    device: the card's name; capability: its compute capability, such as (9, 0)
+    onnxruntime, tensorrt: versions; device: the GPU's name; capability: its compute capability, such as (9, 0)
     """
 
     onnxruntime: str
@@ -92,23 +95,26 @@ class Versions:
 
 
 def cuda_options(setting: Setting) -> dict[str, str]:
-    """Of CUDAExecutionProvider."""
+    """Return the options of CUDAExecutionProvider."""
     return {
         **_common(setting),
-        # copies of whole pictures stay in order with the runs
+        # keeps copies of whole pictures in order with the runs
         "do_copy_in_default_stream": _flag(True),
-        # a batch that never changes is worth a search; whole pictures come by one and by eight
+        # a search pays for a batch size that never changes; whole pictures come in batches of one to eight
         "cudnn_conv_algo_search": "EXHAUSTIVE" if setting.profile.fixed else "HEURISTIC",
-        # what was asked for as fp32 is not rounded to 10 bits
+        # TF32 would round fp32 to 10 bits of mantissa
         "use_tf32": _flag(False),
-        # buffers are ours and fixed: an arena that grows by powers of two would only take what the batch needs
+        # our buffers are fixed: an arena that grows by powers of two would take memory that the batch needs
         "arena_extend_strategy": "kSameAsRequested",
         "enable_cuda_graph": _flag(setting.captured),
     }
 
 
 def tensorrt_options(setting: Setting, folder: Path, graph_digest: str, versions: Versions) -> dict[str, str]:
-    """Of TensorrtExecutionProvider. folder: of caches; graph_digest: sha256 of the graph"""
+    """Return the options of TensorrtExecutionProvider.
+
+    folder: for the caches; graph_digest: sha256 of the graph
+    """
     key = cache_key(setting, graph_digest, versions)
     shapes = {
         f"trt_profile_{kind}_shapes": f"{setting.input}:{'x'.join(map(str, (batch, *setting.shape)))}"
@@ -126,14 +132,14 @@ def tensorrt_options(setting: Setting, folder: Path, graph_digest: str, versions
         "trt_engine_cache_path": str(folder / key),
         "trt_engine_cache_prefix": f"sane-{key[:16]}",
         "trt_timing_cache_enable": _flag(True),
-        # kernels that were timed for one graph serve the next on such a device
+        # kernel timings of one graph are reused for the next graph on the same kind of device
         "trt_timing_cache_path": str(folder / f"timing-{timing_key(versions)}"),
         "trt_cuda_graph_enable": _flag(setting.captured),
     }
 
 
 def cache_key(setting: Setting, graph_digest: str, versions: Versions) -> str:
-    """A folder's name: all that decides whether a TensorRT engine that was built before is the right one."""
+    """Return the name of an engine's folder: a hash of everything that a TensorRT engine depends on."""
     parts = [
         graph_digest,
         setting.provider,
@@ -146,17 +152,21 @@ def cache_key(setting: Setting, graph_digest: str, versions: Versions) -> str:
 
 
 def timing_key(versions: Versions) -> str:
+    """Return the name of the folder of kernel timings: a hash of what they depend on."""
     return hashlib.sha256(json.dumps(dataclasses.astuple(versions)).encode()).hexdigest()[:16]
 
 
 def run_options(setting: Setting, graph: int) -> dict[str, str]:
-    """Of each run over bound memory. graph: the number of the buffer: a captured run is tied to its memory"""
-    options = {"disable_synchronize_execution_providers": "1"}  # the embeddings are waited for once, at the end
+    """Return the options of a run over bound memory.
+
+    graph: the buffer's number; every buffer needs its own CUDA graph, because a captured run is tied to its memory
+    """
+    options = {"disable_synchronize_execution_providers": "1"}  # we wait once, for the embeddings at the end
     return {**options, "gpu_graph_id": str(graph)} if setting.captured and setting.provider == "cuda" else options
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether ONNX Runtime, TensorRT or the driver ran out of the device's memory."""
+    """Whether the error, or one that caused it, says that the device's memory ran out."""
     text = f"{type(error).__name__} {error}".lower()
     if isinstance(error, MemoryError) or any(word in text for word in MEMORY_WORDS):
         return True
@@ -164,11 +174,12 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def largest_that_fits(
-    attempt: Callable[[int], T], ladder: Sequence[int] = LADDER, stepped: Callable[[int], None] = lambda batch: None
+    attempt: Callable[[int], T], ladder: Sequence[int] = LADDER, on_too_large: Callable[[int], None] | None = None
 ) -> T:
-    """What `attempt` gives for the first batch of the ladder that does not run out of memory; its error at the last one.
+    """Call `attempt` with each batch size of the ladder until one does not run out of memory, and return its result.
 
-    stepped: told each batch that was too large, once what the attempt took is given back
+    on_too_large: called with every batch size that was too large, after the memory of the attempt was freed
+    Raises what `attempt` raises for another reason, or at the last batch size.
     """
     *before_last, last = ladder
     for batch in before_last:
@@ -177,8 +188,9 @@ def largest_that_fits(
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        # outside the handler: the traceback keeps what the attempt took
-        stepped(batch)
+        # after the handler: inside it, the traceback would keep the attempt's memory alive
+        if on_too_large is not None:
+            on_too_large(batch)
     return attempt(last)
 
 
@@ -190,4 +202,4 @@ def _common(setting: Setting) -> dict[str, str]:
 
 
 def _flag(value: bool) -> str:
-    return str(value)  # TensorRT's options take these words alone
+    return str(value)  # TensorRT's options accept only True and False

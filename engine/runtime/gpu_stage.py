@@ -1,4 +1,4 @@
-"""The hot loop's buffers on a GPU: masks are drawn and run there; only plans go in, and only embeddings come out."""
+"""The hot loop on a GPU: masks are drawn and run there; only plans go in, and only embeddings come out."""
 
 import functools
 import weakref
@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from engine.errors import BundleError
 from engine.protocol import Renderer
-from engine.runtime.bound_memory import BoundMemory, element_of
+from engine.runtime.bound_memory import BoundMemory
 from engine.runtime.gpu_device import as_provider_error
 from engine.runtime.gpu_options import Setting, run_options
 from kernels.device import DRAWING, NETWORK, Device, DeviceArray, Drawing, Job
@@ -20,41 +20,41 @@ from kernels.plan import KernelPlan
 T = TypeVar("T")
 
 MEMORY = "cuda"
-"""Where bound memory lies, as ONNX Runtime calls it."""
+"""ONNX Runtime's name for the place of the bound memory."""
 BUFFERS = 2
-"""Masks are drawn into one while the network reads the other."""
+"""Masks are drawn into one buffer while the network reads the other."""
 KEPT_BYTES = 2**25
-"""Embeddings of one picture that stay on the device before they are copied out, some ten thousand rows."""
+"""Bytes of one picture's embeddings that stay on the device before they are copied out: about ten thousand rows."""
 WARM_UPS = 3
-"""Runs before a network is as fast as it gets: the first ones choose algorithms, and a CUDA graph is captured."""
+"""Runs until a network reaches full speed: the first ones choose algorithms and capture a CUDA graph."""
 
 
 class MaskedNetwork:
     """The network at one fixed batch, bound to buffers that never move. Made, used and closed by the worker thread.
 
-    Batches of all callers take turns with the buffers, in the order they come. The network is asked to run over one when the
-    next is being drawn, or at `finish`: a run that ends by waiting for the stream, as a CUDA graph's may, delays no drawing.
-    Raises BundleError, DeviceError.
+    Batches of all callers use the buffers in turn, in the order they come. The network runs over a batch only when the next
+    one is being drawn, or at `finish`: so a run that ends by waiting for the stream, as a CUDA graph may, delays no drawing.
+    Raises BundleError if the graph cannot be bound or run, DeviceError if the GPU fails.
     """
 
     def __init__(self, device: Device, session: ort.InferenceSession, setting: Setting, path: Path) -> None:
         self.batch, self.path = setting.profile.most, path
         self._device, self._turn = device, 0
-        self._due: Job[None] | None = None
+        self._pending: Job[None] | None = None  # will run the network over the batch that was drawn last
         self.rows: list[DeviceArray] = []
         self.outputs: list[DeviceArray] = []
         self.bound: list[BoundMemory] = []
         self._drawn: list[int] = []
         self._free: list[int] = []
-        (given,) = session.get_outputs()
-        size = given.shape[1] if len(given.shape) == 2 else None
+        (graph_output,) = session.get_outputs()
+        size = graph_output.shape[1] if len(graph_output.shape) == 2 else None
         if not isinstance(size, int):
-            raise BundleError(f"{path}: {given.name} must be embeddings (batch, D) with D written down, got {given.shape}")
-        (taken,) = session.get_inputs()
+            got = graph_output.shape
+            raise BundleError(f"{path}: {graph_output.name} must have shape (batch, D) with D a fixed number, got {got}")
         try:
             for number in range(1, BUFFERS + 1):
-                self.rows.append(device.empty((self.batch, *setting.shape), element_of(taken)))
-                self.outputs.append(device.empty((self.batch, size), element_of(given)))
+                self.rows.append(device.empty((self.batch, *setting.shape), "float32"))
+                self.outputs.append(device.empty((self.batch, size), "float32"))
                 self._drawn.append(device.event())
                 self._free.append(device.event())
                 memory, options = (MEMORY, setting.ordinal), run_options(setting, number)
@@ -65,7 +65,7 @@ class MaskedNetwork:
             raise
 
     def _warm_up(self) -> None:
-        spare = self._device.empty((KEPT_BYTES,), "uint8")  # there must be room for the embeddings of a run
+        spare = self._device.empty((KEPT_BYTES,), "uint8")  # later runs need this much more, for their embeddings
         try:
             for bound in self.bound * WARM_UPS:
                 bound.run()
@@ -74,25 +74,25 @@ class MaskedNetwork:
             self._device.free(spare)
 
     def put(self, drawing: Drawing, first: int, count: int, kept: DeviceArray, at: int) -> Job[None]:
-        """Draw a batch, and run the network over the one before it.
+        """Draw masks first..first + count, and run the network over the batch drawn before.
 
-        The job given is done later; it brings the embeddings to row `at` of `kept`.
+        Return the job that will run the network over this batch and copy its embeddings to rows at..at + count of `kept`.
         """
         device, turn = self._device, self._turn
         device.wait(self._free[turn], DRAWING)  # the network has read what was drawn here two batches ago
         device.draw(drawing, first, count, self.rows[turn])
         device.record(self._drawn[turn], DRAWING)
         self.finish()
-        device.join(self._free[turn])  # no caller runs further ahead
+        device.join(self._free[turn])  # so no caller gets more than two batches ahead of the GPU
         self._turn = (turn + 1) % BUFFERS
-        self._due = Job(lambda: self._run(turn, count, kept, at))
-        return self._due
+        self._pending = Job(lambda: self._run(turn, count, kept, at))
+        return self._pending
 
     def finish(self) -> None:
-        """Run the network over the batch that was drawn last, whoever's it is, unless it has. Its job keeps the error."""
-        due, self._due = self._due, None
-        if due is not None:
-            due.run()
+        """Run the network over the batch drawn last (by any caller) if it has not run yet. Its job keeps the error."""
+        job, self._pending = self._pending, None
+        if job is not None:
+            job.run()
 
     def _run(self, turn: int, count: int, kept: DeviceArray, at: int) -> None:
         device = self._device
@@ -102,19 +102,22 @@ class MaskedNetwork:
         device.record(self._free[turn], NETWORK)
 
     def close(self) -> None:
+        """Finish, then free the buffers and the session."""
         self.finish()
-        self.bound.clear()  # and with the last of them the session
+        self.bound.clear()  # holds the last references to the session
         self._device.free(*self.rows, *self.outputs)
         self._device.forget(*self._drawn, *self._free)
 
 
 class GpuStage:
-    """Draws masked pictures with a CUDA kernel and runs them on the GPU. See `engine.protocol.Stage`.
+    """Draw masked pictures with a CUDA kernel and run them on the GPU. See `engine.protocol.Stage`.
 
+    image, baseline: (C, H, W), or (H, W, C) if `channels_last`, float32
     Stages of several threads share the buffers, batch by batch.
 
-    Nothing here waits for the device but `embed`, for the batch before the last one, `wait` and `embeddings`. Each step is
-    one job of the worker's: every job may have to wait for a batch of another caller.
+    Three methods wait for the device: `embed` (for the batch before the last one), `wait` and `embeddings`. Each is a single
+    job for the worker thread, because every job may have to wait for another caller's batch.
+    Raises ProviderError if the GPU cannot take the plan, BundleError if a run fails or gives numbers that are not finite.
     """
 
     def __init__(
@@ -129,12 +132,12 @@ class GpuStage:
         self._device, self._masked, self.batch = device, masked, masked.batch
         plan = renderer.kernel_plan()
         with as_provider_error("cannot take the plan"):
-            device.call(lambda: self._take_in(plan, image, baseline, channels_last))
+            device.call(lambda: self._upload(plan, image, baseline, channels_last))
         self._filled = 0
-        self._due: Job[None] | None = None
-        self._taken: list[np.ndarray] = []
+        self._last_job: Job[None] | None = None
+        self._collected: list[np.ndarray] = []
 
-    def _take_in(self, plan: KernelPlan, image: np.ndarray, baseline: np.ndarray, channels_last: bool) -> None:
+    def _upload(self, plan: KernelPlan, image: np.ndarray, baseline: np.ndarray, channels_last: bool) -> None:
         device, output = self._device, self._masked.outputs[0]
         self._drawing = device.drawing(plan, image, baseline, channels_last)
         weakref.finalize(self, device.later, functools.partial(device.discard, self._drawing))
@@ -143,40 +146,44 @@ class GpuStage:
         weakref.finalize(self, device.later, functools.partial(device.free, self._kept))
 
     def __enter__(self) -> "GpuStage":
-        self._filled, self._due, self._taken = 0, None, []
+        self._filled, self._last_job, self._collected = 0, None, []
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._device.later(self._masked.finish)  # nothing of this run is left to be done, even where it was broken off
+        self._device.later(self._masked.finish)  # a run that was broken off must leave no batch to other callers
 
     def embed(self, first: int, count: int) -> None:
+        """Draw masks first..first + count, run the network over the batch before, and raise what that run raised."""
         if self._filled + count > self._kept.shape[0]:
-            self._take()
-        at, before = self._filled, self._due
-        self._due = self._do(lambda: self._masked.put(self._drawing, first, count, self._kept, at))
+            self._collect()
+        at, before = self._filled, self._last_job
+        self._last_job = self._on_worker(lambda: self._masked.put(self._drawing, first, count, self._kept, at))
         self._filled += count
         self._check(before)
 
     def wait(self) -> None:
-        self._do(self._finish)
-        self._check(self._due)
+        """Return when the device has finished everything asked for so far."""
+        self._on_worker(self._finish)
+        self._check(self._last_job)
 
     def _finish(self) -> None:
         self._masked.finish()
         self._device.synchronize()
 
     def embeddings(self) -> list[np.ndarray]:
-        self._take()
-        return self._taken
+        """All rows run since the start of the run, in parts (n, D) float32."""
+        self._collect()
+        return self._collected
 
-    def _take(self) -> None:
+    def _collect(self) -> None:
+        """Copy the kept embeddings out of the device's memory."""
         if not self._filled:
             return
-        found = self._do(self._download).astype(np.float32, copy=False)
-        self._check(self._due)
+        found = self._on_worker(self._download)
+        self._check(self._last_job)
         if not np.isfinite(found).all():
             raise BundleError(f"{self._masked.path} gives numbers that are not finite for this picture")
-        self._taken.append(found)
+        self._collected.append(found)
         self._filled = 0
 
     def _download(self) -> np.ndarray:
@@ -184,11 +191,11 @@ class GpuStage:
         return self._device.download(self._kept, self._filled)
 
     def _check(self, job: Job[None] | None) -> None:
-        """Raise what the network's run over a batch raised; it is over."""
+        """Raise what a finished run over a batch raised."""
         if job is not None:
             with as_provider_error(f"cannot run {self._masked.path}"):
                 job.result(timeout=0)
 
-    def _do(self, job: Callable[[], T]) -> T:
+    def _on_worker(self, job: Callable[[], T]) -> T:
         with as_provider_error(f"cannot run {self._masked.path}"):
             return self._device.call(job)

@@ -15,18 +15,20 @@ from kernels.areas import areas
 T = TypeVar("T")
 
 TARGET_INPUT, WEIGHTS_INPUT = "sane_target", "sane_weights"
-"""Inputs beside the pictures, (B, D) float32: the embeddings to compare with, and what both sides are multiplied by first: a
-condition's weights after relu, or ones."""
+"""Inputs besides the pictures, (B, D) float32: the embeddings to compare with, and weights by which both embeddings are
+multiplied first: a condition's weights after relu, or ones."""
 SIMILARITY_OUTPUT, GRADIENT_OUTPUT = "sane_similarity", "sane_gradient"
-"""Outputs beside the embedding: (B,) float32, and (B, ...) float32 shaped like the pictures."""
+"""Outputs besides the embedding: (B,) float32, and (B, ...) float32 shaped like the pictures."""
 CANONICAL_TILES = 4
-"""A side, into which a canonical gradient is summed: single pixels hang on how a processor rounds at the kinks of ReLUs."""
+"""A canonical gradient is summed over 4 x 4 tiles: single pixels depend on how a processor rounds at the kinks of ReLUs."""
 
 
 class GradientSession:
-    """See `engine.protocol.Gradients`. signature: of the embedding, (D,)
+    """See `engine.protocol.Gradients`.
 
-    Raises BundleError where the graph is not one that `export.gradient` makes for these shapes, ProviderError as `Session`.
+    signature: the pictures' input, and the embedding's output with shape (D,)
+    Raises BundleError if `export.gradient` does not make such a graph for these shapes, ProviderError if the provider is
+    missing or cannot run it.
     """
 
     def __init__(
@@ -36,10 +38,10 @@ class GradientSession:
         threads: int | None,
         signature: GraphSignature,
     ) -> None:
-        exact = {"use_tf32": "False"} if provider == "cuda" else None
+        full_fp32 = {"use_tf32": "False"} if provider == "cuda" else None
         self._device = shared_device() if provider in GPU_PROVIDERS else None
         self._path, self._input = path, signature.input
-        session = self._do(lambda: open_session(path, provider, threads, exact))
+        session = self._on_worker(lambda: open_session(path, provider, threads, full_fp32))
         self._session = [session]
         if self._device is not None:
             close_with(self, self._device, self._session.clear)
@@ -58,29 +60,30 @@ class GradientSession:
         check_nodes(path, "output", session.get_outputs(), outputs)
 
     def run(self, pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities (B,) and gradients (B, ...) float32.
+        """Return similarities (B,) and gradients (B, ...), float32.
 
-        pictures (B, ...) as the network takes them; targets, weights (B, D); float32. Raises BundleError where the result is
-        not finite.
+        pictures: (B, ...) as the network takes them; targets, weights: (B, D); all float32
+        Raises BundleError if the result is not finite.
         """
         feeds = {self._input: pictures, TARGET_INPUT: targets, WEIGHTS_INPUT: weights}
-        similarities, gradients = self._do(
+        similarities, gradients = self._on_worker(
             lambda: run_finite(self._session[0], self._path, [SIMILARITY_OUTPUT, GRADIENT_OUTPUT], feeds)
         )
         return similarities, gradients
 
-    def _do(self, job: Callable[[], T]) -> T:
-        """Work on a GPU is done by the one thread that owns it."""
+    def _on_worker(self, job: Callable[[], T]) -> T:
+        """Run `job`: on a GPU, in the one thread that owns it."""
         if self._device is None:
             return job()
         with as_provider_error(f"cannot run {self._path}"):
             return self._device.call(job)
 
     def canonical(self, picture: np.ndarray, embedding: np.ndarray, channels_last: bool) -> np.ndarray:
-        """(1 + 16,) float32: what stands for the graph in a bundle: the similarity of one picture (...) float32 to another
-        embedding than its own, and the gradient summed over channels and tiles. embedding: (D,) of that picture
+        """Return the canonical result (1 + 16,) float32: a similarity, and its gradient summed over channels and tiles.
+
+        picture: one picture as the network takes it, float32; embedding: (D,), the picture's own
         """
-        target = np.roll(embedding, 1)[None]  # to itself a cosine has no gradient
+        target = np.roll(embedding, 1)[None]  # not the embedding itself: there the cosine's gradient is 0
         similarity, gradient = self.run(picture[None], target, np.ones_like(target))
         by_pixel = gradient[0].sum(-1 if channels_last else 0)
         rows, columns = (areas(size, CANONICAL_TILES) for size in by_pixel.shape)

@@ -7,10 +7,10 @@ from kernels.blend import blend
 
 
 class HostStage:
-    """Draws masked pictures with numpy and runs them through a session. See `engine.protocol.Stage`.
+    """Draw masked pictures with numpy and run them through a session. See `engine.protocol.Stage`.
 
-    session, renderer, image, baseline, channels_last: as `engine.protocol.Runner.stage`
-    batch: rows of the buffer; a short batch leaves in the others what they held
+    session: runs the graph; renderer, image, baseline, channels_last: see `engine.protocol.Runner.stage`
+    batch: rows of the buffer; a shorter batch leaves the remaining rows as they were
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class HostStage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left to be done."""
+        """Nothing is left to do."""
 
     def embed(self, first: int, count: int) -> None:
         """Draw masks first..first + count and run the network over them."""
@@ -39,8 +39,8 @@ class HostStage:
         self._embeddings.append(self._session.run(self._rows)[:count])
 
     def wait(self) -> None:
-        """`embed` has done all its work when it returns."""
+        """Return at once: `embed` has finished its work when it returns."""
 
     def embeddings(self) -> list[np.ndarray]:
-        """(n, D) float32 of each batch."""
+        """(n, D) float32 for each batch."""
         return self._embeddings

@@ -1,4 +1,4 @@
-"""Opens a bundle's graphs as sessions, each checked against its canonical result before anybody uses it."""
+"""Open a bundle's graphs as sessions; each is checked against its canonical result before it is used."""
 
 import numpy as np
 
@@ -15,21 +15,26 @@ from engine.runtime.session import Session
 from kernels.rank import RankRenderer
 
 CANONICAL_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
-"""Largest difference from a canonical embedding, in parts of its largest entry: processors round differently."""
+"""By precision: the largest difference allowed from a canonical result, as a share of its largest entry. Processors round
+differently."""
 GRADIENT_TOLERANCE = 5e-2
-"""The same for a gradient, where the kinks of ReLUs amplify rounding."""
+"""The same for gradients, where the kinks of ReLUs amplify rounding."""
 
 
 def verify_graph(bundle: Bundle, graph: Graph) -> None:
-    """Run one of the bundle's graphs on the CPU against its canonical result; raises BundleError."""
-    (open_gradient if graph.role == "gradient" else open_graph)(bundle, graph, "cpu", None)
+    """Run one of the bundle's graphs on the CPU and compare with its canonical result. Raises BundleError if they differ."""
+    if graph.role == "gradient":
+        open_gradient(bundle, graph, "cpu", None)
+    else:
+        open_graph(bundle, graph, "cpu", None)
 
 
 def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None, precision: str | None = None) -> Runner:
-    """A session for one of the bundle's graphs that give one thing, checked against its canonical result.
+    """Open a similarity or attribute graph of the bundle, checked against its canonical result.
 
-    precision: to run in; None: the graph's own
-    Raises BundleError, ProviderError.
+    threads: of the CPU, None for all cores; precision: to run in, None for the graph's own
+    Raises BundleError if the graph does not load or gives another result, ProviderError if the provider is missing or cannot
+    run it.
     """
     precision = precision or graph.precision
     count = len(bundle.attributes.names) if bundle.attributes is not None else 0
@@ -39,7 +44,7 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     signature = GraphSignature(graph.input, shape, graph.output, output)
     session: Runner
     if provider in GPU_PROVIDERS:
-        require_gpu(provider)  # for callers that have not
+        require_gpu(provider)  # not every caller has checked this
         session = GpuSession(path, provider, precision, graph_digest(bundle, graph), signature)
     elif provider == "openvino":
         from engine.runtime.openvino_session import OpenVinoSession  # noqa: PLC0415 - an optional package
@@ -53,36 +58,41 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
 
 
 def verify_masked(bundle: Bundle, provider: str, session: Runner) -> None:
-    """Run the canonical picture through the hot loop behind one mask that hides nothing; raises BundleError.
+    """Run the canonical picture through the hot loop behind a mask that hides nothing. Raises BundleError if it differs.
 
-    So the kernel, the bound buffers and the fixed batch of a GPU are checked as whole pictures are by `open_graph`.
+    This checks a GPU's kernel, bound buffers and fixed batch, as `open_graph` checks whole pictures.
     """
     preprocessing, picture = bundle.manifest.preprocessing, bundle.canonical["picture"]
     ranks = np.zeros((preprocessing.height, preprocessing.width), np.int64)
-    nothing = RankRenderer(ranks, np.ones(1, np.int64), np.ones(1, bool))
+    shows_all = RankRenderer(ranks, np.ones(1, np.int64), np.ones(1, bool))
     image = preprocessing.normalised(picture)
-    passes = MaskedPasses(session, nothing, preprocessing, image, np.zeros_like(image), 1)
+    passes = MaskedPasses(session, shows_all, preprocessing, image, np.zeros_like(image), 1)
     graph = next(g for g in bundle.manifest.graphs if g.file == session.path.name)
-    for _ in range(BUFFERS):  # one after another they go through each
+    for _ in range(BUFFERS):  # runs take the buffers in turn: check each
         ((got,),) = passes.run(0, 1, None, silent, 1)
         _require_canonical(bundle, graph, provider, got, CANONICAL_TOLERANCE[graph.precision])
 
 
 def open_gradient(bundle: Bundle, graph: Graph, provider: str, threads: int | None) -> GradientSession:
-    """A session for the bundle's gradient graph, checked against its canonical result; raises BundleError."""
+    """Open the bundle's gradient graph, checked against its canonical result.
+
+    threads: of the CPU, None for all cores
+    Raises BundleError if the graph does not load or gives another result, ProviderError if the provider is missing or cannot
+    run it.
+    """
     manifest = bundle.manifest
     signature = GraphSignature(graph.input, manifest.preprocessing.input_shape, graph.output, (manifest.embedding,))
     session = GradientSession(bundle.folder / graph.file, provider, threads, signature)
     picture, embedding = bundle.canonical["picture"], bundle.canonical[manifest.base.file]
     got = canonical_gradient(session, manifest, picture, embedding)
-    # the similarity by itself: it can be a thousand times the gradient
+    # the similarity is compared separately: it can be a thousand times the gradient
     for part in (slice(0, 1), slice(1, None)):
         _require_canonical(bundle, graph, provider, got, GRADIENT_TOLERANCE, part)
     return session
 
 
 def canonical_result(session: Runner, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
-    """What a graph gives for the canonical picture (H, W, 3) uint8: its embedding (D,), or scores (A,) float32."""
+    """Return a graph's result for a picture (H, W, 3) uint8: the embedding (D,) or the attributes' scores (A,), float32."""
     output = session.run(manifest.preprocessing.normalised(picture[None]))[0]
     return output if output.ndim == 1 else output.mean((1, 2))
 
@@ -90,7 +100,10 @@ def canonical_result(session: Runner, manifest: Manifest, picture: np.ndarray) -
 def canonical_gradient(
     session: GradientSession, manifest: Manifest, picture: np.ndarray, embedding: np.ndarray
 ) -> np.ndarray:
-    """The same of a gradient graph, see `GradientSession.canonical`; embedding: (D,) of the picture."""
+    """Return a gradient graph's result (1 + 16,) float32 for a picture, see `GradientSession.canonical`.
+
+    picture: (H, W, 3) uint8; embedding: (D,), the picture's own
+    """
     preprocessing = manifest.preprocessing
     return session.canonical(preprocessing.normalised(picture), embedding, preprocessing.layout == "nhwc")
 

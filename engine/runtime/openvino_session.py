@@ -1,4 +1,4 @@
-"""One graph on OpenVINO, used like `engine.runtime.session.Session`. Imported only where that provider is asked for."""
+"""One graph on OpenVINO, used like `engine.runtime.session.Session`. Imported only if that provider is asked for."""
 
 from pathlib import Path
 
@@ -12,18 +12,19 @@ try:
     import openvino
 except ImportError as error:
     raise ProviderError(
-        "provider 'openvino' was asked for, the package openvino is not installed; pip install 'sane-engine[openvino]'"
+        "provider 'openvino' was asked for, but the package openvino is not installed; pip install 'sane-engine[openvino]'"
     ) from error
 
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
-"""What OpenVINO computes in where the graph does not say int8. Left alone, it takes bf16 wherever the processor has it."""
+"""By precision: what OpenVINO computes in, except in int8 nodes. Without a hint it takes bf16 if the processor has it."""
 
 
 class OpenVinoSession:
-    """Runs one graph with one input and one output; threads may share it.
+    """Run one graph with one input and one output; threads may share it.
 
-    precision: fp32, int8 as the graph has it, or bf16 for a fp32 graph
-    The rest, and what is raised, as `Session`.
+    precision: fp32; int8 for an int8 graph; bf16 for an fp32 graph; threads: None for all cores
+    Raises BundleError if the graph does not load or its input or output differs from `signature`, ProviderError if OpenVINO
+    cannot run this precision here.
     """
 
     def __init__(
@@ -47,15 +48,18 @@ class OpenVinoSession:
             raise BundleError(f"OpenVINO cannot load {path}: {first_line(error)}") from error
         for node, shape in ((self._input, signature.input_shape), (self._output, signature.output_shape)):
             if not one or not _fits(node.partial_shape, shape) or node.element_type != openvino.Type.f32:
-                raise BundleError(f"{path} does not have the one input and output that the manifest promises: {node}")
+                raise BundleError(
+                    f"{path} does not have the one input and output that the manifest promises, but {node}; "
+                    "export the bundle again"
+                )
         got = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if got not in (hint, {"f32": "float", "bf16": "bfloat16"}[hint]):
-            raise ProviderError(f"OpenVINO was asked to compute in {hint}, it took {got}; ask for another precision")
+            raise ProviderError(f"OpenVINO was asked to compute in {hint}, but chose {got}; ask for another precision")
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """(B, ...) float32 as the network takes it -> (B, ...) float32; raises BundleError where that is not finite."""
+        """(B, ...) float32 as the network takes it -> (B, ...) float32. Raises BundleError if the result is not finite."""
         try:
-            # a request of its own: threads run side by side
+            # a request of its own, so that threads can run at the same time
             output = self._model.create_infer_request().infer({self._input: batch})[self._output].copy()
         except Exception as error:  # as above
             raise BundleError(f"OpenVINO cannot run {self.path}: {first_line(error)}") from error
@@ -71,7 +75,7 @@ class OpenVinoSession:
 
 
 def _fits(got: "openvino.PartialShape", wanted: tuple[int | None, ...]) -> bool:
-    """A dynamic batch, then these sizes; None: any."""
+    """Whether the shape is a dynamic batch, then these sizes (None: any size)."""
     sizes = [None if d.is_dynamic else d.get_length() for d in got]
     same = [w is None or g is None or g == w for g, w in zip(sizes[1:], wanted, strict=False)]
     return len(sizes) == len(wanted) + 1 and sizes[0] is None and all(same)

@@ -1,4 +1,4 @@
-"""Which precision runs: what the bundle's report says of its faster graphs, and what this processor can do with them."""
+"""Choose the precision: from the bundle's report about its faster graphs, and from what this processor supports."""
 
 import platform
 from pathlib import Path
@@ -8,11 +8,11 @@ from engine.bundle.report import Report
 
 CPUINFO = Path("/proc/cpuinfo")
 INT8_FLAGS = ("avx512_vnni", "avx_vnni", "asimddp")
-"""What Linux calls the processor's int8 dot products: VNNI on x86, dotprod on ARM."""
+"""Linux's names for a processor's int8 dot products: VNNI on x86, dotprod on ARM."""
 
 
 def choose_precision(manifest: Manifest, report: Report | None, provider: str) -> tuple[str, str]:
-    """The precision of the fastest similarity graph that is as good as fp32 on this provider, and why, in one line."""
+    """Return the precision of the fastest similarity graph as good as fp32 on this provider; and why, in one line."""
     target = target_of(provider)
     wanted = "int8" if target == "cpu" else "fp16"
     graph = manifest.graph("similarity", wanted, target)
@@ -20,7 +20,7 @@ def choose_precision(manifest: Manifest, report: Report | None, provider: str) -
         return "fp32", f"the bundle has no {wanted} graph for {target}; `python -m export quantize` makes one"
     found = report.graphs.get(graph.file) if report is not None else None
     if found is None:
-        return "fp32", f"no report says how good the {wanted} graph is; quantize the bundle again"
+        return "fp32", f"the bundle has no report on the {wanted} graph; quantize the bundle again"
     if not found.passes:
         return "fp32", f"the {wanted} graph is not faithful enough: {found}"
     if wanted == "int8":
@@ -32,12 +32,12 @@ def choose_precision(manifest: Manifest, report: Report | None, provider: str) -
 
 
 def target_of(provider: str) -> str:
-    """cpu or gpu, as graphs are made for."""
+    """Return the target of the graphs that a provider runs: cpu or gpu."""
     return "cpu" if provider in ("cpu", "openvino") else "gpu"
 
 
 def fast_int8() -> bool:
-    """Linux reports int8 dot products: without them int8 is slower than fp32, and 8-bit sums can overflow."""
+    """Whether Linux reports int8 dot products. Without them int8 is slower than fp32, and its sums can overflow."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -47,5 +47,5 @@ def fast_int8() -> bool:
 
 
 def int8_overflows() -> bool:
-    """The fastest int8 kernels of this CPU sum products in 16 bits, which can overflow: x86 without VNNI."""
+    """Whether this CPU's fastest int8 kernels sum in 16 bits, which can overflow: x86 without VNNI."""
     return platform.machine().lower() in ("x86_64", "amd64", "i686", "i386") and not fast_int8()

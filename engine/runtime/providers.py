@@ -1,4 +1,4 @@
-"""The providers by name, and what this machine lacks for them. Nothing here opens a session."""
+"""The providers by name, and what this machine lacks to run them. Nothing here opens a session."""
 
 import onnxruntime as ort
 
@@ -11,16 +11,17 @@ RUNTIME_PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "pip install 'sane-engine[cuda]' on a machine with an NVIDIA GPU"),
     "tensorrt": ("TensorrtExecutionProvider", "pip install 'sane-engine[tensorrt]' on a machine with an NVIDIA GPU"),
 }
-"""ONNX Runtime's own: its name for each, and what to install."""
+"""The providers of ONNX Runtime: its name for each, and what to install."""
 PROVIDERS = (*RUNTIME_PROVIDERS, "openvino")
 GPU_PROVIDERS = ("tensorrt", "cuda")
-"""The one to try first comes first."""
+"""In the order in which auto tries them."""
 
 
 def providers_named(name: str) -> tuple[list[str], str]:
-    """The providers to try, in order; and for auto, why the others are not among them. Raises OptionError.
+    """Return the providers to try, in order; and for auto, why GPU providers are left out ("" if none is).
 
-    auto begins with a GPU where this machine has what one needs, and ends with the CPU.
+    auto: every GPU provider that this machine can run, then the CPU
+    Raises OptionError if the name is unknown.
     """
     if name == "auto":
         missing = {provider: gpu_lacks(provider) for provider in GPU_PROVIDERS}
@@ -32,7 +33,7 @@ def providers_named(name: str) -> tuple[list[str], str]:
 
 
 def gpu_lacks(provider: str) -> list[str]:
-    """What this machine lacks for a GPU provider, in words, as far as it can be told without opening one."""
+    """Return what this machine lacks for a GPU provider, in words. Only opening a session can find the rest."""
     wheel = [] if RUNTIME_PROVIDERS[provider][0] in ort.get_available_providers() else ["the package onnxruntime-gpu"]
     return [*lacking(), *wheel]
 
@@ -43,11 +44,11 @@ def driver_found() -> bool:
 
 
 def require_gpu(provider: str) -> None:
-    """Raise ProviderError where something is lacking."""
+    """Raise ProviderError if this machine lacks something that the GPU provider needs."""
     missing = gpu_lacks(provider)
     if missing:
         what, remedy = " and ".join(missing), RUNTIME_PROVIDERS[provider][1]
-        raise ProviderError(f"provider {provider!r} was asked for, this machine lacks {what}; {remedy}")
+        raise ProviderError(f"provider {provider!r} was asked for, but this machine lacks {what}; {remedy}")
 
 
 def require_among(provider: str, found: list[str]) -> None:
@@ -55,4 +56,4 @@ def require_among(provider: str, found: list[str]) -> None:
     wanted, remedy = RUNTIME_PROVIDERS[provider]
     if wanted not in found:
         names = ", ".join(found) or "none"
-        raise ProviderError(f"provider {provider!r} was asked for ({wanted}), ONNX Runtime has {names}; {remedy}")
+        raise ProviderError(f"provider {provider!r} ({wanted}) was asked for, but ONNX Runtime has {names}; {remedy}")

@@ -1,8 +1,7 @@
-"""The folder of TensorRT's engines: each is built beside its place and put there when it is whole, with what was learnt
-about the device's speed.
+"""The folder of TensorRT's engines and kernel timings. An engine is built in a staging folder and moved in when complete.
 
-ONNX Runtime itself writes them under their final names: what a kill, or another process at the same time, left there it
-would refuse at every load to come.
+ONNX Runtime itself writes engines under their final names: if it were killed, or two processes wrote at the same time, every
+later load would fail on the damaged file.
 """
 
 import contextlib
@@ -17,42 +16,43 @@ from engine.errors import ProviderError
 T = TypeVar("T")
 
 TIMINGS, ENGINES = "trt_timing_cache", "trt_engine_cache"
-"""How the options of TensorRT's caches begin."""
+"""Beginnings of the names of TensorRT's cache options."""
 DAMAGED = "could not deserialize engine"
-"""What ONNX Runtime says of an engine that it cannot read."""
+"""ONNX Runtime's words for an engine that it cannot read."""
 
 Open = Callable[[Path, tuple[str, ...]], T]
-"""Opens a session with its caches in this folder, without the options that begin so."""
+"""Called with (folder for the caches, beginnings of options to leave out); opens a session."""
 
 
-def kept_or_built(folder: Path, key: str, opened: Open[T], notice: Callable[[str], None]) -> T:
-    """What `opened` gives with the engine folder/key: the one that is there, or one that is built now and put there.
+def load_or_build(folder: Path, key: str, open_in: Open[T], notice: Callable[[str], None]) -> T:
+    """Return `open_in`'s session with the engine in folder/key; if there is none, build it now and keep it there.
 
-    Where `folder` cannot be written the session is opened without caches. notice: told what will take long for a reason
-    that the user can mend. Raises what `opened` does.
+    If `folder` cannot be written, the session is opened without caches.
+    notice: called with one line if building takes time for a reason that the user can fix
+    Raises what `open_in` raises.
     """
     if any((folder / key).glob("*.engine")):
         try:
-            return opened(folder, (TIMINGS,))
+            return open_in(folder, (TIMINGS,))
         except ProviderError as error:
             if DAMAGED not in str(error):
                 raise
-        notice(f"TensorRT cannot read its engine in {folder / key}: it is built anew")
+        notice(f"TensorRT cannot read its engine in {folder / key}; building it again")
     with contextlib.ExitStack() as stack:
         try:
             place = stack.enter_context(staging(folder))
         except OSError as error:
-            notice(f"TensorRT's engines are not kept, and built at every load: {error}")
-            return opened(folder, (ENGINES, TIMINGS))
-        session = opened(place, ())
-        with contextlib.suppress(OSError):  # the session is good: the next load builds again
+            notice(f"TensorRT's engines cannot be kept, so every load builds them again: {error}")
+            return open_in(folder, (ENGINES, TIMINGS))
+        session = open_in(place, ())
+        with contextlib.suppress(OSError):  # the session works; only the next load has to build again
             publish(place, folder, key)
         return session
 
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A folder inside `folder`, with the timings that are known, that goes when the block ends. Raises OSError."""
+    """Give a temporary folder inside `folder`, with copies of the known timings. Raises OSError."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=".building-", dir=folder)).resolve()
@@ -63,12 +63,12 @@ def staging(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(place, ignore_errors=True)
         if new:
-            with contextlib.suppress(OSError):  # unless something is in it
+            with contextlib.suppress(OSError):  # not empty: keep it
                 folder.rmdir()
 
 
 def publish(place: Path, folder: Path, key: str) -> None:
-    """Put an engine and the timings from a staging folder in their places; an engine that is there goes. Raises OSError."""
+    """Move an engine and timings from a staging folder to their final places, replacing an older engine. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         (folder / key).rename(place / f"{key}.old")
     (place / key).rename(folder / key)

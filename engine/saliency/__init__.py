@@ -1,1 +1,1 @@
-"""The algebra of maps: similarities that are linear in the reference, the regression, the stopping rule, region matching."""
+"""The algebra of maps: similarities linear in the reference, the regression, the stopping rule, matching regions."""

@@ -1,7 +1,7 @@
-"""Similarities that are linear in features of the reference, so that passes over the query serve every reference.
+"""Similarities as products of a query's and a reference's features, so that one query's passes serve every reference.
 
-SANE.md, Notation: cosine (with eps, a zero vector has similarity 0), dot product, negative squared Euclidean distance; under
-condition c the embedding is first multiplied by relu(w_c).
+The metrics (docs/method.md, Similarity): cosine (a zero vector has similarity 0), dot product, negative squared Euclidean
+distance. Under condition c, embeddings are first multiplied by relu(w_c).
 """
 
 import numpy as np
@@ -11,9 +11,10 @@ EPSILON = 1e-12
 
 
 def query_features(embeddings: np.ndarray, metric: str, weights: np.ndarray | None) -> np.ndarray:
-    """(N, D) embeddings -> (N, K) float64 such that `features @ reference_features(r).T` is the similarity to r.
+    """(N, D) embeddings -> (N, F) float64 features, such that `features @ reference_features(r).T` is the similarity to r.
 
-    weights: (D,) of the condition, before relu, or None. float64, because the squared distance subtracts large numbers.
+    metric: one of METRICS; weights: (D,), the condition's, before relu, or None
+    float64, because the squared distance subtracts large numbers.
     """
     e = _conditioned(embeddings, weights)
     if metric == "cosine":
@@ -25,7 +26,7 @@ def query_features(embeddings: np.ndarray, metric: str, weights: np.ndarray | No
 
 
 def reference_features(embeddings: np.ndarray, metric: str, weights: np.ndarray | None) -> np.ndarray:
-    """(R, D) embeddings -> (R, K) float64, the other factor of `query_features`."""
+    """(R, D) embeddings -> (R, F) float64 features, the other factor of the similarity. See `query_features`."""
     e = _conditioned(embeddings, weights)
     if metric == "cosine":
         return _unit(e)

@@ -1,4 +1,4 @@
-"""When enough masks were run: what the caller allows, and after how many the stopping rule looks (docs/estimator.md)."""
+"""Decide when enough masks have run: the caller's limits, and the stopping rule's checks (docs/estimator.md)."""
 
 import dataclasses
 import math
@@ -8,18 +8,18 @@ from typing import Protocol
 from engine.errors import OptionError
 
 AUTO = (256, 1024)
-"""Least and most masks that the stopping rule runs."""
+"""The stopping rule runs at least and at most so many masks."""
 BLOCK = 128
-"""Masks between two looks; also the masks of a balanced block of `engine.methods.rise`."""
+"""Masks between two checks; also the size of a balanced block of `engine.methods.rise`."""
 PUBLISHED, PUBLISHED_OTHERS = 2000, 30
 """Masks of the published procedure: over the query, and over a reference that is masked too."""
 
 
 class StoppingOptions(Protocol):
-    """What every method's options say of when its passes may end.
+    """What the options of every method say about the end of its passes.
 
-    name: of the method; estimator: how maps are made from scores
-    ends_early: whether a deadline may cut its passes short
+    name: the method's; estimator: how maps are made from scores
+    ends_early: whether a deadline may end its passes early
     automatic: whether the stopping rule decides how many passes are enough
     """
 
@@ -35,9 +35,9 @@ class StoppingOptions(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Convergence:
-    """How close maps are to their limits for infinitely many masks: estimated correlations, mean over the references.
+    """How close maps are to their limits for infinitely many masks: estimated correlations, as means over the references.
 
-    reliability: of the maps as they are; published: of the maps that the published procedure would give
+    reliability: of the maps as they are now; published: of the maps that the published procedure would give
     """
 
     reliability: float
@@ -46,11 +46,11 @@ class Convergence:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """When passes may end before the plan does. None: no such end.
+    """When passes may end before the plan is complete.
 
-    tolerance: the correlation with the limit that is enough
+    tolerance: a correlation with the limit that is enough, None for no such end
+    until: time.perf_counter() at which the caller wants the answer, None for no deadline
     as_published: whether the correlation of the published procedure is enough
-    until: time.perf_counter() at which the caller wants the answer
     """
 
     tolerance: float | None = None
@@ -59,10 +59,10 @@ class Budget:
 
     @classmethod
     def of(cls, options: StoppingOptions, drawn: bool, tolerance: float | None, deadline: float | None) -> "Budget":
-        """For a call that begins now.
+        """Return the budget of a call that begins now.
 
-        drawn: whether the masks come from a seed; deadline: seconds from now
-        Raises OptionError for what the method cannot do.
+        drawn: whether the masks were drawn from a seed; deadline: seconds from now
+        Raises OptionError for values out of range, or if the method cannot end early.
         """
         regression = drawn and options.estimator == "regression"
         if tolerance is not None:
@@ -77,31 +77,30 @@ class Budget:
         return cls(tolerance, time.perf_counter() + deadline, as_published)
 
     def share(self, pictures: int) -> "Budget":
-        """For the first of so many pictures, with the time that is left divided evenly among them."""
+        """Return the budget of the first of so many pictures, which share the remaining time evenly."""
         if self.until is None:
             return self
         now = time.perf_counter()
         return dataclasses.replace(self, until=now + (self.until - now) / pictures)
 
-    def first_look(self) -> "Budget":
-        """The same, satisfied at its first look."""
-        return dataclasses.replace(self, tolerance=0.0) if self.looks else self
+    def first_check(self) -> "Budget":
+        """Return a budget that ends at the first check of the stopping rule, if there are checks."""
+        return dataclasses.replace(self, tolerance=0.0) if self.checks else self
 
     @property
-    def looks(self) -> bool:
-        """Whether the maps decide when it is enough."""
+    def checks(self) -> bool:
+        """Whether the maps are checked to decide how many masks are enough."""
         return self.tolerance is not None or self.as_published
 
     def goal(self, done: int, convergence: Convergence | None, total: int) -> int | None:
-        """How many masks to run before the next look, the `done` ones included; None: enough were run.
+        """Return how many masks to run in all before the next check, `done` included; None if enough were run.
 
-        convergence: after `done` masks; None before the first look
-        What the noise adds to a map, 1 - r^2 in parts of its variance, falls as 1 / masks: that tells where the tolerance
-        will be reached.
+        convergence: after `done` masks, None before the first check; total: masks of the plan
+        Noise is a share 1 - r^2 of a map's variance and falls as 1 / masks, which predicts when the tolerance is reached.
         """
         if done >= total:
             return None
-        if not self.looks:
+        if not self.checks:
             return total
         if convergence is None:
             return min(max(AUTO[0], done + 1), total)
@@ -116,4 +115,4 @@ def _require_tolerance(tolerance: object, regression: bool) -> None:
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance <= 1:
         raise OptionError(f"tolerance must be a correlation above 0 and at most 1, got {tolerance!r}")
     if not regression:
-        raise OptionError("tolerance needs estimator 'regression' and masks drawn from a seed: only these tell their error")
+        raise OptionError("tolerance needs estimator 'regression' and masks drawn from a seed: only their maps have errors")

@@ -1,10 +1,10 @@
-"""The derivative of every operator that a gradient graph may contain: one rule each, its mathematics in a line.
+"""The derivative of every operator that a gradient graph may contain. Each rule has its mathematics in one line.
 
-A rule gets a `Step`, a node y = f(x_0, x_1, ...) with g = dL/dy, and gives dL/dx_i for its inputs: None where there is none,
-and nothing for inputs at the end that have none. `n.x` is the first input, `n.y` the first output.
+A rule gets a `Step` n: a node y = f(x_0, x_1, ...) with g = dL/dy. It returns dL/dx_i for each input, or None if there is no
+derivative; inputs at the end that have none may be left out. `n.x` is the first input, `n.y` the first output.
 """
 
-from export.rules import entrywise, shapes, sums, windows  # each adds its rules
+from export.rules import entrywise, shapes, sums, windows  # importing them registers their rules
 from export.rules.step import RULES, Step
 
 __all__ = ["RULES", "Step", "entrywise", "shapes", "sums", "windows"]

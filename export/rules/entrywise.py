@@ -1,4 +1,4 @@
-"""Derivatives of operators that work entry by entry, with one input or several that broadcast."""
+"""Derivatives of operators that work entry by entry, on one input or on several that broadcast."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _hard_swish(n: Step) -> Value:
 
 
 def _clip(n: Step) -> Value:
-    """y = min(max(x, low), high): g where y lies strictly within."""
+    """y = min(max(x, low), high): g where low < y < high."""
     g = n.g
     for index, inside in ((1, Value.__gt__), (2, Value.__lt__)):
         if n.constant(index) is not None:
@@ -51,7 +51,7 @@ def _hard_sigmoid(n: Step) -> Value:
 
 ELEMENTWISE: dict[str, Callable[[Step], Value]] = {
     "Identity": lambda n: n.g,
-    "Dropout": lambda n: n.g,  # exported for inference
+    "Dropout": lambda n: n.g,  # does nothing at inference
     "Neg": lambda n: -n.g,
     "Abs": lambda n: n.g * n.x.op("Sign"),
     "Exp": lambda n: n.g * n.y,
@@ -74,21 +74,21 @@ ELEMENTWISE: dict[str, Callable[[Step], Value]] = {
 }
 
 
-def _alone(derivative: Callable[[Step], Value]) -> Rule:
+def _rule_of_one_input(derivative: Callable[[Step], Value]) -> Rule:
     return lambda n: [derivative(n)]
 
 
-RULES.update({name: _alone(derivative) for name, derivative in ELEMENTWISE.items()})
+RULES.update({name: _rule_of_one_input(derivative) for name, derivative in ELEMENTWISE.items()})
 
 
 @rule("Cast")
 def _cast(n: Step) -> InputGradients:
-    """The same number in another type: g in the type of x; what is rounded to whole numbers has no gradient"""
+    """The same number in another type: g in the type of x; a cast to whole numbers has no gradient"""
     return [n.g.op("CastLike", n.x) if n.attribute("to") in FLOATS else None]
 
 
 def _broadcast(*gradients: Callable[[Step], Value]) -> Rule:
-    """Inputs that broadcast: what each gets, summed over what it was repeated along."""
+    """Return a rule for inputs that broadcast: the gradient of each is summed over the axes along which it was repeated."""
 
     def apply(n: Step) -> InputGradients:
         found = zip(gradients, n.xs, n.wanted, strict=True)

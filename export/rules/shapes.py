@@ -1,4 +1,4 @@
-"""Derivatives of operators that move entries: the same numbers in other places."""
+"""Derivatives of operators that only move entries."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from export.rules.step import InputGradients, Step, rule
 from export.tape import Value
 
 EVERYTHING = 2**31 - 1
-"""An end that exporters write for "to the end of the axis"."""
+"""Exporters write an end of at least this for "to the end of the axis"."""
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -32,7 +32,7 @@ def _transpose(n: Step) -> InputGradients:
 
 @rule("Concat")
 def _concat(n: Step) -> InputGradients:
-    """Side by side along an axis: g cut into the parts"""
+    """Inputs joined along an axis: g cut into the parts"""
     axis = n.attribute("axis") % len(n.y.shape)
     sizes = [n.sizes(x, [axis])[0] for x in n.xs]
     parts: list[Value | None] = list(n.tape.ops("Split", len(sizes), n.g, sizes, axis=axis))
@@ -41,7 +41,7 @@ def _concat(n: Step) -> InputGradients:
 
 @rule("Split")
 def _split(n: Step) -> InputGradients:
-    """Cut along an axis: the parts of g joined, 0 for parts that nothing uses"""
+    """x cut along an axis: the parts of g joined, with 0 for parts that nothing uses"""
     outputs = [n.tape.value(name) for name in n.node.output]
     gs = [n.tape.constant(0.0).expanded(y) if g is None else g for g, y in zip(n.gs, outputs, strict=True)]
     return [n.tape.op("Concat", *gs, axis=n.attribute("axis", 0))]
@@ -49,7 +49,7 @@ def _split(n: Step) -> InputGradients:
 
 @rule("Slice")
 def _slice(n: Step) -> InputGradients:
-    """A box cut out of x: g with 0 around it (between its rows, where the box has steps above 1)"""
+    """A box cut out of x: g with 0 around it (also between its rows, if the box has steps above 1)"""
     rank = len(n.x.shape)
     starts, ends = n.needed(1).tolist(), n.needed(2).tolist()
     given, steps = n.constant(3), n.constant(4)
@@ -57,7 +57,7 @@ def _slice(n: Step) -> InputGradients:
     g, before, after = n.g, [0] * rank, [0] * rank
     for axis, start, end, step in zip(axes, starts, ends, [1] * len(axes) if steps is None else steps.tolist(), strict=True):
         if (start, step) == (0, 1) and end >= EVERYTHING:
-            continue  # the whole axis, be it that of the batch
+            continue  # the whole axis, which may be the batch
         (size,) = n.sizes(n.x, [axis])
         taken = range(size)[slice(start, max(min(end, 2**31), -(2**31)), step)]
         if step == 1:
@@ -69,7 +69,7 @@ def _slice(n: Step) -> InputGradients:
 
 @rule("Gather")
 def _gather(n: Step) -> InputGradients:
-    """Rows of x by constant numbers: g put back at those rows"""
+    """Rows of x at constant indices: g put back at those rows"""
     indices, rank = n.needed(1), len(n.x.shape)
     axis = n.attribute("axis", 0) % rank
     (size,) = n.sizes(n.x, [axis])
@@ -80,7 +80,10 @@ def _gather(n: Step) -> InputGradients:
 
 
 def _put_back(g: Value, axis: int, rows: Sequence[int], size: int, rank: int) -> Value:
-    """g, whose rows along an axis came from these of `size` rows, summed back there: a product with a matrix of 0 and 1."""
+    """Sum the rows of g along an axis back into `size` rows, at the places `rows` that they came from.
+
+    It is a product with a matrix of 0 and 1.
+    """
     chosen = np.zeros((len(rows), size))
     chosen[np.arange(len(rows)), rows] = 1
     order = [*(i for i in range(rank) if i != axis), axis]
@@ -90,7 +93,7 @@ def _put_back(g: Value, axis: int, rows: Sequence[int], size: int, rank: int) ->
 
 @rule("Pad")
 def _pad(n: Step) -> InputGradients:
-    """Values put around x: g without them; where x is mirrored or its edge repeated, g summed back to where it came from"""
+    """Values added around x: g without them; if they are copies of entries of x, g summed back to those entries"""
     rank, mode = len(n.x.shape), n.attribute("mode", "constant")
     pads, given = n.needed(1).tolist(), n.constant(3)
     axes = [int(a) % rank for a in (range(rank) if given is None else given)]

@@ -8,7 +8,7 @@ from export.rules.step import InputGradients, Step, rule
 from export.tape import Value
 
 TINY = 1e-12
-"""Least norm that is divided by: at 0 the gradient of a norm counts as 0."""
+"""Smallest norm to divide by, so that the gradient of a norm at 0 is 0."""
 
 
 @rule("ReduceSum")
@@ -37,7 +37,7 @@ def _reduce_sum_square(n: Step) -> InputGradients:
 
 @rule("ReduceMax")
 def _reduce_max(n: Step) -> InputGradients:
-    """y = max x: g, shared by the entries that equal y, as PyTorch's amax does"""
+    """y = max x: g, divided equally among the entries that equal y, as in PyTorch's amax"""
     largest = n.tape.constant(1.0).where(n.x.equals(n.kept(n.y)))
     return [largest * (n.kept(n.g) / largest.sum(n.axes()))]
 
@@ -76,7 +76,7 @@ def _batch_norm(n: Step) -> InputGradients:
 
 @rule("MatMul")
 def _matmul(n: Step) -> InputGradients:
-    """y = a b: g b^T and a^T g, summed over what was broadcast"""
+    """y = a b: g b^T and a^T g, summed over the axes that were broadcast"""
     a, b = n.xs
     if min(len(a.shape), len(b.shape)) < 2:
         raise n.fault("one factor is a vector")
@@ -87,7 +87,7 @@ def _matmul(n: Step) -> InputGradients:
 
 
 def _flipped(matrix: Value) -> Value:
-    """The last two axes exchanged."""
+    """Exchange the last two axes."""
     if matrix.array is not None:
         return matrix.tape.constant(np.swapaxes(matrix.array, -1, -2))
     rank = len(matrix.shape)
@@ -95,7 +95,7 @@ def _flipped(matrix: Value) -> Value:
 
 
 def _unstacked(g: Value, factor: Value, y: Value) -> Value:
-    """Summed over the leading axes along which a factor of y was repeated."""
+    """Sum g over the leading axes along which a factor of y was repeated."""
     extra = len(y.shape) - len(factor.shape)
     stacked = [i + extra for i, size in enumerate(factor.shape[:-2]) if size == 1 and y.shape[i + extra] != 1]
     axes = [*range(extra), *stacked]
@@ -105,7 +105,7 @@ def _unstacked(g: Value, factor: Value, y: Value) -> Value:
 
 @rule("Gemm")
 def _gemm(n: Step) -> InputGradients:
-    """y = alpha A B + beta C: alpha g B^T, alpha A^T g (A, B transposed first where the node says so), beta g"""
+    """y = alpha A B + beta C: alpha g B^T, alpha A^T g (A, B are transposed first if the node says so), beta g"""
     alpha, flip_a, flip_b = n.attribute("alpha", 1.0), n.attribute("transA", 0), n.attribute("transB", 0)
     a, b = n.xs[:2]
 

@@ -22,14 +22,14 @@ def _conv_transpose(n: Step) -> InputGradients:
     kernel = n.needed(1).shape[2:]
     windows = _Windows.of(n, kernel, n.y, n.x)
     options = {"strides": windows.strides, "dilations": windows.dilations, "group": n.attribute("group", 1)}
-    left = windows.unseen  # rows of y after the last that x reaches
+    left = windows.unseen  # rows of y after the last one that x reaches
     g = n.g.padded([0] * (2 + len(kernel)), [0, 0, *(min(-u, 0) for u in left)])
     return [g.op("Conv", n.xs[1], pads=[*windows.before, *(max(-u, 0) for u in left)], **options)]
 
 
 @rule("AveragePool")
 def _average_pool(n: Step) -> InputGradients:
-    """y = mean of a window: g / count to every pixel of it"""
+    """y = mean of a window: g / count to every pixel of the window"""
     kernel = n.attribute("kernel_shape")
     windows = _Windows.of(n, kernel, n.x, n.y)
     counts = np.ones(())
@@ -42,7 +42,7 @@ def _average_pool(n: Step) -> InputGradients:
 
 @rule("MaxPool")
 def _max_pool(n: Step) -> InputGradients:
-    """y = x at the first largest pixel of a window: g summed there (the node's second output says where)"""
+    """y = x at the first largest pixel of a window: g summed at that pixel, which the node's second output names"""
     if n.attribute("storage_order", 0):
         raise n.fault("it numbers its pixels by columns")
     while len(n.node.output) < 2:
@@ -55,7 +55,7 @@ def _max_pool(n: Step) -> InputGradients:
 
 @dataclasses.dataclass(frozen=True)
 class _Windows:
-    """How windows over `size` pixels give `count` places, per spatial axis. before, after: padding"""
+    """Windows over `size` pixels that give `count` places, each a number per spatial axis. before, after: padding"""
 
     kernel: Sequence[int]
     strides: Sequence[int]
@@ -67,6 +67,7 @@ class _Windows:
 
     @classmethod
     def of(cls, n: Step, kernel: Sequence[int], pixels: Value, places: Value) -> "_Windows":
+        """Read the windows of a node that go over `pixels` and give `places`."""
         axes = range(2, 2 + len(kernel))
         size, count = n.sizes(pixels, axes), n.sizes(places, axes)
         strides = n.attribute("strides", [1] * len(kernel))
@@ -83,12 +84,12 @@ class _Windows:
 
     @property
     def unseen(self) -> list[int]:
-        """Pixels after the end of the last window; negative where it reaches outside."""
+        """Pixels after the end of the last window; negative if the window reaches beyond the pixels."""
         spans = zip(self.size, self.before, self.count, self.strides, self.dilations, self.kernel, strict=True)
         return [p + b - ((c - 1) * s + d * (k - 1) + 1) for p, b, c, s, d, k in spans]
 
     def counts(self, axis: int, padding: bool) -> np.ndarray:
-        """Entries of each window along an axis, those of the padding counted or not: (count,)."""
+        """Return the number of entries of each window along an axis: (count,); padding: count those of the padding too."""
         first = np.arange(self.count[axis]) * self.strides[axis] - self.before[axis]
         pixels = first[:, None] + self.dilations[axis] * np.arange(self.kernel[axis])
         low, high = (-self.before[axis], self.size[axis] + self.after[axis]) if padding else (0, self.size[axis])
@@ -96,7 +97,7 @@ class _Windows:
 
 
 def _spread(n: Step, g: Value, weights: Value, kernel: Sequence[int], group: int) -> Value:
-    """g at the places of windows, spread over their pixels with these weights: a transposed convolution."""
+    """Spread g from the places of the windows over their pixels with these weights: a transposed convolution."""
     windows = _Windows.of(n, kernel, n.x, n.y)
     reach = [d * (k - 1) for d, k in zip(windows.dilations, kernel, strict=True)]
     around = (
@@ -105,17 +106,17 @@ def _spread(n: Step, g: Value, weights: Value, kernel: Sequence[int], group: int
     )
     options = {"dilations": windows.dilations, "group": group}
     if max(windows.strides) == 1 and min(*around[0], *around[1]) >= 0:
-        # the same sums as a convolution with the kernel turned round, which is a third faster in ONNX Runtime
-        return g.op("Conv", _turned(weights, group, len(kernel)), pads=[*around[0], *around[1]], **options)
+        # the same sums as a convolution with the kernel reversed, which is a third faster in ONNX Runtime
+        return g.op("Conv", _reversed_kernels(weights, group, len(kernel)), pads=[*around[0], *around[1]], **options)
     pads = [*windows.before, *(max(-u, 0) for u in windows.unseen)]
     spread = g.op("ConvTranspose", weights, pads=pads, strides=windows.strides, **options)
     return spread.padded([0] * (2 + len(kernel)), [0, 0, *(max(u, 0) for u in windows.unseen)])
 
 
-def _turned(weights: Value, group: int, space: int) -> Value:
-    """Weights (M, C / group, ...) of a convolution -> (C, M / group, ...), each kernel turned round.
+def _reversed_kernels(weights: Value, group: int, space: int) -> Value:
+    """Turn weights (M, C / group, ...) of a convolution into (C, M / group, ...), with each kernel reversed.
 
-    As nodes, which the runtime folds when it loads: as numbers they would double the file.
+    Nodes compute them, and the runtime folds those when it loads the graph: stored numbers would double the file.
     """
     outputs, inputs, *kernel = (int(size or 0) for size in weights.shape)
     grouped = weights.op("Reshape", [group, outputs // group, inputs, *kernel])

@@ -1,4 +1,4 @@
-"""Builds the test double of libcuda.so.1: its own functions, the kernels on the host shim, and refusals of all else."""
+"""Build the test double of libcuda.so.1: its own functions, the kernels on the host shim, and refusals of all others."""
 
 import os
 import re
@@ -22,9 +22,9 @@ NOT_SUPPORTED = 801
 
 
 def built(folder: Path) -> Path:
-    """`folder`, with the double in it: for LD_LIBRARY_PATH.
+    """Compile the double into `folder`, for LD_LIBRARY_PATH; return the folder.
 
-    pycuda is bound to some 140 functions when it is loaded; those that the double does not have are there and refuse.
+    pycuda links to some 140 functions when it is loaded. Those that the double does not implement exist and return an error.
     """
     spec = find_spec("pycuda")
     assert spec is not None

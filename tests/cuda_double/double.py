@@ -1,4 +1,4 @@
-"""What the double of libcuda.so.1 holds, and what its tests share; pytest loads it as a plugin, for its fixtures."""
+"""Counters of the double of libcuda.so.1, and what its tests share. pytest loads this as a plugin, for its fixtures."""
 
 import contextlib
 import ctypes
@@ -36,13 +36,13 @@ def held() -> dict[str, int]:
 
 
 def settled() -> None:
-    """What finalizers asked for is done."""
+    """Wait until the work of all finalizers is done."""
     gc.collect()
     engine.runtime.gpu_device.shared_device().synchronize()
 
 
 def in_time(function: Callable[[], T]) -> T:
-    """What it gives; fails where it never comes back."""
+    """Return the function's result; fail if it does not return."""
     answer: queue.SimpleQueue[T] = queue.SimpleQueue()
     threading.Thread(target=lambda: answer.put(function()), daemon=True).start()
     return answer.get(timeout=60)
@@ -50,7 +50,7 @@ def in_time(function: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def busy(device: Device) -> Iterator[None]:
-    """The worker does nothing else until the end."""
+    """Keep the worker busy until the end of the block."""
     begun, enough = threading.Event(), threading.Event()
     thread = threading.Thread(target=device.call, args=(lambda: begun.set() or enough.wait(),))
     thread.start()

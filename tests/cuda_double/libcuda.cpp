@@ -1,11 +1,11 @@
-// A TEST DOUBLE of NVIDIA's driver library, so that unmodified pycuda runs where there is no GPU. It executes kernels on the
-// CPU, by tests/cuda_host, and never the machine code it is handed. It stands for no device's speed, and for no driver's
-// every rule; those it does keep are the ones that programs trip over:
+// A TEST DOUBLE of NVIDIA's driver library, so that unmodified pycuda runs without a GPU. It executes the kernels on the CPU,
+// compiled by tests/cuda_host, and never the machine code that it is given. It says nothing about a device's speed, and keeps
+// only those rules of a driver that programs often break:
 //
 //   - a thread without a context can do nothing; contexts are a stack per thread
-//   - copies and fills beyond an allocation are refused; fresh memory is full of 0xff (NaNs)
-//   - a stream does nothing before somebody waits for it: an event or a synchronisation that is missing gives wrong numbers
-//   - all that was taken is counted, and what was copied: see `double_counts`
+//   - copies and fills beyond an allocation are refused; new memory is full of 0xff (NaNs)
+//   - a stream does nothing until somebody waits for it, so a missing event or synchronisation gives wrong numbers
+//   - everything that is allocated or copied is counted: see `double_counts`
 //
 // Environment: CUDA_DOUBLE_DEVICES (1), CUDA_DOUBLE_MEMORY (bytes, 2^32), CUDA_DOUBLE_NO_FATBIN (set: no code for this device)
 #include <cstdint>
@@ -61,7 +61,7 @@ struct Stream {
 };
 
 struct Event {
-    Stream *stream = nullptr; // never recorded: it has happened
+    Stream *stream = nullptr; // null: never recorded, counts as happened
     unsigned long after = 0;
 };
 
@@ -103,7 +103,7 @@ void wait_for_all()
         stream->run_until(stream->asked);
 }
 
-// What a stream was asked to do with memory that is gone by then is a fault no driver forgives
+// Work of a stream on memory that is freed before it runs is a fault in any driver
 void require(bool fine, const char *what)
 {
     if (!fine) {
@@ -133,8 +133,8 @@ void ask(Stream *stream, Pointer at, size_t bytes, std::function<void()> work)
     if (!streams.count(stream))                                                                                                \
     return INVALID_HANDLE
 
-// What is still held: allocations, streams, events, modules, contexts pushed, retained; then what was done: launches, copies
-// from the host, copies to the host
+// What is still held: allocations, streams, events, modules, contexts pushed, contexts retained; then what was done: launches,
+// copies from the host, copies to the host
 extern "C" __attribute__((visibility("default"))) void double_counts(long *out)
 {
     LOCK;
@@ -162,7 +162,7 @@ API cuInit(unsigned)
 API cuGetExportTable(const void **table, const void *)
 {
     *table = nullptr;
-    return NOT_FOUND; // NVRTC asks for one where there is a driver, and does not need it
+    return NOT_FOUND; // NVRTC asks for one if there is a driver, but does not need it
 }
 
 API cuDriverGetVersion(int *version)
@@ -287,7 +287,7 @@ API cuStreamSynchronize(Stream *stream)
 API cuStreamWaitEvent(Stream *stream, Event *event, unsigned)
 {
     STREAM;
-    wait_for(*event); // sooner than it must be, and no sooner than it may
+    wait_for(*event); // earlier than a driver must wait, but a driver may do so
     return SUCCESS;
 }
 
@@ -384,7 +384,7 @@ API cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, Stream *str
     STREAM;
     if (!inside(to, bytes))
         return INVALID_VALUE;
-    std::vector<char> staged((const char *)from, (const char *)from + bytes); // memory that is not page-locked is staged
+    std::vector<char> staged((const char *)from, (const char *)from + bytes); // pageable memory is staged
     ask(stream, to, bytes, [=] { std::memcpy((void *)to, staged.data(), bytes); });
     ++copies_in;
     return SUCCESS;
@@ -437,7 +437,7 @@ API cuModuleGetFunction(void **function, void *, const char *name)
 {
     CONTEXT;
     *function = dlsym(RTLD_DEFAULT, (std::string("host_") + name).c_str());
-    if (!*function) { // RTLD_DEFAULT does not look into libraries that were loaded for one other
+    if (!*function) { // RTLD_DEFAULT does not search libraries that were loaded for one other library only
         static void *self = dlopen("libcuda.so.1", RTLD_NOW);
         *function = dlsym(self, (std::string("host_") + name).c_str());
     }
@@ -453,7 +453,7 @@ API cuFuncGetAttribute(int *value, int, void *)
 API cuFuncSetBlockShape(void *, int, int, int)
 {
     CONTEXT;
-    return SUCCESS; // pycuda says it here, and again at the launch
+    return SUCCESS; // pycuda sets it here, and again at the launch
 }
 
 API cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,

@@ -225,7 +225,7 @@ def test_batches_of_several_callers_take_turns(monkeypatch: pytest.MonkeyPatch) 
         stages[0].embed(*batches[0])
     settled()
     assert session._masked is not None
-    assert session._masked._due is None  # what was broken off is not left for others to run
+    assert session._masked._pending is None  # what was broken off is not left for others to run
 
 
 @pytest.mark.usefixtures("lent")
@@ -323,7 +323,7 @@ def test_runs_that_refuse_to_be_captured_go_without(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("engine.runtime.gpu_session.open_gpu_session", uncaptured)
     lines: list[str] = []
     assert Explainer(provider="cuda", precision="fp32", notice=lines.append).model.run_settings.batch == LADDER[0]
-    assert sum("no CUDA graphs, this graph has nodes" in line for line in lines) == 1
+    assert sum("no CUDA graphs: this graph has nodes" in line for line in lines) == 1
 
 
 @pytest.mark.usefixtures("lent")

@@ -1,4 +1,4 @@
-"""Tests of the launcher over the test double of libcuda.so.1; `tests/test_device.py` starts them in a process of their own.
+"""Tests of kernels.device over the test double of libcuda.so.1; `tests/test_device.py` starts them in their own process.
 
 pycuda is the real one.
 """
@@ -42,7 +42,7 @@ def test_kernels_draw_what_numpy_draws(device: Device, kind: str, channels_last:
     blend(image, baseline, masks, channels_last, out=expected)
     got = device.download(rows, 9)
     np.testing.assert_allclose(got[:7], expected, atol=2e-6)
-    assert not got[7:].any()  # rows that are not drawn hold no earlier picture
+    assert not got[7:].any()  # rows that are not drawn are cleared
     device.discard(drawing)
     assert counts()["allocations"] == 1
 
@@ -54,10 +54,10 @@ def test_arrays_go_there_and_back(device: Device) -> None:
     np.testing.assert_array_equal(device.download(there, 5), values[:5])
     device.copy(there, elsewhere, 2, 3)
     np.testing.assert_array_equal(device.download(elsewhere, 8), np.pad(values[:3], ((2, 3), (0, 0))))
-    assert (there.row, there.nbytes, there.itemsize) == (16, 96, 4)
+    assert (there.row, there.nbytes) == (16, 96)
     assert counts()["allocations"] == 2
     device.free(there, elsewhere)
-    device.free(there)  # it was freed: nothing
+    device.free(there)  # it was freed before: nothing happens
     assert counts()["allocations"] == 0
     for source, target, at, rows in ((there, elsewhere, 6, 3), (there, elsewhere, -1, 2), (there, elsewhere, 0, 7)):
         with pytest.raises(DeviceError, match="do not fit"):
@@ -65,12 +65,11 @@ def test_arrays_go_there_and_back(device: Device) -> None:
 
 
 def test_streams_wait_for_events(device: Device) -> None:
-    """The double's streams do nothing before they are waited for, as a GPU's may."""
+    """The double's streams do nothing until somebody waits for them; a GPU may do the same."""
     source, target = uploaded(device, np.ones((1, 4), np.float32)), device.empty((1, 4), "float32")
-    looks = DeviceArray(target.pointer, target.shape, target.dtype)
-    memory = np.frombuffer((ctypes.c_float * 4).from_address(looks.pointer), np.float32)
+    memory = np.frombuffer((ctypes.c_float * 4).from_address(target.pointer), np.float32)
     event = device.event()
-    device.join(event)  # never recorded: it has happened
+    device.join(event)  # never recorded: counts as happened
     device.copy(source, target, 0, 1)
     device.record(event, NETWORK)
     assert not memory.any()
@@ -83,14 +82,14 @@ def test_the_driver_refuses_what_it_must(device: Device) -> None:
     too_large = np.empty(array.nbytes + 64, np.uint8)
     with pytest.raises(DeviceError, match="cuMemcpyDtoH failed"):
         device.call(lambda: cuda.memcpy_dtoh(too_large, array.pointer))
-    with pytest.raises(cuda.LogicError, match="201"):  # no context on this thread: it is the worker's
+    with pytest.raises(cuda.LogicError, match="201"):  # this thread has no context, only the worker has
         cuda.mem_alloc(16)
     with pytest.raises(DeviceError, match="cuModuleGetFunction failed"):
         picture = np.ones((3, 4, 4), np.float32)
         rows = device.empty((1, 3, 4, 4), "float32")
         device.draw(device.drawing(KernelPlan("nothing", 1, ()), picture, picture, False), 0, 1, rows)
     assert device.call(threading.current_thread) is not threading.current_thread()
-    with pytest.raises(ZeroDivisionError):  # what is no error of the device stays what it is
+    with pytest.raises(ZeroDivisionError):  # an error that is not the device's is not changed
         device.call(lambda: 1 / 0)
 
 
@@ -98,7 +97,7 @@ def test_the_launcher_refuses_what_does_not_fit(device: Device) -> None:
     picture = np.ones((3, 8, 8), np.float32)
     plan = renderers(8, 8)["rank"].kernel_plan()
     for image, baseline in ((picture[0], picture[0]), (picture, picture[:, :4]), (picture.astype(np.float64), picture)):
-        with pytest.raises(DeviceError, match="must be float32"):
+        with pytest.raises(DeviceError, match="must be float32 arrays of one shape"):
             device.drawing(plan, image, baseline, False)
     drawing = device.drawing(plan, picture, picture, False)
     for shape, dtype, count in (
@@ -107,12 +106,12 @@ def test_the_launcher_refuses_what_does_not_fit(device: Device) -> None:
         ((4, 3, 8, 8), "float32", 5),
         ((4, 3, 8, 8), "float32", 0),
     ):
-        with pytest.raises(DeviceError, match="do not go into"):
+        with pytest.raises(DeviceError, match="do not fit into"):
             device.draw(drawing, 0, count, device.empty(shape, dtype))
     rows = device.empty((4, 3, 8, 8), "float32")
-    device.draw(drawing, 36, 4, rows)  # the last of them
+    device.draw(drawing, 36, 4, rows)  # the last masks
     for first in (-1, 37, 40):
-        with pytest.raises(DeviceError, match=f"masks {first} to {first + 4} were asked for, the plan has 40"):
+        with pytest.raises(DeviceError, match=f"masks {first} to {first + 4} were asked for, but the plan has 40"):
             device.draw(drawing, first, 4, rows)
     large = np.broadcast_to(np.zeros((), np.float32), (1, 2**15, 2**15))
     with pytest.raises(DeviceError, match=f"fewer than {2**30} values, got .*: {2**30}"):
@@ -133,13 +132,13 @@ def test_a_missing_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Device()
 
 
-def test_memory_that_does_not_suffice_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_has_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_DOUBLE_MEMORY", "1000")
     with Device() as device, pytest.raises(OutOfMemory, match="out of memory"):
         device.empty((1001,), "uint8")
 
 
-def test_an_architecture_that_is_not_carried_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_architecture_without_machine_code_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         version()
     except RuntimeError as error:
@@ -150,13 +149,13 @@ def test_an_architecture_that_is_not_carried_is_compiled(monkeypatch: pytest.Mon
         assert device.capability == (8, 6)
 
 
-def test_everything_is_given_back_in_order() -> None:
+def test_everything_is_freed_in_order() -> None:
     order: list[str] = []
     device = Device()
     array = device.empty((4,), "float32")
 
     def owner(name: str) -> Callable[[], None]:
-        # while owners are closed their arrays are there, and so is the stream
+        # arrays and streams still exist while owners are closed
         return lambda: order.append(f"{name} {counts()['allocations']} {counts()['streams']}")
 
     first = device.attach(owner("first"))
@@ -169,7 +168,7 @@ def test_everything_is_given_back_in_order() -> None:
     device.close()
     assert order == ["first 1 2", "third 1 2", "second 1 2"]
     assert held() == {}
-    device.free(array)  # after the end these do nothing, so that whoever holds something need not know
+    device.free(array)  # after the end these do nothing, so holders need not know that the device is closed
     device.release(2)
     device.forget(0)
     device.later(lambda: order.append("never"))
@@ -178,16 +177,17 @@ def test_everything_is_given_back_in_order() -> None:
     assert len(order) == 3
 
 
-def test_what_is_put_while_the_device_closes_is_answered() -> None:
-    """A job behind the last one would never be."""
+def test_a_job_put_while_the_device_closes_is_run() -> None:
+    """A job put after the last one would never run."""
     device = Device()
     jobs = device._jobs
-    with jobs._lock:  # as between the question whether it is open and the job that is put
+    with jobs._lock:  # as `put` holds it between its check and the queue
         closing = threading.Thread(target=device.close, daemon=True)
         closing.start()
         closing.join(0.2)
         assert closing.is_alive()
-        jobs.put(job := Job(lambda: "answered"))
+        job = Job(lambda: "answered")
+        jobs.put(job)
     assert in_time(job.result) == "answered"
     closing.join(60)
     assert not closing.is_alive()
@@ -210,7 +210,7 @@ def test_calls_from_many_threads_end_with_the_device() -> None:
     assert all(refused.acquire(timeout=60) for _ in range(8))
 
 
-def test_events_are_given_back(device: Device) -> None:
+def test_events_are_freed(device: Device) -> None:
     first, second = device.event(), device.event()
     device.forget(first)
     device.forget(first)
@@ -222,7 +222,7 @@ def test_events_are_given_back(device: Device) -> None:
 
 
 def test_finalizers_wait_for_nothing() -> None:
-    """The garbage collector may call one on any thread, whatever lock that holds."""
+    """The garbage collector may call one on any thread, whatever lock that thread holds."""
     device = Device()
     array = device.empty((4,), "float32")
 

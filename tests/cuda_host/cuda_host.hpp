@@ -1,11 +1,10 @@
 // Just enough CUDA to compile kernels/masks.cu with a C++ compiler and run it on the CPU, one thread after another.
-// The kernels have no barriers and share no memory, so a plain loop over blocks and threads is a faithful order; the shim
-// has no __syncthreads on purpose: a kernel that starts to use one no longer compiles here.
+// The kernels have no barriers and share no memory, so a plain loop over blocks and threads gives the same results. The
+// shim has no __syncthreads on purpose: a kernel that starts to use one no longer compiles here.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -25,31 +24,7 @@ static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
 using std::abs;
 
-static inline unsigned __float_as_uint(float value)
-{
-    unsigned word;
-    std::memcpy(&word, &value, sizeof word);
-    return word;
-}
-
-// To IEEE half, nearest even, as the instruction cvt.rn.f16.f32 does
-static inline unsigned short host_half(float value)
-{
-    const unsigned word = __float_as_uint(value), sign = (word >> 16) & 0x8000u, magnitude = word & 0x7fffffffu;
-    if (magnitude > 0x7f800000u)
-        return 0x7fffu; // NaN
-    if (magnitude >= 0x477ff000u)
-        return sign | 0x7c00u; // 65520 and above: infinity
-    if (magnitude < 0x38800000u) { // below 2^-14: a multiple of 2^-24; nearbyint rounds to even
-        float positive;
-        std::memcpy(&positive, &magnitude, sizeof positive);
-        return sign | (unsigned short)std::nearbyint(positive * 16777216.0f);
-    }
-    const unsigned biased = magnitude - 0x38000000u; // the exponent's bias, 127 to 15
-    return sign | (unsigned short)((biased + 0xfffu + ((biased >> 13) & 1u)) >> 13);
-}
-
-// Run a kernel over a packed argument buffer, laid out as a driver takes it: each argument at its own alignment
+// Runs a kernel over a packed argument buffer, laid out as a CUDA driver takes it: each argument at its own alignment
 template <class... Args>
 static void run(void (*kernel)(Args...), const unsigned *grid, const unsigned *block, const void *buffer, size_t bytes)
 {

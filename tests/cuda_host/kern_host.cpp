@@ -1,4 +1,4 @@
-// Every kernel of kernels/masks.cu for ctypes: host_<kernel>(grid[3], block[3], packed arguments, their bytes).
+// Exports every kernel of kernels/masks.cu for ctypes: host_<kernel>(grid[3], block[3], packed arguments, their bytes).
 #include "cuda_host.hpp"
 
 #ifndef SOURCE
@@ -11,10 +11,8 @@
     {                                                                                                                 \
         run(&kernel, grid, block, buffer, bytes);                                                                     \
     }
-#define EXPORTS(kind) EXPORT(kind##_f32) EXPORT(kind##_f16) EXPORT(kind##_bf16)
 
-EXPORTS(rise)
-EXPORTS(window)
-EXPORTS(segments)
-EXPORTS(rank)
-EXPORTS(learned)
+EXPORT(rise)
+EXPORT(window)
+EXPORT(segments)
+EXPORT(rank)

@@ -10,7 +10,7 @@ NAMES = ("emoji", "emoji-parts", "awa2", "polyvore")
 
 
 def load(name: str, root: Path) -> DataSet:
-    """root: the folder that holds the data set in its layout (SANE.md); the emoji are fetched into it on first use.
+    """Load a data set from its folder `root` (docs/method.md, Data layouts); the emoji are fetched there on first use.
 
     emoji: with tags as attributes; emoji-parts: with what is visible in each drawing
     """

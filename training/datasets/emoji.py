@@ -163,14 +163,14 @@ def load(cache: Path, split_seed: int = 0) -> EmojiPair:
     """The emoji pair, fetched and decoded into `cache` on first use."""
     archives = fetch(cache)
     entries = json.loads(_member(archives["google"], "package/emoji.json"))
-    tags = _tags_by_code(json.loads(_member(archives["tags"], "package/en/data.json")))
+    tags = tags_by_code(json.loads(_member(archives["tags"], "package/en/data.json")))
     pictures = _decoded(cache, archives)
-    rows = _rows(entries, tags, set(pictures["google"][1]) & set(pictures["twitter"][1]))
+    rows = picture_rows(entries, tags, set(pictures["google"][1]) & set(pictures["twitter"][1]))
     arrays = {}
     for vendor, (data, names) in pictures.items():
         position = {name: i for i, name in enumerate(names)}
         arrays[vendor] = data[[position[row["file"]] for row in rows]]
-    return _pair(rows, arrays, split_seed)
+    return emoji_pair(rows, arrays, split_seed)
 
 
 def _member(archive: Path, name: str) -> bytes:
@@ -209,8 +209,8 @@ def _code(unified: str) -> str:
     return unified.upper().replace("-FE0F", "")
 
 
-def _tags_by_code(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Code point -> entry; a skin tone carries the tags of its base."""
+def tags_by_code(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the entries of emojibase by code point; a skin tone carries the tags of its base."""
     table = {}
     for entry in entries:
         table[_code(entry["hexcode"])] = entry
@@ -219,8 +219,11 @@ def _tags_by_code(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return table
 
 
-def _rows(entries: list[dict[str, Any]], tags: dict[str, dict[str, Any]], files: set[str]) -> list[dict[str, Any]]:
-    """One row per picture that both vendors drew; people with two different skin tones are left out."""
+def picture_rows(entries: list[dict[str, Any]], tags: dict[str, dict[str, Any]], files: set[str]) -> list[dict[str, Any]]:
+    """Return a row for each picture that both vendors drew; people with two different skin tones are left out.
+
+    entries: of emoji-datasource; tags: as `tags_by_code` returns them; files: names that both vendors have
+    """
     rows = []
     for entry in entries:
         looks = [(entry["unified"], entry["image"], None)]
@@ -236,7 +239,11 @@ def _rows(entries: list[dict[str, Any]], tags: dict[str, dict[str, Any]], files:
     return rows
 
 
-def _pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray], split_seed: int = 0) -> EmojiPair:
+def emoji_pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray], split_seed: int = 0) -> EmojiPair:
+    """Return what both vendors drew, with attributes and a split by base emoji.
+
+    rows: of `picture_rows`, one a picture; pictures: vendor -> (N, 64, 64, 4) uint8 RGBA in the order of the rows
+    """
     base = [i for i, row in enumerate(rows) if row["tone"] is None]
     number = {rows[i]["base"]: k for k, i in enumerate(base)}
     variants: list[list[int]] = [[] for _ in base]

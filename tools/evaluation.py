@@ -1,7 +1,12 @@
-"""Evaluates every method on held-out emoji; table and curves go to docs/evaluation.md: python -m docs.evaluation."""
+"""Judge every method on held-out emoji and write the table and curves of docs/evaluation.md: python -m tools.evaluation.
 
+It measures everything again. It needs the packages of `.[test]`, and npm to fetch the emoji.
+"""
+
+import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +17,13 @@ from engine.evaluate.report import CURVES, interval_text
 from engine.files import write_whole
 
 PAIRS, MASKS = 60, 500
-PAGE = Path(__file__).parent / "evaluation.md"
+PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
 REPORT = OUT / "report.json"
-BEGIN, END = "<!-- table: python -m docs.evaluation -->", "<!-- end of table -->"
+BEGIN, END = "<!-- table: python -m tools.evaluation -->", "<!-- end of table -->"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(prog="python -m tools.evaluation", description=__doc__).parse_args(arguments)
     pairs = write_pairs(PAIRS, OUT)
     status = evaluate([str(pairs), "--masks", str(MASKS), "--modes", "fixed,both", "--out", str(REPORT)])
     if status == 0:
@@ -29,7 +35,7 @@ def main() -> int:
 
 
 def _table(found: dict[str, Any]) -> str:
-    lines = ["| method | mode | passes | insertion | less random's | deletion | less random's |", "| --- |" + " --- |" * 6]
+    lines = ["| method | mode | passes | insertion | minus random | deletion | minus random |", "| --- |" + " --- |" * 6]
     for row in found["results"]:
         cells = [row["method"], row["mode"], f"{row['passes']:.0f}"]
         for metric in CURVES:

@@ -1,7 +1,7 @@
-"""Fills docs/attributes.md with the tables of the committed results, and judges the embedded demo's words.
+"""Fill docs/attributes.md with the tables of the committed results, and judge the embedded demo's attributes.
 
-python -m docs.attributes           # tables from benchmarks/results/attributes
-python -m docs.attributes --demo    # 100 held-out pairs explained by the embedded bundle, and the contact sheet of 20
+python -m tools.attributes           # the tables, from benchmarks/results/attributes
+python -m tools.attributes --demo    # measures first: 100 held-out pairs, and the contact sheet of 20
 """
 
 import argparse
@@ -26,24 +26,24 @@ from engine.render.png import enlarged, heat_map
 from training.datasets.emoji import load_emoji
 from training.emoji import write_labelled
 
-HERE = Path(__file__).parent
-PAGE, SHEET = HERE / "attributes.md", HERE / "attributes.png"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, SHEET = DOCS / "attributes.md", DOCS / "attributes.png"
 DEMO = RESULTS / "demo.json"
 PAIRS, SHOWN, SEED = 100, 20, 0
-CELL, WORDS, COLUMNS = 120, 4, 4
+CELL, NAMED, COLUMNS = 120, 4, 4
 Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m docs.attributes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.attributes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--demo", action="store_true", help="measure the embedded bundle anew")
+    parser.add_argument("--demo", action="store_true", help="measure the embedded bundle again")
     if parser.parse_args(arguments).demo:
         demo()
     text = PAGE.read_text()
     for name, table in (("first", first()), ("removal", removal()), ("second", second()), ("demo", demo_table())):
-        begin, end = f"<!-- {name}: python -m docs.attributes -->", f"<!-- end of {name} -->"
+        begin, end = f"<!-- {name}: python -m tools.attributes -->", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n\n{table}\n{end}{rest.split(end)[1]}"
     write_whole(PAGE, text.encode())
@@ -54,7 +54,7 @@ def results(attributes: str, variant: str, seeds: Sequence[int] = SEEDS) -> list
 
 
 def first() -> str:
-    """Means over seeds, and the same seed's differences."""
+    """The table of recognition: means over seeds, and differences within a seed."""
     columns: dict[str, Callable[[Row], float]] = {
         "mAP, Noto": lambda r: r["map_noto"]["mean"],
         "mAP, Twemoji": lambda r: r["map_twemoji"]["mean"],
@@ -77,7 +77,7 @@ def first() -> str:
 
 
 def removal() -> str:
-    """Means over seeds: the drop in similarity for the attribute that each ranking names first."""
+    """The table of attribute removal: the drop in similarity for each ranking's first attribute, means over seeds."""
     columns = {"random": "any attribute", "random_true": "any true one", "confidence": "confidence", "+match": "+ match"}
     columns |= {"+prior": "+ prior", "best": "best possible"}
     gained = ("+ match gains", "+ prior gains", "true of both, confidence", "+ match", "+ prior")
@@ -96,6 +96,7 @@ def removal() -> str:
 
 
 def second() -> str:
+    """The table of variants, one seed each."""
     lines = ["| attributes | variant | mAP, Noto | mAP, Twemoji | agreement of true | of false | entropy of a map |"]
     lines.append("| --- |" + " --- |" * 6)
     for attributes in SETS:
@@ -142,7 +143,7 @@ def demo_table() -> str:
 
 
 def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
-    """Twenty of the same pairs, drawn by the seed: query with its map, reference, and the words, red if untrue of either."""
+    """Draw twenty of these pairs, chosen by the seed: query, map, reference, and attributes, red unless true of both."""
     seen = observe(explainer, labelled.files, lambda *_: None)
     pairs = some_of(both_ways(matching_pairs(labelled, similarities(explainer, seen.embeddings)))[0], PAIRS, SEED)
     order = np.random.default_rng(SEED).permutation(len(pairs))[:SHOWN]
@@ -150,7 +151,7 @@ def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
     assert table is not None
     cells = []
     for query, reference in pairs[order]:
-        explanation = explainer.explain(labelled.files[query], labelled.files[reference], top=WORDS)
+        explanation = explainer.explain(labelled.files[query], labelled.files[reference], top=NAMED)
         true = labelled.truth[[query, reference]].all(0)
         cells.append(_cell(explanation, {name for name, yes in zip(table.names, true, strict=True) if yes}))
     width, height = cells[0].size
@@ -163,7 +164,7 @@ def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
 def _cell(explanation: Explanation, true: set[str]) -> Image.Image:
     assert explanation.reference_image is not None
     line, font = 17, ImageFont.load_default(14)
-    cell = Image.new("RGB", (3 * CELL, CELL + (WORDS + 1) * line), "white")
+    cell = Image.new("RGB", (3 * CELL, CELL + (NAMED + 1) * line), "white")
     shown = heat_map(explanation.query_image, explanation.saliency)
     for i, panel in enumerate((enlarged(explanation.query_image), shown, enlarged(explanation.reference_image))):
         cell.paste(panel.resize((CELL - 8, CELL - 8)), (i * CELL + 4, 4))
@@ -177,7 +178,7 @@ def _cell(explanation: Explanation, true: set[str]) -> Image.Image:
 
 
 def _spread(values: Sequence[float], sign: bool = False) -> str:
-    """The mean over seeds, and the least and largest."""
+    """The mean over seeds, with the least and the largest."""
     form = "+.3f" if sign else ".3f"
     return f"{np.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 

@@ -1,9 +1,11 @@
-"""Draws docs/gallery/*.png and writes docs/gallery.md: every method in both modes on the demo pairs.
+"""Draw docs/gallery/*.png and write docs/gallery.md: every method in both modes on the demo pairs.
 
-Run `python -m docs.gallery` from the checkout root, with the packages of `.[cpu,lime]` installed.
+Run `python -m tools.gallery` from the root of the checkout; it needs the packages of `.[cpu,lime]`.
 """
 
+import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,39 +17,41 @@ from engine.methods import METHODS
 from engine.render.matched_regions import reliability_text
 from engine.render.png import draw_explanation, enlarged, heat_map
 
-HERE = Path(__file__).parent
-PICTURES = HERE.parent / "engine" / "data" / "pictures"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PICTURES = ROOT / "engine" / "data" / "pictures"
 PAIRS = ("cat", "gesture", "couple")
 CELL, GAP, LINE = 170, 10, 22
 
-METHOD_WORDS = {
-    "rise": "random masks; a pixel matters as far as pictures that show it are similar",
-    "window": "one window hidden at a time; what lowers the similarity when hidden matters",
+METHOD_TEXTS = {
+    "rise": "random masks; a pixel matters if pictures that show it are more similar",
+    "window": "one window hidden at a time; a region matters if hiding it lowers the similarity",
     "lime": "a linear model over superpixels shown or hidden; each superpixel is painted with its coefficient",
-    "mask": "a coarse mask learned so that blurring what it hides lowers the similarity",
+    "mask": "a coarse mask is learned: blurring what it hides lowers the similarity",
 }
 
 Explained = dict[tuple[str, str], Explanation]
-"""By method and mode, of one pair."""
+"""The explanations of one pair, by method and mode."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="python -m tools.gallery", description=__doc__).parse_args(arguments)
     explainer = Explainer()
     pairs = {name: explained(explainer, name) for name in PAIRS}
     for name, explanations in pairs.items():
-        write_whole(HERE / "gallery" / f"{name}.png", small_png(sheet(explanations)))
-    write_whole(HERE / "gallery" / "regions.png", small_png(draw_explanation(pairs[PAIRS[0]]["rise", "both"])))
-    write_whole(HERE / "gallery.md", text(pairs).encode())
+        write_whole(DOCS / "gallery" / f"{name}.png", small_png(sheet(explanations)))
+    write_whole(DOCS / "gallery" / "regions.png", small_png(draw_explanation(pairs[PAIRS[0]]["rise", "both"])))
+    write_whole(DOCS / "gallery.md", text(pairs).encode())
 
 
 def explained(explainer: Explainer, name: str) -> Explained:
-    """One pair by every method in every mode, with the methods' own settings."""
+    """Explain one pair by every method in every mode, with the methods' own settings."""
     query, reference = (PICTURES / f"{name}-{style}.png" for style in ("noto", "twemoji"))
     return {(m, mode): explainer.explain(query, reference, m, mode) for m in METHODS for mode in MODES}
 
 
 def sheet(explanations: Explained) -> Image.Image:
-    """A column per method after one of the pictures; rows: the query's map in each mode, the reference's in mode "both"."""
+    """Draw a column of pictures, then one per method; rows: the query's map in each mode, the reference's in mode "both"."""
     first = next(iter(explanations.values()))
     assert first.reference_image is not None
     cells = {"": [enlarged(pixels) for pixels in (first.query_image, first.query_image, first.reference_image)]}
@@ -75,16 +79,16 @@ def sheet(explanations: Explained) -> Image.Image:
 
 
 def small_png(picture: Image.Image) -> bytes:
-    """With a palette of 256 colours, about a third of the size."""
+    """Return a PNG file with a palette of 256 colours, about a third of the size."""
     buffer = io.BytesIO()
     picture.quantize(256).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def text(pairs: dict[str, Explained]) -> str:
-    """gallery.md, every number in it from this run."""
+    """Return gallery.md, with every number from this run."""
     table = "\n".join(
-        f"| {method} | {METHOD_WORDS.get(method, '')} | "
+        f"| {method} | {METHOD_TEXTS.get(method, '')} | "
         + " | ".join(" / ".join(sorted({str(e[method, mode].passes) for e in pairs.values()})) for mode in MODES)
         + " |"
         for method in METHODS
@@ -97,27 +101,32 @@ def text(pairs: dict[str, Explained]) -> str:
     reliabilities = "\n".join(f"- {name}: {reliability_text(e['rise', 'both'])}" for name, e in pairs.items())
     return f"""# Gallery
 
-Written by `python -m docs.gallery`: the embedded demo (emoji, Google's drawing as query, Twitter's as reference), every
-method with its own settings. Passes are network rows behind one explanation, the whole pictures included.
+[Index](README.md) · [method](method.md) · [which maps are faithful](evaluation.md)
+
+Every method on the embedded demo: Google's drawing of an emoji is the query, Twitter's the reference. Each method has
+its default settings. The passes of an explanation are the network rows behind it, the whole pictures included.
+`python -m tools.gallery` writes this page.
 
 | method | what it does | passes, fixed | passes, both |
 | --- | --- | --- | --- |
 {table}
 
-Mode `fixed` shows the reference whole and maps the query. Mode `both` masks the reference as well: the query's map is
-against the mean of the masked references, and the reference gets a map of its own. Both pictures get the same masks or
-windows here; the paper masks the reference more coarsely, and defines no such mode for LIME.
+Mode `fixed` shows the reference whole and maps the query. Mode `both` masks the reference too: the query's map is
+against the mean of the masked references, and the reference gets its own map. Both pictures get the same masks or
+windows here; the paper masks the reference more coarsely, and defines no such mode for LIME
+([method](method.md#both-pictures-masked)).
 
-Colours run from the least to the most salient pixel of each map alone, so strengths cannot be compared between maps.
-These maps are for looking at by eye: few pairs, picked for the demo, say nothing about which method is better.
+Colours run from the least to the most salient pixel of each map, so strengths cannot be compared between maps.
+These maps are only for looking at: a few pairs, picked for the demo, do not show which method is better.
 
 {pictures}
 
 ## Regions that match
 
-With `rise` in mode `both`, tiles of the two pictures are also matched with each other. The strongest pairs of tiles that
-are each other's best match are numbered in the picture; in the `.html` page, pointing at a tile lights up all that it
-matches. The split-half reliability compares what every other mask finds with what the rest find:
+With `rise` in mode `both`, tiles of the two pictures are also matched with each other
+([method](method.md#correspondence)). The picture numbers the strongest pairs of tiles that are each other's best match.
+In the `.html` page, pointing at a tile lights up the tiles that it matches. The split-half reliability compares what
+every other mask finds with what the rest find:
 
 {reliabilities}
 

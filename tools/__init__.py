@@ -1,0 +1,6 @@
+"""Commands that write pages of docs/ from the checkout; not part of the wheel.
+
+python -m tools.evaluation           docs/evaluation.md: every method judged on held-out emoji, its table and curves
+python -m tools.attributes           docs/attributes.md: the tables of the committed results; --demo measures the demo again
+python -m tools.gallery              docs/gallery.md and its pictures: every method in both modes on the demo pairs
+"""
