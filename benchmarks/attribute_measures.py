@@ -1,4 +1,4 @@
-"""What an attribute network of the experiment reaches on emoji that no network was trained on."""
+"""Measure an attribute network of the experiment on emoji that no network was trained on."""
 
 import dataclasses
 from pathlib import Path
@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from engine import Explainer, Rise
 from engine.attributes.ranking import Activations, match
 from engine.attributes.table import AttributeTable
-from engine.evaluate.bootstrap import bootstrap, plain
+from engine.evaluate.bootstrap import bootstrap, json_ready
 from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.evaluate.removal import direction_agreement, first_named, removal, removal_drops, top_true
+from engine.files import read_npz, write_npz
 from export import phi, platt, tcav
+from export.progress import progress_bar
 from training.datasets.emoji import Emoji
 from training.loop import digest
 
@@ -24,7 +25,7 @@ BATCH = 128
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out pictures and why each matches the other vendor's drawing of it, by the similarity network.
+    """Held-out pictures, with a saliency map of each against the other vendor's drawing of it, by the similarity network.
 
     pictures: (n,) int64, indices into the data set, Google's first; vectors: (n, D) float32; saliency: (n, H, W) float32
     """
@@ -35,7 +36,7 @@ class HeldOut:
 
 
 def held_out(data: Emoji, bundle: Path, folder: Path, masks: int) -> HeldOut:
-    """Explained now, or read from a file in `folder`, where an earlier call kept them."""
+    """Explain the held-out pictures, or read what an earlier call kept in a file in `folder`."""
     pictures = np.sort(np.concatenate([data.split("valid"), data.split("test")]))
     explainer = Explainer(bundle, threads=1)
     path = folder / f"held-out-{explainer.model.graph_digest[:16]}-{digest(pictures)}-{masks}.npz"
@@ -43,24 +44,22 @@ def held_out(data: Emoji, bundle: Path, folder: Path, masks: int) -> HeldOut:
         shown = [data.picture(i) for i in pictures]
         vectors = explainer.embed(shown)
         others = _others(len(pictures))
-        saliency = [
-            explainer.explain(picture, vectors[other], Rise(masks=masks), top=0).saliency
-            for picture, other in zip(tqdm(shown, desc="held-out maps", disable=None), others, strict=True)
-        ]
-        beside = path.with_suffix(".partial.npz")
-        np.savez(beside, vectors=vectors, saliency=np.stack(saliency))
-        beside.rename(path)
-    with np.load(path) as kept:
-        return HeldOut(pictures, kept["vectors"], kept["saliency"])
+        with progress_bar(list(zip(shown, others, strict=True)), "held-out maps", leave=True) as pairs:
+            saliency = [
+                explainer.explain(picture, vectors[other], Rise(masks=masks), top=0).saliency for picture, other in pairs
+            ]
+        write_npz(path, {"vectors": vectors, "saliency": np.stack(saliency)})
+    kept = read_npz(path)
+    return HeldOut(pictures, kept["vectors"], kept["saliency"])
 
 
 def _others(count: int) -> np.ndarray:
-    """(n,) which of n pictures each is paired with: the same emoji of the other vendor."""
+    """Return (n,) int64: the picture that each of n pictures is paired with, the other vendor's drawing of it."""
     return np.roll(np.arange(count), count // 2)
 
 
-def measured(data: Emoji, network: nn.Module, table: AttributeTable, held: HeldOut, seed: int) -> dict[str, Any]:
-    """Everything a result file holds of one network, ready for JSON. Validation emoji choose prior, phi and calibration.
+def measure_network(data: Emoji, network: nn.Module, table: AttributeTable, held: HeldOut, seed: int) -> dict[str, Any]:
+    """Return all figures of one network, ready for JSON. Prior, phi and calibration are from the validation emoji.
 
     table: of the data that the network was trained on
     """
@@ -82,11 +81,11 @@ def measured(data: Emoji, network: nn.Module, table: AttributeTable, held: HeldO
     confidences = platt.fit(scores[valid], truth[valid], table).confidences(scores)
     found["calibration_error"] = reliability(truth[~valid], confidences[~valid]).error
     found |= _rankings(held.vectors, truth, others, emoji, valid, confidences, agreement, seed)
-    return plain(found)
+    return json_ready(found)
 
 
 def _activations(data: Emoji, network: nn.Module, pictures: np.ndarray) -> np.ndarray:
-    """(n, A, h, w) float32"""
+    """Return activation maps (n, A, h, w) float32."""
     network.eval()
     with torch.inference_mode():
         parts = [network(data.plain(pictures[i : i + BATCH])).numpy() for i in range(0, len(pictures), BATCH)]
@@ -94,7 +93,7 @@ def _activations(data: Emoji, network: nn.Module, pictures: np.ndarray) -> np.nd
 
 
 def _agreement(agreement: np.ndarray, truth: np.ndarray, emoji: np.ndarray) -> dict[str, Any]:
-    """Of the maps of true attributes with the saliency, and of false ones: means over pictures, by emoji."""
+    """Return the mean agreement of the maps of true attributes with the saliency, and of false ones, resampled by emoji."""
     means = {}
     for name, chosen in (("true", truth), ("false", ~truth)):
         kept = np.where(chosen, agreement, 0).sum(1) / np.maximum(chosen.sum(1), 1)
@@ -103,7 +102,7 @@ def _agreement(agreement: np.ndarray, truth: np.ndarray, emoji: np.ndarray) -> d
 
 
 def _entropy(seen: Activations) -> float:
-    """Of the activation maps, in nats: of a uniform map over 4 x 4 it is 2.77, of one peak 0."""
+    """Return the mean entropy of the activation maps in nats: 2.77 for a uniform 4 x 4 map, 0 for a single peak."""
     maps = seen.maps.astype(np.float64)
     return float(-(maps * np.log(maps + 1e-12)).sum((1, 2)).mean())
 
@@ -118,7 +117,7 @@ def _rankings(
     agreement: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
-    """Rankings by confidence, + match, + prior, with weights that validation pairs chose, on test pairs."""
+    """Judge rankings by confidence, + match and + prior on test pairs, with weights that validation pairs chose."""
     pairs = np.column_stack([np.arange(len(others)), others])
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = (unit @ unit.T).astype(np.float64)
@@ -134,7 +133,7 @@ def _rankings(
         weights[name] = phi.search(*chosen_by).phi
     on_test = removal_drops(similarity[np.ix_(~valid, ~valid)], truth[~valid], emoji[~valid], (np.cumsum(~valid) - 1)[test])
     rankings, agree, true = {}, {}, {}
-    back = np.roll(np.arange(len(test)), len(test) // 2)  # the same pairs the other way round
+    back = np.roll(np.arange(len(test)), len(test) // 2)  # the same pairs in the other direction
     for name, (a, b, c) in weights.items():
         first = first_named(a * confidences + b * agreement + c * priors[name], confidences)[~valid]
         rankings[name] = first

@@ -1,11 +1,12 @@
-"""Does training on saliency maps teach an attribute network more? The experiment behind docs/attributes.md.
+"""Does an attribute network learn more if it is trained on saliency maps too? The experiment of docs/attributes.md.
 
-    python -m benchmarks.attribute_recognition              # what is missing of both tables; resumes; one file per run
-    python -m benchmarks.attribute_recognition --seeds 1    # one seed of the first table, as for a second process
-    python -m benchmarks.attribute_recognition --quick      # one row of the second table again, and the committed one
+    python -m benchmarks.attribute_recognition              # all rows of both tables that are missing, one file each
+    python -m benchmarks.attribute_recognition --seeds 1    # one seed of the first table, for a second process
+    python -m benchmarks.attribute_recognition --quick      # compute one row again, and compare it with the committed one
 
-Emoji, split by base emoji: 80% to train on, 10% to choose weights on, 10% to test. Each seed has a split and a similarity
-network of its own. Networks and maps are kept below .cache/experiment, results in benchmarks/results/attributes.
+Emoji are split by base emoji: 80% for training, 10% to choose weights, 10% for the test. Each seed has its own split and its
+own similarity network. Networks and maps are kept below .cache/experiment, results in benchmarks/results/attributes. If a
+run is stopped, the same command continues it.
 """
 
 import argparse
@@ -19,19 +20,21 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.attribute_measures import held_out, measured
+from benchmarks.attribute_measures import held_out, measure_network
 from benchmarks.record import circumstances
 from engine import Explainer
 from engine.bundle import demo_bundle, load_bundle
 from engine.files import write_whole
 from engine.pictures.preprocessing import Preprocessing
+from engine.protocol import require_whole
+from engine.terminal import CommandParser, run_command, say
 from export import TorchSource, export_quantized, export_similarity
 from export.architectures import AttributeNet, SimilarityNet
 from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, table_of, train_attributes
 from training.attributes import SCHEDULE as ATTRIBUTES
 from training.augment import MEAN, STD
 from training.datasets.emoji import Emoji, EmojiPair, load_emoji
-from training.loop import logged_seconds
+from training.loop import STOPPED, logged_seconds
 from training.saliency import Maps, saliency_maps
 from training.similarity import SCHEDULE as SIMILARITY
 from training.similarity import trained_similarity
@@ -44,20 +47,21 @@ SEEDS = (0, 1, 2)
 WIDTH = 32
 MASKS = 256
 NEAREST = 4
-"""References of a training picture beside the other vendor's drawing of it."""
+"""References of a training picture, in addition to the other vendor's drawing of it."""
 CALIBRATION = 48
 FEW = 8
-"""Every so many-th training emoji is kept where there are few."""
+"""Variants with few training emoji keep one in FEW."""
 WEAK_EPOCHS = 8
+"""Epochs of the similarity network in variants with weak maps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to train. weight: of the heat-map loss, 0: the classifier alone
+    """One way to train. weight: of the heat-map loss, 0 for the classifier without maps
 
-    shuffled: each picture gets the maps of another; standardised, keep: see `Teacher`; fine: activation maps of 8 x 8, not
-    4 x 4; weak: maps of a similarity network trained for a fourteenth of the time; few: an eighth of the training emoji;
-    embedded: maps of the bundle that the package carries, and a network that starts at random
+    shuffled: each picture gets the maps of another one; standardised, keep: see `Teacher`; fine: activation maps of 8 x 8
+    instead of 4 x 4; weak: maps of a similarity network that was trained for a fourteenth of the time; few: an eighth of the
+    training emoji; embedded: maps of the embedded demo bundle, and a network that starts from random weights
     """
 
     weight: float = CROSS_ENTROPY_HEATMAP_WEIGHT
@@ -85,18 +89,20 @@ SECOND = {
     "few-soft": dataclasses.replace(SOFT, few=True),
     "embedded": dataclasses.replace(SOFT, embedded=True),
 }
-"""Follow-ups, with seed 0: why the first table looks as it does."""
+"""Follow-ups with seed 0, which explain the first table."""
 QUICK = ("tags", "embedded", 0)
 
 
 def run(attributes: str, name: str, seed: int, folder: Path = RUNS) -> dict[str, Any]:
-    """Train and measure one network; what is done already is read."""
+    """Train and measure one network, and return its row of results; finished parts of an earlier run are read."""
     variant = (FIRST | SECOND)[name]
     data = load_emoji(EMOJI, attributes, seed)
     here = folder / f"seed{seed}"
-    start, bundle = (
-        (None, demo_bundle()) if variant.embedded else similarity(data, seed, here / "similarity", SIMILARITY.epochs)
-    )
+    start: SimilarityNet | None
+    if variant.embedded:
+        start, bundle = None, demo_bundle()
+    else:
+        start, bundle = similarity(data, seed, here / "similarity", SIMILARITY.epochs)
     taught_by = similarity(data, seed, here / "weak", WEAK_EPOCHS)[1] if variant.weak else bundle
     maps = None
     if variant.weight:
@@ -107,16 +113,20 @@ def run(attributes: str, name: str, seed: int, folder: Path = RUNS) -> dict[str,
     network = train_network(shown, seed, folder, start, variant, maps)
     held = held_out(data, bundle, here, MASKS)
     return {
-        **{"set": attributes, "variant": name, "seed": seed, **dataclasses.asdict(variant), "masks": MASKS},
+        "set": attributes,
+        "variant": name,
+        "seed": seed,
+        **dataclasses.asdict(variant),
+        "masks": MASKS,
         "precision": f"fp32, maps {Explainer(taught_by).precision}",
         "training_seconds": logged_seconds(folder),
-        **measured(data, network, table_of(shown), held, seed),
+        **measure_network(data, network, table_of(shown), held, seed),
         **circumstances(("numpy", "onnxruntime", "torch")),
     }
 
 
 def similarity(data: Emoji, seed: int, folder: Path, epochs: int) -> tuple[SimilarityNet, Path]:
-    """The network of this seed's split, and its bundle."""
+    """Return the similarity network of this seed's split, and its bundle."""
     network, _ = trained_similarity(data, seed, folder, WIDTH, dataclasses.replace(SIMILARITY, epochs=epochs))
     bundle = folder / "bundle"
     if not bundle.is_dir() or load_bundle(bundle).precision is None:
@@ -133,7 +143,7 @@ def similarity(data: Emoji, seed: int, folder: Path, epochs: int) -> tuple[Simil
 def train_network(
     data: Emoji, seed: int, folder: Path, start: SimilarityNet | None, variant: Variant, maps: Maps | None
 ) -> AttributeNet:
-    """Resumed where it was stopped."""
+    """Train an attribute network; a run that was stopped is continued."""
     torch.manual_seed(seed)
     if start is None:
         network = AttributeNet(len(data.attributes), WIDTH).to(memory_format=torch.channels_last)
@@ -152,34 +162,45 @@ def train_network(
 
 
 def _keep_resolution(network: AttributeNet) -> None:
-    """The third stage no longer halves it."""
+    """Give the first block of the third stage a stride of 1, so that it no longer halves the resolution."""
     first = network.get_submodule("layer3.0")
     for convolution in (first.get_submodule("conv1"), first.get_submodule("downsample.0")):
         convolution.stride = (1, 1)  # type: ignore[assignment]
 
 
 def _fewer(data: Emoji) -> EmojiPair:
+    """Return the emoji with one in FEW of the training emoji."""
     return dataclasses.replace(data.pair, train=data.pair.train[::FEW])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status (see `engine.terminal`)."""
+    return run_command(lambda: _run(_parser().parse_args(arguments)), STOPPED)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m benchmarks.attribute_recognition",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="one row again, in a new folder; nothing is written")
-    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, help="of the first table alone")
-    parser.add_argument("--second", choices=SETS, nargs="+", help="sets of the second table alone")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="compute one row again, in a temporary folder; no result is written")
+    add("--seeds", type=int, nargs="+", choices=SEEDS, help="only the first table, with these seeds")
+    add("--second", choices=SETS, nargs="+", help="only the second table, with these sets of attributes")
+    add("--threads", type=int, default=1, help="threads of PyTorch (default: %(default)s)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    require_whole("--threads", options.threads, 1, 1024)
     torch.set_num_threads(options.threads)
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
             again = run(*QUICK, Path(folder))
         committed = json.loads(_file(*QUICK).read_text())
         for key in ("map_noto", "map_twemoji", "agreement_true", "agreement_false"):
-            print(f"{key:16} now {again[key]['mean']:.3f}  committed {committed[key]['mean']:.3f}")
+            say(f"{key:16} now {again[key]['mean']:.3f}  committed {committed[key]['mean']:.3f}")
         return
     planned = [(s, v, seed) for seed in options.seeds or SEEDS for s in SETS for v in FIRST] if not options.second else []
     if not options.seeds:
@@ -188,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not _file(*one).exists():
             RESULTS.mkdir(parents=True, exist_ok=True)
             write_whole(_file(*one), (json.dumps(run(*one), indent=1) + "\n").encode())
-            print(_file(*one), flush=True)
+            say(f"wrote {_file(*one)}")
 
 
 def _file(attributes: str, name: str, seed: int) -> Path:
@@ -196,4 +217,4 @@ def _file(attributes: str, name: str, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Options and fixtures of the suites: `pytest benchmarks --benchmark-only [--smoke] [--record]`."""
+"""Options and fixtures of the benchmark suites: `pytest benchmarks --benchmark-only [--smoke] [--record]`."""
 
 import dataclasses
 import os
@@ -17,13 +17,13 @@ from engine import Explainer, Rise
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much a run does.
+    """How much a run measures.
 
-    timed: masks that the published procedure is timed with, by network; its cost is linear in them, and scaled to MASKS
+    timed: masks that the published procedure is timed with, by network; its cost is linear in them, and is scaled to MASKS
     truth, truth_other: masks of the maps that fidelity is measured against, on the query and, for "both", on the reference
-    passes: at which fidelity is measured; queries: with 5 references each, by network
-    peer_passes, equal_passes: at which peers are timed, and at which faithfulness is compared; pasted: objects for that
-    memory: masks, few and many
+    passes: at which fidelity is measured; queries: their number, by network; each has 5 references
+    peer_passes: at which peers are timed; equal_passes: at which faithfulness is compared, on `pasted` pasted objects
+    memory: a few masks, and many
     """
 
     smoke: bool
@@ -70,12 +70,12 @@ SMOKE = Size(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("benchmarks")
-    group.addoption("--smoke", action="store_true", help="tiny sizes, untrained networks, fp32: for CI's check of ratios")
-    group.addoption("--record", action="store_true", help="write rows to benchmarks/results, not .cache/benchmarks/results")
+    group.addoption("--smoke", action="store_true", help="tiny sizes, untrained networks, fp32: CI checks its ratios")
+    group.addoption("--record", action="store_true", help="write to benchmarks/results, not to .cache/benchmarks/results")
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as the engine gets
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as the engine has
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +90,9 @@ def rows(request: pytest.FixtureRequest, size: Size) -> Rows:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A network, open: explainer is the default one, plain is fp32; openvino: at the precision that "auto" takes, None in a
-    smoke run
+    """A network and its open explainers. explainer: the default; plain: fp32
+
+    openvino: at the precision that "auto" takes; None in a smoke run
     """
 
     network: Network
@@ -101,14 +102,15 @@ class Subject:
     openvino: Explainer | None
 
     def queries(self, count: int) -> list[pictures.Query]:
+        """Return queries with their references."""
         return pictures.queries(self.kind, self.plain, count)
 
     def pixels(self, picture: Image.Image) -> np.ndarray:
-        """(S, S, 3) uint8 as the network sees it."""
+        """Return a picture as the network sees it, (S, S, 3) uint8."""
         return self.network.preprocessing.fitted(picture)[0]
 
     def row(self, method: Rise, explainer: Explainer | None = None) -> dict[str, Any]:
-        """What a result row says of how it was made."""
+        """Return the fields of a result row that say how it was made."""
         precision = (explainer or self.explainer).precision
         return {
             "provider": (explainer or self.explainer).provider,
@@ -119,7 +121,7 @@ class Subject:
         }
 
     def rows(self, picture: Image.Image) -> torch.Tensor:
-        """(3, S, S) float32 as the network takes it."""
+        """Return a picture as the network takes it, (3, S, S) float32."""
         return torch.from_numpy(self.network.preprocessing.normalised(self.pixels(picture)))
 
 
@@ -129,7 +131,7 @@ def subject(size: Size) -> "Subjects":
 
 
 class Subjects:
-    """Opens networks by name, each once; skips the test for those that a smoke run leaves out."""
+    """Opens networks by name, each once; skips the test if a smoke run leaves the network out."""
 
     def __init__(self, smoke: bool) -> None:
         self._smoke = smoke

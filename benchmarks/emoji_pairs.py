@@ -1,6 +1,8 @@
-"""Held-out emoji as a file of pairs for `python -m engine.evaluate`: python -m benchmarks.emoji_pairs [COUNT] [--out DIR].
+"""Write held-out emoji and a file of pairs for `python -m engine.evaluate`.
 
-Google's drawing is the query, Twitter's of the same code point the reference. Writes pairs.csv and the pictures.
+    python -m benchmarks.emoji_pairs [COUNT] [--out DIR]
+
+The query is Google's drawing, the reference is Twitter's drawing of the same emoji. The file is pairs.csv.
 """
 
 import argparse
@@ -10,25 +12,39 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import pictures
+from engine.files import write_whole
 from engine.pictures.loading import load_picture
+from engine.protocol import require_whole
+from engine.terminal import CommandParser, run_command, say
+from export.write import as_output_error
 from training.datasets import emoji as emoji_data
 
 OUT = Path(".cache/benchmarks/pairs")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.emoji_pairs", description=__doc__.splitlines()[0])
-    parser.add_argument("count", nargs="?", type=int, default=60, help="pairs (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    print(write_pairs(options.count, options.out))
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status (see `engine.terminal`)."""
+    return run_command(lambda: _run(_parser().parse_args(arguments)))
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m benchmarks.emoji_pairs", description=__doc__.splitlines()[0])
+    parser.add_argument("count", nargs="?", type=int, default=60, metavar="COUNT", help="pairs (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="folder to write to (default: %(default)s)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    require_whole("COUNT", options.count, 1, 10**6)
+    say(f"wrote {write_pairs(options.count, options.out)}")
 
 
 def write_pairs(count: int, folder: Path) -> Path:
-    """The file of pairs. The first ones stay the same for any count."""
-    data = emoji_data.load(pictures.EMOJI)
+    """Write pictures and the file of pairs, and return the file. A larger count begins with the pairs of a smaller one."""
+    data = emoji_data.load_pair(pictures.EMOJI)
     chosen = np.random.RandomState(pictures.SEED).permutation(data.held_out)[:count]
-    folder.mkdir(parents=True, exist_ok=True)
+    with as_output_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lines = ["query,reference"]
     for number, index in enumerate(chosen):
         names = [f"{number:03}-{vendor}.png" for vendor in ("noto", "twemoji")]
@@ -36,9 +52,9 @@ def write_pairs(count: int, folder: Path) -> Path:
             load_picture(Image.fromarray(data.pictures[vendor][data.base[index]])).save(folder / name)
         lines.append(",".join(names))
     file = folder / "pairs.csv"
-    file.write_text("\n".join(lines) + "\n")
+    write_whole(file, ("\n".join(lines) + "\n").encode())
     return file
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,9 +1,8 @@
-"""Saliency maps that fidelity is measured on, kept below .cache/benchmarks/maps: long runs go on where they were stopped."""
+"""Saliency maps to measure fidelity on, kept below .cache/benchmarks/maps, so that a stopped run can be continued."""
 
 import dataclasses
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +11,16 @@ import numpy as np
 from benchmarks.pictures import Query
 from benchmarks.record import CACHE
 from engine import Explainer, Explanation, Rise
+from engine.files import read_npz, write_npz
 
 ROOT = Path(__file__).parent.parent
+ROOMS = ("engine", "kernels")
+"""Packages whose source decides what a map is."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Maps:
-    """maps: (R, H, W) float32, one per reference; passes: network rows behind one, on average, shared ones included"""
+    """maps: (R, H, W) float32, one per reference; passes: mean passes of a map, including those that maps share"""
 
     maps: np.ndarray
     passes: float
@@ -29,7 +31,7 @@ class Maps:
 
 
 def alone(explainer: Explainer, query: Query, method: Rise) -> Maps:
-    """Each reference by itself, shown whole: `explain`."""
+    """Return the maps of `explain`, for each whole reference by itself."""
     return _kept(
         lambda: Maps.of([explainer.explain(query.picture, r, method) for r in query.references]),
         *(explainer, query, "alone", method),
@@ -37,7 +39,7 @@ def alone(explainer: Explainer, query: Query, method: Rise) -> Maps:
 
 
 def together(explainer: Explainer, query: Query, method: Rise) -> Maps:
-    """All references at once, shown whole: `explain_many`, whose stopping rule sees them together."""
+    """Return the maps of `explain_many`, whose stopping rule sees all whole references together."""
     return _kept(
         lambda: Maps.of(explainer.explain_many(query.picture, list(query.references), method)),
         *(explainer, query, "together", method),
@@ -45,7 +47,7 @@ def together(explainer: Explainer, query: Query, method: Rise) -> Maps:
 
 
 def prepared(explainer: Explainer, query: Query, method: Rise) -> Maps:
-    """The query prepared before any reference, shown whole, is known: `prepare`."""
+    """Return the maps of `prepare`, which does not know the whole references."""
     return _kept(
         lambda: Maps.of(explainer.prepare(query.picture, method).explain_many(list(query.references))),
         *(explainer, query, "prepared", method),
@@ -53,7 +55,7 @@ def prepared(explainer: Explainer, query: Query, method: Rise) -> Maps:
 
 
 def both(explainer: Explainer, query: Query, method: Rise, other: Rise) -> Maps:
-    """The query's maps against references masked too, by `other`; what `prepared` needs of the same passes is kept too."""
+    """Return the query's maps if the references are masked too, by `other`; the maps of `prepared` are kept on the way."""
 
     def compute() -> Maps:
         ready = explainer.prepare(query.picture, method)
@@ -65,34 +67,37 @@ def both(explainer: Explainer, query: Query, method: Rise, other: Rise) -> Maps:
 
 
 def correlations(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Pearson correlation over the pixels of maps (R, H, W) with truth (R, H, W): (R,)."""
+    """Return the Pearson correlations (R,) over the pixels of maps (R, H, W) and truth (R, H, W)."""
     a, b = (m.reshape(len(m), -1).astype(np.float64) for m in (maps, truth))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
 
 
 def _kept(compute: Callable[[], Maps], explainer: Explainer, query: Query, mode: str, *methods: Rise) -> Maps:
-    """Computed once for the same model, pictures and options; other than for "sane", also for the same engine, graph and
-    provider.
+    """Compute maps once for the same model, pictures and options. Maps of the estimator "sane" are the same in every version
+    of the engine; others are computed again for another engine, graph or provider.
     """
-    model = explainer.model  # its identity is public in explanations alone
+    model = explainer.model
     digest = hashlib.sha256(f"{model.bundle.identity} {explainer.precision} {mode} {methods}".encode())
     for picture in (query.picture, *query.references):
         digest.update(np.ascontiguousarray(picture).tobytes())
     if any(m.estimator != "sane" for m in methods):
-        digest.update(f"{_engine()} {model.graph_digest} {explainer.provider}".encode())
+        digest.update(f"{source_digest(ROOT)} {model.graph_digest} {explainer.provider}".encode())
     path = CACHE / "maps" / f"{digest.hexdigest()}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez(beside, **vars(compute()))
-        os.replace(beside, path)
-    with np.load(path) as data:
-        return Maps(data["maps"], float(data["passes"]))
+        found = compute()
+        write_npz(path, {"maps": found.maps, "passes": np.array(found.passes)})
+    data = read_npz(path)
+    return Maps(data["maps"], float(data["passes"]))
 
 
 @functools.cache
-def _engine() -> str:
-    """A hash of the source of what computes maps."""
-    files = sorted(p for room in ("engine", "kernels") for p in (ROOT / room).glob("*.py"))
-    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
+def source_digest(root: Path) -> str:
+    """Return a hash of every Python file below the rooms in `root`, with its relative path, in the order of the paths."""
+    files = {p.relative_to(root).as_posix(): p for room in ROOMS for p in (root / room).rglob("*.py")}
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        content = file.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()

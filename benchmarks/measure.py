@@ -1,4 +1,4 @@
-"""Clocks: CPU and wall time of calls that take turns, and of processes of their own."""
+"""Measure CPU time and wall time, of calls that take turns and of separate processes."""
 
 import dataclasses
 import gc
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 REST = 0.2
-"""Seconds between measured calls: thread pools keep spinning for a while, and that must not count against the next one."""
+"""Seconds between measured calls: thread pools keep spinning for a while, which must not count against the next call."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,9 +28,9 @@ class Times:
 def take_turns(
     benchmark: Any, calls: Mapping[str, Callable[[int], Any]], rounds: int, warm: bool = True
 ) -> dict[str, Times]:
-    """Every call once a round, in the order given but for the first, which comes last and is what pytest-benchmark shows.
+    """Time all calls in turn, `rounds` times. The first call comes last in each round; pytest-benchmark shows that one.
 
-    Each call gets the number of the round. With `warm`, one round before the others is not counted.
+    calls: by name; each gets the number of the round; warm: run one round before, which is not counted
     """
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     first, *others = calls
@@ -53,7 +53,7 @@ def take_turns(
 
 
 def _clocked(call: Callable[[int], Any], number: int) -> tuple[float, float]:
-    """CPU seconds of this process, all threads, and wall seconds."""
+    """Return the CPU seconds of this process, over all threads, and the wall seconds of a call."""
     cpu, wall = time.process_time(), time.perf_counter()
     call(number)
     return time.process_time() - cpu, time.perf_counter() - wall
@@ -65,7 +65,7 @@ def _rest() -> None:
 
 
 def ratio(theirs: Times, ours: Times, scale: float = 1.0) -> dict[str, Any]:
-    """How many times less time we took: median, lowest and highest over the rounds; theirs is multiplied by `scale`."""
+    """Return the ratio of their time to ours: median, lowest and highest over the rounds. scale: multiplies their times"""
     row: dict[str, Any] = {"rounds": len(ours.cpu)}
     for clock in ("cpu", "wall"):
         mine, yours = getattr(ours, clock), getattr(theirs, clock)
@@ -76,7 +76,7 @@ def ratio(theirs: Times, ours: Times, scale: float = 1.0) -> dict[str, Any]:
 
 
 def seconds(times: Times, per: float = 1.0) -> dict[str, Any]:
-    """Median and range of CPU and wall seconds, each divided by `per`."""
+    """Return median and range of CPU seconds and wall seconds, divided by `per`."""
     row: dict[str, Any] = {"rounds": len(times.cpu)}
     for clock in ("cpu", "wall"):
         values = [v / per for v in getattr(times, clock)]
@@ -84,8 +84,8 @@ def seconds(times: Times, per: float = 1.0) -> dict[str, Any]:
     return row
 
 
-def child(arguments: Sequence[str]) -> tuple[float, float, Any]:
-    """CPU seconds, wall seconds and printed JSON of `python -m ARGUMENTS` in a process of its own."""
+def run_module(arguments: Sequence[str]) -> tuple[float, float, Any]:
+    """Run `python -m ARGUMENTS` in a new process; return its CPU seconds, its wall seconds and the JSON that it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", *arguments], env=environment, stdout=subprocess.PIPE)

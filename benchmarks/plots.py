@@ -1,4 +1,4 @@
-"""The curves of docs/benchmarks.md."""
+"""Draw the curves of docs/benchmarks.md."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ POINTS = 40
 
 
 def draw(suites: dict[str, list[Row]], out: Path) -> None:
-    """fidelity.png, speedup.png, references.png and size.png, in the folder `out`."""
+    """Draw fidelity.png, speedup.png, references.png and size.png in the folder `out`."""
     _fidelity(suites["fidelity"], out / "fidelity.png")
     _speedup(suites["fidelity"], suites["ratios"], out / "speedup.png")
     _references(suites["throughput"], suites["ratios"], out / "references.png")
@@ -23,14 +23,14 @@ def draw(suites: dict[str, list[Row]], out: Path) -> None:
 
 
 def curve(rows: list[Row], network: str, estimator: str, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    """Passes and mean correlations, by passes."""
+    """Return passes and mean correlations, sorted by passes."""
     wanted = (network, estimator, precision)
     found = sorted((r["masks"], r["mean"]) for r in rows if (r["network"], r["name"], r["precision"]) == wanted)
     return np.array([m for m, _ in found], float), np.array([c for _, c in found], float)
 
 
 def speedup(rows: list[Row], ratio: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Mean correlations that both curves reach, and CPU time of the published procedure over ours there."""
+    """Return correlations that both curves reach, and the published procedure's CPU time over ours for each of them."""
     passes, theirs = curve(rows, ratio["network"], "sane", "fp32")
     ours_passes, ours = curve(rows, ratio["network"], "regression", ratio["precision"])
     low, high = max(theirs.min(), ours.min()), min(theirs.max(), ours.max())
@@ -40,7 +40,7 @@ def speedup(rows: list[Row], ratio: Row) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _needed(levels: np.ndarray, passes: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Passes that reach each level, between the measured ones by their logarithm."""
+    """Return the passes that reach each level, interpolated in the logarithm of the measured passes."""
     return np.exp(np.interp(levels, np.maximum.accumulate(means), np.log(passes)))
 
 
@@ -101,7 +101,7 @@ def _size(rows: list[Row], path: Path) -> None:
 
 
 def _numbered(axis: Axes, ticks: list[int]) -> None:
-    """Plain numbers on a logarithmic axis."""
+    """Show plain numbers on a logarithmic axis."""
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.minorticks_off()
 

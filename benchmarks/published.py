@@ -1,12 +1,12 @@
-"""The published procedure (docs/method.md, RISE) in PyTorch eager, as the yardstick of the ratios.
+"""The published procedure (docs/method.md, RISE) in PyTorch eager mode, with which the ratios compare.
 
-Masks are drawn once and kept, as the published code does; `Masks.drawn` is what stays out of the clock in the headline
-ratios. The reference's embedding, and the mean mask, are made before the clock starts too.
+Masks are drawn once and kept, as in the published code. The headline ratios do not time `Masks.drawn`, and also not the
+reference's embedding and the mean mask.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ BATCHES = (32, 64, 100)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Masks:
-    """all: (N, 1, S, S) float32 in [0, 1]; mean: (S, S); cpu: seconds that drawing took"""
+    """N drawn masks. all: (N, 1, S, S) float32 in [0, 1]; mean: (S, S); cpu: CPU seconds that the drawing took"""
 
     all: Tensor
     mean: Tensor
@@ -29,7 +29,7 @@ class Masks:
 
     @classmethod
     def drawn(cls, plan: RisePlan, size: int) -> "Masks":
-        """By the published code's call, from the grids and shifts of a plan, so that both procedures see equal masks."""
+        """Draw the grids and shifts of a plan as the published code does, so that both procedures have the same masks."""
         cpu = time.process_time()
         grid = plan.grids.shape[1]
         cell = -(-size // grid)
@@ -43,7 +43,7 @@ class Masks:
 
 
 def eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """(n, 3, S, S) -> (n, D), without gradients."""
+    """Return the network without gradients: (n, 3, S, S) -> (n, D)."""
 
     def embed(rows: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -53,7 +53,7 @@ def eager(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def fixed(network: nn.Module, query: Tensor, reference: Tensor, masks: Masks, batch: int) -> Tensor:
-    """The map (S, S) of a query (3, S, S) against the embedding (D,) of a reference shown whole."""
+    """Return the map (S, S) of a query (3, S, S) against the embedding (D,) of a whole reference."""
     scores = []
     with torch.inference_mode():
         for part in masks.all.split(batch):
@@ -63,18 +63,18 @@ def fixed(network: nn.Module, query: Tensor, reference: Tensor, masks: Masks, ba
 
 
 def both(network: nn.Module, query: Tensor, reference: Tensor, masks: Masks, others: Tensor, batch: int) -> Tensor:
-    """The map (S, S) of a query against a reference (3, S, S) behind each of K masks (K, 1, S, S): N * K passes."""
+    """Return the map (S, S) of a query against a reference (3, S, S) behind each of K masks (K, 1, S, S): N * K passes."""
     with torch.inference_mode():
         embeddings = network(reference * others)
     maps = [fixed(network, query, embedding, masks, batch) for embedding in embeddings]
     return torch.stack(maps).mean(0)
 
 
-def fastest_batch(network: Callable[[Tensor], Tensor], query: Tensor, batches: Sequence[int] = BATCHES) -> int:
-    """The batch size with the lowest CPU time per row, from two runs of each after one to warm up; query: (3, S, S)."""
+def fastest_batch(network: Callable[[Tensor], Tensor], query: Tensor) -> int:
+    """Return the batch size with the lowest CPU time per row, of two runs after one to warm up. query: (3, S, S)"""
     cost = {}
     with torch.inference_mode():
-        for batch in batches:
+        for batch in BATCHES:
             rows = query.expand(batch, *query.shape).contiguous()
             network(rows)
             started = time.process_time()

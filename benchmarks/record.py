@@ -1,4 +1,4 @@
-"""What every benchmark row says of where it was measured, and where rows are kept."""
+"""The rows of results: where they are kept, and on which machine, versions and commit each was measured."""
 
 import importlib.metadata
 import json
@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from engine.files import write_whole
+
 COMMITTED = Path(__file__).parent / "results"
 CACHE = Path(".cache/benchmarks")
 PACKAGES = ("numpy", "onnxruntime", "pillow")
@@ -16,7 +18,7 @@ DIGITS = 5
 
 
 def circumstances(packages: tuple[str, ...] = PACKAGES) -> dict[str, object]:
-    """Machine, versions and commit, as a flat dict."""
+    """Return machine, versions and commit."""
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
@@ -27,9 +29,9 @@ def circumstances(packages: tuple[str, ...] = PACKAGES) -> dict[str, object]:
 
 
 class Rows:
-    """One JSON file per suite, one row a line; a row replaces the one it repeats.
+    """Writes one JSON file per suite, one row per line; a row replaces an earlier one with the same `key`.
 
-    smoke: rows of the smoke size, kept apart; committed: below benchmarks/results, else below .cache/benchmarks
+    smoke: write to the folder of the smoke size; committed: write below benchmarks/results, not below .cache/benchmarks
     """
 
     def __init__(self, smoke: bool, committed: bool) -> None:
@@ -37,7 +39,7 @@ class Rows:
         self._circumstances = circumstances((*PACKAGES, *PEERS))
 
     def add(self, suite: str, name: str, network: str, **fields: Any) -> None:
-        """precision, masks and seed are part of every row; None where a row has none."""
+        """Add a row. Every row has precision, masks and seed; they are None if nothing else is given."""
         row = {"suite": suite, "name": name, "network": network, "precision": None, "masks": None, "seed": None}
         row |= {k: _rounded(v) for k, v in fields.items()}
         path = self.folder / f"{suite}.json"
@@ -46,24 +48,25 @@ class Rows:
 
 
 def folder(smoke: bool, committed: bool) -> Path:
+    """Return the folder of such rows (see `Rows`)."""
     place = COMMITTED if committed else CACHE / "results"
     return place / "smoke" if smoke else place
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells rows of a suite apart."""
+    """Return the fields by which the rows of a suite differ."""
     return tuple(row.get(k) for k in ("suite", "name", "network", "provider", "precision", "masks", "size", "references"))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a file; none if there is no file."""
     return json.loads(path.read_text()) if path.is_file() else []
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows to a file, one per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    os.replace(beside, path)
+    write_whole(path, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
 
 def _rounded(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Insertion, deletion and pointing at equal passes, on objects pasted on textures: our methods and the peers'."""
+"""Insertion, deletion and pointing at equal passes, on objects pasted on textures: our methods and the peers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +19,12 @@ NAMES = ["resnet18", "mobilenet"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_faithfulness(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """Peers run on ONNX Runtime: what their maps show does not depend on the engine."""
+    """All peers run in ONNX Runtime: their maps do not depend on what runs the network."""
     opened = subject(name)
     objects = pictures.pasted(opened.kind, opened.network.preprocessing, size.pasted)
-    embed = peers.runtime(opened.network.bundle / GRAPH)
+    embed = peers.onnx_runtime(opened.network.bundle / GRAPH)
     pairs = [peers.Pair(o.picture, opened.pixels(o.reference), opened.network.preprocessing, embed) for o in objects]
-    ways = _ours(opened, objects, pairs, size) | _theirs(objects, pairs, size)
+    ways = _ours(opened, objects, pairs, size) | _theirs(pairs, size)
 
     def measured() -> None:
         for who, (explain, passes) in ways.items():
@@ -39,7 +39,7 @@ def test_faithfulness(benchmark: Any, subject: Subjects, rows: Rows, size: Size,
 
 
 Way = tuple[Callable[[int], np.ndarray], int | str]
-"""The map (S, S) of an object by number, and its passes."""
+"""A function that returns the map (S, S) of the object with a number, and its passes."""
 
 
 def _ours(opened: Subject, objects: list[Any], pairs: list[peers.Pair], size: Size) -> dict[str, Way]:
@@ -61,7 +61,7 @@ def _ours(opened: Subject, objects: list[Any], pairs: list[peers.Pair], size: Si
     return {who: (way(method), count) for who, (method, count) in methods.items()}
 
 
-def _theirs(objects: list[Any], pairs: list[peers.Pair], size: Size) -> dict[str, Way]:
+def _theirs(pairs: list[peers.Pair], size: Size) -> dict[str, Way]:
     def way(peer: Any) -> Callable[[int], np.ndarray]:
         return lambda i: peer(pairs[i], size.equal_passes)
 
@@ -69,6 +69,6 @@ def _theirs(objects: list[Any], pairs: list[peers.Pair], size: Size) -> dict[str
 
 
 def _one(opened: Subject, thing: pictures.Pasted, saliency: np.ndarray) -> tuple[float, float, float]:
-    """Insertion, deletion, and whether the most salient pixel lies on the object."""
+    """Return the areas of insertion and deletion, and 1 if the most salient pixel lies on the object, else 0."""
     found = insertion_deletion(opened.plain, thing.picture, thing.reference, saliency)
     return found.insertion_auc, found.deletion_auc, float(thing.truth.ravel()[np.argmax(saliency)])

@@ -1,4 +1,4 @@
-"""Correlation of maps with an independent one of 8000 masks (mode "both": 8000 x 1000), fp32, published estimator."""
+"""Correlation of maps with an independent map of 8000 masks (mode "both": 8000 x 1000), fp32, published estimator."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ from engine import Explainer, Rise
 
 LARGE = "resnet50"
 LARGE_PASSES = 512
-"""Passes up to which the curve is drawn for ResNet-50, where a hundred take seconds."""
+"""Largest number of passes on the curve of ResNet-50, whose passes are slow."""
 
 
 @pytest.mark.parametrize("name", ["resnet18"])
 def test_default_both(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """Both pictures masked: the default against the published N = 2000 and K = 30."""
+    """Both pictures masked: the default and the published N = 2000, K = 30."""
     opened = subject(name)
     truth = _both(opened.plain, sane(size.truth, TRUTH_SEED), sane(size.truth_other, TRUTH_OTHER_SEED))
     published = _both(opened.plain, sane(MASKS), sane(OTHERS, PUBLISHED_OTHER_SEED))
@@ -42,7 +42,7 @@ def test_default_both(benchmark: Any, subject: Subjects, rows: Rows, size: Size,
 
 @pytest.mark.parametrize("name", ["resnet18", "vit", "mobilenet", LARGE])
 def test_default(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """References shown whole: the default, whatever passes it takes, against the published number of masks."""
+    """Whole references: the default, with as many passes as it takes, and the published number of masks."""
     opened = subject(name)
     ways: list[tuple[str, Explainer, Rise, Way]] = []
     for ours in _defaults(opened):
@@ -54,7 +54,7 @@ def test_default(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name
 
 @pytest.mark.parametrize("name", ["resnet18", "vit", "mobilenet", LARGE])
 def test_against_passes(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """At equal passes: the published estimator in fp32, the default's in fp32 and at the precision that "auto" takes."""
+    """At equal passes: the published estimator in fp32, the regression in fp32 and at the precision that "auto" takes."""
     opened = subject(name)
     counts = [n for n in size.passes if name != LARGE or n <= LARGE_PASSES]
     truth, asked = _truth(opened, size), opened.queries(size.queries[name])
@@ -89,7 +89,7 @@ def _compare(
     truth: Way,
     **fields: Any,
 ) -> None:
-    """A row for each way of making maps."""
+    """Add a row for each way to make maps."""
     asked = opened.queries(size.queries[opened.network.name])
 
     def measured() -> None:
@@ -105,7 +105,7 @@ def _compare(
 
 
 def _defaults(opened: Subject) -> list[Explainer]:
-    """The default, and OpenVINO where it is timed too."""
+    """Return the default explainer, and the one on OpenVINO if it is timed too."""
     return [e for e in (opened.explainer, opened.openvino) if e is not None]
 
 
@@ -118,7 +118,7 @@ def _truth(opened: Subject, size: Size) -> Way:
 
 
 def _summary(correlations: list[np.ndarray]) -> dict[str, Any]:
-    """Over every query and reference."""
+    """Summarise the correlations of all queries and references."""
     values = np.concatenate(correlations)
     found = {"mean": float(values.mean()), "p10": float(np.percentile(values, 10)), "lowest": float(values.min())}
     return {"queries": len(correlations), "pairs": len(values), **found}

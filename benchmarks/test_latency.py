@@ -1,4 +1,4 @@
-"""How long one explanation takes: from a cold start, with the model loaded, and with the query prepared."""
+"""The time of one explanation: from a cold start, with the model loaded, and with the query prepared."""
 
 import statistics
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.conftest import Size, Subject, Subjects
-from benchmarks.measure import Times, child, seconds, take_turns
+from benchmarks.measure import Times, run_module, seconds, take_turns
 from benchmarks.record import Rows
 from benchmarks.settings import DEFAULT
 
@@ -17,7 +17,7 @@ REPEATS = 100
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cold(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str, tmp_path: Path) -> None:
-    """The command in a process of its own: imports, verification of the bundle, sessions, and one explanation."""
+    """The command in a new process: imports, verification of the bundle, opening the sessions, and one explanation."""
     opened = subject(name)
     query = opened.queries(1)[0]
     query.picture.save(tmp_path / "query.png")
@@ -25,7 +25,7 @@ def test_cold(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: s
     files = [str(tmp_path / "query.png"), str(tmp_path / "reference.png"), "--bundle", str(opened.network.bundle)]
     found = []
     benchmark.pedantic(
-        lambda: found.append(child(["engine.explain", *files, "--json", "--quiet"])), rounds=size.rounds, iterations=1
+        lambda: found.append(run_module(["engine.explain", *files, "--json", "--quiet"])), rounds=size.rounds, iterations=1
     )
     cpu, wall, answers = zip(*found, strict=True)
     _add(rows, "cold", opened, Times(cpu, wall), passes=answers[0][0]["passes"])
@@ -33,7 +33,7 @@ def test_cold(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_warm(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """`explain` on pictures it has not seen, the model loaded."""
+    """`explain` on new pictures, with the model loaded."""
     opened = subject(name)
     queries = opened.queries(size.rounds)
     passes = []
@@ -48,7 +48,7 @@ def test_warm(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prepared(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """`prepared.explain` with a picture, one network row, and with its embedding, none."""
+    """`prepared.explain` with a picture, which takes one pass, and with its embedding, which takes none."""
     opened = subject(name)
     query = opened.queries(1)[0]
     prepared = opened.explainer.prepare(query.picture, DEFAULT)

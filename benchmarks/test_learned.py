@@ -1,4 +1,4 @@
-"""Learned masks against the same loop in PyTorch eager, and eight pairs side by side against one."""
+"""Learned masks: the engine against the same loop in PyTorch eager mode, and eight pairs together against one."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ ROUNDS = 3
 
 @pytest.mark.parametrize("mode", ["fixed", "both"])
 def test_steps(benchmark: Any, rows: Rows, size: Size, mode: str) -> None:
-    """One pair. Blurs and embeddings that do not change are made before the clock starts for PyTorch, and are on ours."""
+    """One pair. The time of fixed blurs and embeddings counts for the engine, and does not count for PyTorch."""
     network = networks.untrained("demo")
     explainer, module = Explainer(network.bundle), network.torch().requires_grad_(False)
     method = LearnedMask(iterations=SMOKE_STEPS if size.smoke else STEPS)
@@ -39,7 +39,7 @@ def test_steps(benchmark: Any, rows: Rows, size: Size, mode: str) -> None:
 
 
 def test_pairs_side_by_side(benchmark: Any, rows: Rows, size: Size) -> None:
-    """How many times the CPU time of one pair eight take."""
+    """The CPU time of eight pairs together, as a multiple of that of one pair."""
     network = networks.untrained("demo")
     explainer = Explainer(network.bundle)
     method = LearnedMask(iterations=SMOKE_STEPS if size.smoke else STEPS)
@@ -61,7 +61,7 @@ def test_pairs_side_by_side(benchmark: Any, rows: Rows, size: Size) -> None:
 def learned(
     module: torch.nn.Module, sides: list[tuple[torch.Tensor, torch.Tensor]], target: torch.Tensor, steps: int
 ) -> None:
-    """The published loop (docs/method.md, Learned mask): sides are pictures and their blurs, (1, 3, S, S) each."""
+    """Run the published loop (docs/method.md, Learned mask). sides: one or two pictures with blurs, (1, 3, S, S) each"""
     mask = torch.ones(1, 1, 8, 8 * len(sides), requires_grad=True)
     optimiser = torch.optim.Adam([mask], lr=0.1)
     side = sides[0][0].shape[-1]

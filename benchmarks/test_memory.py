@@ -1,4 +1,4 @@
-"""Peak resident memory at 224 x 224: it must not grow with the masks, other than by the embeddings."""
+"""Peak resident memory at 224 x 224: with more masks, it must grow by their embeddings only."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ import pytest
 
 from benchmarks import networks
 from benchmarks.conftest import Size
-from benchmarks.measure import child
+from benchmarks.measure import run_module
 from benchmarks.record import Rows
 
 SIDE = 224
 LIMIT_MB = 50
 PUBLISHED_MOST = 2000
-"""The published procedure keeps all masks: 0.4 GB of them."""
+"""Most masks of the published procedure, which keeps all of them: 0.4 GB."""
 
 
 @pytest.mark.parametrize(("who", "estimator"), [("ours", "regression"), ("ours", "sane"), ("published", "sane")])
 def test_peak(benchmark: Any, rows: Rows, size: Size, who: str, estimator: str) -> None:
-    """The paper's network with random weights: 64 numbers an embedding."""
+    """The paper's network with random weights, with 64 numbers per embedding."""
     folder = str(networks.untrained("resnet18", SIDE).folder)
     few, many = size.memory
     many = min(many, PUBLISHED_MOST) if who == "published" else many
@@ -25,7 +25,7 @@ def test_peak(benchmark: Any, rows: Rows, size: Size, who: str, estimator: str) 
 
     def measured() -> None:
         for masks in (few, many):
-            _, _, runs[masks] = child(["benchmarks.memory", who, folder, str(masks), estimator])
+            _, _, runs[masks] = run_module(["benchmarks.memory", who, folder, str(masks), estimator])
 
     benchmark.pedantic(measured, rounds=1, iterations=1)
     kept = {masks: run["embedding_bytes"] for masks, run in runs.items()}

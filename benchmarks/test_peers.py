@@ -1,4 +1,4 @@
-"""Passes per CPU second of other people's explainers, each on PyTorch eager and on ONNX Runtime, taking turns with us."""
+"""Passes per CPU second of other explainers, in PyTorch eager mode and in ONNX Runtime, timed in turn with ours."""
 
 import functools
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_passes_per_second(benchmark: Any, subject: Subjects, rows: Rows, size: 
     opened = subject(name)
     query = opened.queries(1)[0]
     graph = opened.network.bundle / GRAPH
-    engines = {"PyTorch eager": published.eager(opened.network.torch()), "ONNX Runtime": peers.runtime(graph)}
+    engines = {"PyTorch eager": published.eager(opened.network.torch()), "ONNX Runtime": peers.onnx_runtime(graph)}
     pixels = opened.pixels(query.picture), opened.pixels(query.references[0])
     pairs = {engine: peers.Pair(*pixels, opened.network.preprocessing, embed) for engine, embed in engines.items()}
     calls = _ours(opened, query, size)
@@ -49,7 +49,7 @@ def test_passes_per_second(benchmark: Any, subject: Subjects, rows: Rows, size: 
 
 
 def _ours(opened: Subject, query: Any, size: Size) -> dict[str, Any]:
-    """The published estimator, so that passes are all that counts: fp32, and the default's precision where it is another."""
+    """Return our calls, in fp32 and in the default precision, with the published estimator: only passes count here."""
     method = sane(size.peer_passes)
 
     def call(explainer: Any, i: int) -> None:
@@ -64,6 +64,6 @@ def _run(peer: Any, pair: peers.Pair, passes: int, i: int) -> np.ndarray:
 
 
 def _ratio(theirs: Any, ours: Any, share: float) -> tuple[float, list[float]]:
-    """Their CPU time per pass over ours: median and range. share: their passes over ours."""
+    """Return their CPU time per pass over ours, median and range. share: the number of their passes over that of ours"""
     ratios = [t / share / o for t, o in zip(theirs.cpu, ours.cpu, strict=True)]
     return float(np.median(ratios)), [min(ratios), max(ratios)]

@@ -1,4 +1,4 @@
-"""How long ranking takes: all attributes against the maps of all references of a query, the maps already made."""
+"""The time of ranking all attributes by the finished maps of all references of a query."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ SEED = 0
 
 @pytest.mark.parametrize("side", [224, 64])
 def test_rank(benchmark: Any, rows: Rows, size: Size, side: int) -> None:
-    """Arrays alone, and words for and against each reference, of which objects are made."""
+    """The ranking as arrays, and as attribute objects for and against each reference."""
     random = np.random.default_rng(SEED)
-    names = tuple(f"word {i}" for i in range(ATTRIBUTES))
+    names = tuple(f"attribute {i}" for i in range(ATTRIBUTES))
     prior = random.random(ATTRIBUTES).astype(np.float32)
     bias = np.zeros(ATTRIBUTES, np.float32)
     table = AttributeTable(names, "sigmoid", bias, threshold=0.5, phi=(1.0, 1.0, 1.0), prior=prior)

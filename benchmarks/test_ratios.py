@@ -1,4 +1,4 @@
-"""CPU time of the published procedure in PyTorch eager over ours, for the same work on the same network, taking turns."""
+"""CPU time of the published procedure in PyTorch eager mode over ours, for the same work on the same network, in turn."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ EQUAL = 1e-3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Published:
-    """The published procedure, ready to be timed: masks drawn, references embedded. scale: to MASKS masks."""
+    """The published procedure, ready to be timed, with its masks drawn. scale: from these masks to MASKS"""
 
     network: Any
     masks: published.Masks
@@ -74,7 +74,7 @@ def test_one_pair(benchmark: Any, procedure: Published, subject: Subjects, rows:
 
 @pytest.mark.parametrize("name", ["resnet18"])
 def test_both(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """Published: K = 30 and one map, timed with K = 2 and scaled; ours: both maps and the correspondence."""
+    """Published: one map with K = 30, timed with K = 2 and scaled. Ours: both maps and the correspondence."""
     opened = subject(name)
     pairs = _pairs(opened, procedure, min(size.rounds, 3))
     plan = sane(TIMED_OTHERS, PUBLISHED_OTHER_SEED).plan(opened.pixels(pairs[0][0]))
@@ -96,7 +96,7 @@ def test_both(benchmark: Any, procedure: Published, subject: Subjects, rows: Row
 
 @pytest.mark.parametrize("name", ["resnet18"])
 def test_many_references(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """Ours embeds the 100 references; for the published procedure that is left out of the clock."""
+    """The time to embed the 100 references counts for us, and does not count for the published procedure."""
     opened, count = subject(name), 100
     pairs = _pairs(opened, procedure, min(size.rounds, 3))
     pool = [r for q in opened.queries(max(size.queries[name], 2)) for r in q.references]
@@ -115,7 +115,7 @@ def test_many_references(benchmark: Any, procedure: Published, subject: Subjects
 
 @pytest.mark.parametrize("name", ["resnet18"])
 def test_prepared(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """A prepared query, its reference given as an embedding: map and the top 5 of 45 attributes."""
+    """A prepared query and the embedding of a reference: the map and the top 5 of 45 attributes."""
     opened = subject(name)
     pairs = _pairs(opened, procedure, min(size.rounds, 3))
     prepared = [opened.explainer.prepare(query, DEFAULT) for query, *_ in pairs]
@@ -137,7 +137,7 @@ def test_prepared(benchmark: Any, procedure: Published, subject: Subjects, rows:
 
 @pytest.mark.parametrize("name", ["resnet18"])
 def test_same_masks(benchmark: Any, procedure: Published, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """Equal masks, equal estimator, fp32: what the runtime and the algebra alone gain. The maps must be equal."""
+    """The same masks and estimator in fp32: the gain of runtime and algebra only. The maps must be equal."""
     opened = subject(name)
     pairs = _pairs(opened, procedure, min(size.rounds, 3))
     method = sane(size.timed[name])
@@ -159,7 +159,7 @@ def test_same_masks(benchmark: Any, procedure: Published, subject: Subjects, row
 
 
 def _pairs(opened: Subject, procedure: Published, count: int) -> list[tuple[Any, Any, Tensor, Tensor]]:
-    """Query and reference as pictures, then as the published procedure takes them: rows (3, S, S), embedding (D,)."""
+    """Return queries and references: two pictures, then the tensors (3, S, S) and (D,) for the published procedure."""
     network = published.eager(procedure.network)
     asked = [(q.picture, q.references[0]) for q in opened.queries(count)]
     while len(asked) < count:  # the smoke size has few pictures
@@ -172,7 +172,7 @@ def _divided(times: Times, by: int) -> Times:
 
 
 def _ours(opened: Subject, call: Callable[[Explainer, int], None]) -> dict[str, Callable[[int], None]]:
-    """The call by provider: the default's first, and OpenVINO's where it is timed too."""
+    """Return the call by provider: the default one first, then OpenVINO if it is timed too."""
     explainers = [e for e in (opened.explainer, opened.openvino) if e is not None]
     return {e.provider: functools.partial(call, e) for e in explainers}
 
@@ -188,7 +188,7 @@ def _add(
     passes: dict[str, list[int]] | None = None,
     **fields: Any,
 ) -> None:
-    """A row for each provider in `times`, against "theirs". scale: on top of the procedure's own."""
+    """Add a row for each provider in `times`, compared with "theirs". scale: in addition to the procedure's own"""
     for provider, spent in times.items():
         if provider == "theirs":
             continue

@@ -1,4 +1,4 @@
-"""Cost per pair over many pairs, over many references of one query, and per pass over picture sizes."""
+"""The cost per pair of many pairs and of many references of one query, and the cost per pass by picture size."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ SIZES = (64, 112, 160, 224)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """Every pair with a query of its own."""
+    """Each pair has its own query."""
     opened = subject(name)
     queries = opened.queries(size.queries[name])
 
@@ -41,8 +41,8 @@ def test_pairs(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: 
 
 @pytest.mark.parametrize("references", [1, 10, 100, 1000])
 @pytest.mark.parametrize("name", ["resnet18"])
-def test_references(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str, references: int) -> None:
-    """One query, new every round, against references given as embeddings."""
+def test_references(benchmark: Any, subject: Subjects, rows: Rows, name: str, references: int) -> None:
+    """One query, a new one in each round, against the embeddings of references."""
     opened = subject(name)
     queries = opened.queries(ROUNDS)
     known = opened.explainer.embed([r for q in queries for r in q.references])
@@ -61,7 +61,7 @@ def test_references(benchmark: Any, subject: Subjects, rows: Rows, size: Size, n
 def test_outside_the_network(
     benchmark: Any, subject: Subjects, rows: Rows, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """CPU time of drawing masks, blending, copying and fitting the maps, in parts of the network's own."""
+    """CPU time of drawing masks, blending, copying and fitting the maps, relative to that of the network."""
     opened = subject(name)
     query, network = opened.queries(1)[0].picture, [0.0]
     run = Session.run
@@ -92,14 +92,14 @@ def test_outside_the_network(
 
 @pytest.mark.parametrize("name", ["resnet18", "vit", "mobilenet"])
 def test_providers(benchmark: Any, subject: Subjects, rows: Rows, size: Size, name: str) -> None:
-    """CPU time per pass of everything that runs on this processor, taking turns."""
+    """CPU time per pass of every provider and precision that runs on this processor, in turn."""
     if size.smoke:
         pytest.skip("left out of the smoke size")
     opened = subject(name)
     picture, method = opened.queries(1)[0].picture, sane(PROVIDER_MASKS)
     explainers = {}
     for provider, precision in PROVIDERS:
-        # what this processor cannot run, or runs too far from the canonical embedding, has no row
+        # no row for what this processor cannot run, or runs too far from the canonical embedding
         with contextlib.suppress(BundleError, ProviderError):
             explainers[f"{provider} {precision}"] = Explainer(opened.network.bundle, provider, precision)
     calls = {what: functools.partial(lambda e, i: e.prepare(picture, method), e) for what, e in explainers.items()}
@@ -110,7 +110,7 @@ def test_providers(benchmark: Any, subject: Subjects, rows: Rows, size: Size, na
 
 @pytest.mark.parametrize("side", SIZES)
 def test_picture_size(benchmark: Any, rows: Rows, size: Size, side: int) -> None:
-    """Per pass, fp32, against the published procedure: the paper's network with random weights, which takes any size."""
+    """Time per pass in fp32, and that of the published procedure: the paper's network with random weights, at any size."""
     if size.smoke and side != SIZES[0]:
         pytest.skip("left out of the smoke size")
     network = networks.untrained("resnet18", side)

@@ -11,13 +11,15 @@ from typing import NoReturn
 
 from engine.errors import OptionError
 from engine.explainer import MODES, Explainer
-from engine.explanation import Explanation, checked_suffix
+from engine.explanation import DRAWN, Explanation, Originals, checked_suffix
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.methods.rise import ESTIMATORS, Rise
+from engine.pictures.loading import load_picture
 from engine.protocol import ignore_notice
+from engine.reference_vectors import ReferenceLike, named_vectors, read_embedding_file
 from engine.runtime.providers import PROVIDERS
-from engine.terminal import Bar, notice, printable, run_command, say
+from engine.terminal import Bar, CommandParser, notice, printable, run_command, say
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
@@ -26,6 +28,8 @@ _EXAMPLES = """examples:
   python -m engine.explain query.jpg match.jpg --bundle models/shoes
   python -m engine.explain query.jpg a.jpg b.jpg c.jpg --out why.html
   python -m engine.explain query.jpg match.jpg --json           numbers only, for another program
+  python -m engine.explain query.jpg match.jpg --original       drawn on the pictures as they are, before the crop
+  python -m engine.explain query.jpg --reference-embedding index.npz:vectors    a reference per row of the array
   python -m engine.explain query.jpg match.jpg --estimator sane --masks 2000    the paper's own map
 """
 
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m engine.explain",
         description="Explain why a query picture matches reference pictures: a saliency map and ranked attributes.",
         epilog=_EXAMPLES,
@@ -45,6 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("query", nargs="?", metavar="QUERY", help="picture to explain; without any, the demo pair")
     add("references", nargs="*", metavar="REFERENCE", help="pictures that match it")
+    add(
+        "--reference-embedding",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="references as embeddings, a row each: FILE.npy, FILE.npz or FILE.npz:KEY; may be repeated",
+    )
     add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
     add("--method", default="rise", metavar="M", help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     add("--mode", default="fixed", metavar="MODE", help=f"one of {', '.join(MODES)} (default: %(default)s)")
@@ -61,29 +72,49 @@ def _parser() -> argparse.ArgumentParser:
     add("--provider", default="auto", metavar="P", help=f"auto, {', '.join(PROVIDERS)} (default: %(default)s)")
     add("--precision", default="auto", metavar="P", help="auto, fp32, fp16, bf16, int8 (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help=f".png, .html, .json or .npz (default: {DEFAULT_OUT}; none with --json)")
+    add("--original", action="store_true", help="draw .png and .html on the original pictures, not on the network's crop")
     add("--json", action="store_true", help="print one JSON array, an object per reference, and nothing else")
     add("--quiet", action="store_true", help="no progress bar, and no notices on standard error")
     return parser
 
 
 def _explain(options: argparse.Namespace) -> None:
-    query, references = _pictures(options)
-    out = options.out or (None if options.json else DEFAULT_OUT)
-    files = _files(out, len(references)) if out else []
+    query, pictures = _pictures(options)
+    arrays = [(given, read_embedding_file(given)) for given in options.reference_embedding]
+    out = _out(options)
+    files = _files(out, len(pictures) + sum(len(a) if a.ndim > 1 else 1 for _, a in arrays)) if out else []
     for file in files:
         check_writable(file)
     method = _method(options)
     explainer = Explainer(
         options.bundle, options.provider, options.precision, notice=ignore_notice if options.quiet else notice
     )
+    if arrays:
+        explainer.model.require_embeddings("compare embeddings")
+    named: list[tuple[str, ReferenceLike]] = [(picture.name, picture) for picture in pictures]
+    for given, array in arrays:
+        named += named_vectors(given, array, explainer.model.manifest.embedding)
+    names, references = [name for name, _ in named], [reference for _, reference in named]
     with Bar(options.quiet, "passes", "pass") as bar:
         explanations = explainer.explain_many(query, references, method, options.mode, options.condition, progress=bar.show)
     if out:
-        _save(explanations, out, files)
+        _save(explanations, out, files, _originals(query, references) if options.original else None)
     if options.json:
         say(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
     else:
-        say(_summary(explanations, references, options.top, files))
+        say(_summary(explanations, names, options.top, files))
+
+
+def _out(options: argparse.Namespace) -> Path | None:
+    out: Path | None = options.out or (None if options.json else DEFAULT_OUT)
+    if options.original and (out is None or checked_suffix(out) not in DRAWN):
+        raise OptionError(f"--original is about what is drawn: give --out a name that ends in {' or '.join(DRAWN)}")
+    return out
+
+
+def _originals(query: Path, references: Sequence[ReferenceLike]) -> list[Originals]:
+    picture = load_picture(query)
+    return [(picture, other if isinstance(other, Path) else None) for other in references]
 
 
 def _method(options: argparse.Namespace) -> Method:
@@ -100,9 +131,11 @@ def _method(options: argparse.Namespace) -> Method:
 
 def _pictures(options: argparse.Namespace) -> tuple[Path, list[Path]]:
     if options.query is None:
+        if options.reference_embedding:
+            raise OptionError("--reference-embedding needs a query, as in: QUERY --reference-embedding FILE")
         folder = Path(str(resources.files("engine") / "data" / "pictures"))
         return folder / DEMO_PAIR[0], [folder / DEMO_PAIR[1]]
-    if not options.references:
+    if not options.references and not options.reference_embedding:
         raise OptionError("one picture was given; a query needs at least one reference, as in: QUERY REFERENCE")
     return Path(options.query), [Path(r) for r in options.references]
 
@@ -115,26 +148,31 @@ def _files(out: Path, count: int) -> list[Path]:
     return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
 
 
-def _save(explanations: list[Explanation], out: Path, files: list[Path]) -> None:
+def _save(explanations: list[Explanation], out: Path, files: list[Path], originals: list[Originals] | None) -> None:
+    each: Sequence[Originals | None] = [None] * len(explanations) if originals is None else originals
     if len(files) == len(explanations):
-        for explanation, file in zip(explanations, files, strict=True):
-            explanation.save(file)
+        for explanation, file, own in zip(explanations, files, each, strict=True):
+            explanation.save(file, own)
     elif checked_suffix(out) == ".html":
         from engine.render.html import page  # noqa: PLC0415 - drawing is not needed to compute
 
-        write_whole(out, page(explanations).encode())
+        shown = None
+        if originals is not None:
+            shown = [e.original_panels(*own) for e, own in zip(explanations, originals, strict=True)]
+        write_whole(out, page(explanations, shown).encode(errors="backslashreplace"))
     else:
         array = [e.to_dict() for e in explanations]
-        write_whole(out, (json.dumps(array, indent=1, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(array, indent=1, ensure_ascii=False) + "\n"
+        write_whole(out, text.encode(errors="backslashreplace"))  # of half a character, which JSON escapes so
 
 
-def _summary(explanations: list[Explanation], references: list[Path], top: int, files: list[Path]) -> str:
+def _summary(explanations: list[Explanation], names: list[str], top: int, files: list[Path]) -> str:
     lines = []
-    for explanation, reference in zip(explanations, references, strict=True):
+    for explanation, name in zip(explanations, names, strict=True):
         known = explanation.saliency_reliability
         map_ = "" if known is None else f", map reliability {known:.2f} after {explanation.passes} passes"
         lines += [
-            f"{printable(reference.name)}: similarity {explanation.similarity:.3f}{map_}",
+            f"{printable(name)}: similarity {explanation.similarity:.3f}{map_}",
             *_attribute_lines(explanation, top),
         ]
     lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]

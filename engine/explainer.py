@@ -10,19 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from engine.bundle import demo_bundle
+from engine.bundle.manifest import Condition
 from engine.cache import CacheInfo, PreparedCache
 from engine.errors import ImageError, OptionError
 from engine.explain_learned import explain_learned
+from engine.explain_pairs import explain_pairs
 from engine.explanation import Explanation
 from engine.methods import Method, PlannedMethod, method_named, method_of, require_plan, resolve_baseline
 from engine.methods.learned_mask import LearnedMask
 from engine.methods.rise import Rise
-from engine.model import Condition, LoadedModel, Picture, load_model
+from engine.model import LoadedModel, Picture, load_model, require_pictures
 from engine.pictures.loading import ImageLike
 from engine.prepare_together import prepare_together
 from engine.prepared import PassOptions, Prepared, prepare_picture, with_fits
 from engine.prepared_npz import read_prepared
 from engine.protocol import Notice, Plan, Progress, ignore_notice, require_top, require_whole, silent
+from engine.reference_vectors import ReferenceLike
 from engine.saliency.map_fits import KnownReferences
 from engine.saliency.stopping import AUTO, BLOCK, Budget
 
@@ -37,8 +40,8 @@ class Explainer:
     bundle: folder made by `python -m export`; None: the embedded demo (emoji)
     provider: auto, cpu, cuda, tensorrt, openvino; what is asked for is verified; auto takes the first of TensorRT, CUDA and
         the CPU (with ONNX Runtime) that really runs the model; `provider_reason` says why
-    precision: auto, fp32, fp16, bf16, int8, if the bundle has it (OpenVINO runs a fp32 graph in bf16); auto takes the fastest
-        that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
+    precision: auto, fp32, fp16, bf16, int8, if the bundle has it (OpenVINO runs a fp32 graph in bf16); auto takes the
+        fastest that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
     threads: CPU threads per network run; None: all cores
     cache_bytes: memory for prepared pictures, which `explain` and `explain_many` keep for the next reference; 0: keep none
     notice: called with a line about what takes long while a GPU is made ready, or what auto tried that does not run
@@ -88,7 +91,7 @@ class Explainer:
     def explain(
         self,
         query: ImageLike,
-        reference: ImageLike,
+        reference: ReferenceLike,
         method: str | Method = "rise",
         mode: str = "fixed",
         condition: Condition = None,
@@ -116,7 +119,7 @@ class Explainer:
     def explain_many(
         self,
         query: ImageLike,
-        references: Sequence[ImageLike],
+        references: Sequence[ReferenceLike],
         method: str | Method = "rise",
         mode: str = "fixed",
         condition: Condition | Sequence[Condition] = None,
@@ -130,7 +133,7 @@ class Explainer:
         """One explanation per reference, in order; the passes over the query are run once.
 
         query: a path, a PIL image or a uint8 RGB array (H, W, 3)
-        references: the same, or embeddings (D,) float32 as `embed` returns them
+        references: the same, or embeddings as `embed` returns them: arrays, tensors or lists of D numbers, (D,) or (1, D)
         method: "rise" or its options, `Rise(masks=...)`
         mode: "fixed": the references shown whole; "both": each masked like the query, with the same options and seed, in as
             many passes again; references must be images then
@@ -153,17 +156,20 @@ class Explainer:
         )
         conditions = self.model.conditions(condition, len(references))
         picture = self.model.picture(query)
+        if self.model.takes_pairs:
+            whole = require_pictures(self.model.split_references(references)[0])
+            return explain_pairs(self.model, picture, whole, options, mode, passes, top)
         if isinstance(options, LearnedMask):
             others, embeddings = self.model.split_references(references)
-            if mode == "both" and None in others:
-                raise ImageError("mode both masks the references too: they must be pictures, not embeddings")
+            if mode == "both":
+                require_pictures(others)
             return explain_learned(self.model, picture, others, embeddings, conditions, options, mode, passes, top)
         if mode == "fixed":
             shown, embeddings = self.model.references(references)
             known = None if self._cache.limit else known_references(self.model, embeddings, conditions)
             prepared = self._prepared(picture, dataclasses.replace(passes, known=known), options)
             return prepared.explain_whole(shown, embeddings, conditions, top)
-        pictures = [picture, *(self.model.picture(reference) for reference in references)]
+        pictures = [picture, *require_pictures(self.model.split_references(references)[0])]
         prepare = functools.partial(self._prepared, options=options)
         sides = prepare_together(prepare, pictures, conditions, passes, for_others=bool(self._cache.limit))
         return sides[0].explain_many(sides[1:], conditions, top)
@@ -171,7 +177,7 @@ class Explainer:
     def refining(
         self,
         query: ImageLike,
-        reference: ImageLike,
+        reference: ReferenceLike,
         method: str | Method = "rise",
         mode: str = "fixed",
         condition: Condition = None,
@@ -190,9 +196,9 @@ class Explainer:
         require_mode(mode)
         require_top(top)
         conditions = self.model.conditions(condition, 1)
-        pictures = [self.model.picture(query), *([self.model.picture(reference)] if mode == "both" else [])]
-        shown = self.model.references([reference])
-        first = dataclasses.replace(options, masks=min(AUTO[0], options.most))
+        picture, shown = self.model.picture(query), self.model.references([reference])
+        pictures = [picture, *(require_pictures(shown[0]) if mode == "both" else [])]
+        first = dataclasses.replace(options, masks=min(AUTO[0], options.most_masks))
         passes = PassOptions(resolve_baseline(options, baseline), Budget())
         sides = [self._prepared(p, passes, first) for p in pictures]
 
@@ -202,7 +208,7 @@ class Explainer:
                     yield sides[0].explain_many([sides[1]], conditions, top)[0]
                 else:
                     yield sides[0].explain_whole(*shown, conditions, top)[0]
-                left = options.most - len(sides[0].plan)
+                left = options.most_masks - len(sides[0].plan)
                 if not left:
                     return
                 sides = [side.refine(min(BLOCK, left)) for side in sides]
@@ -233,6 +239,7 @@ class Explainer:
 
         Raises ImageError, OptionError.
         """
+        self.model.require_embeddings("prepare a picture")
         options = require_plan(method_named(method)) if plan is None else method_of(plan, method)
         budget = Budget.of(options, plan is None, tolerance, deadline)
         passes = PassOptions(resolve_baseline(options, baseline), budget, None, progress or silent)
@@ -244,7 +251,7 @@ class Explainer:
     def _prepared(self, picture: Picture, passes: PassOptions, options: PlannedMethod) -> Prepared:
         """From the cache, if it is there, else prepared now."""
         digest = hashlib.sha256(picture.pixels.tobytes()).digest()
-        key = (digest, picture.box, options, passes.baseline, passes.budget.tolerance)
+        key = (digest, picture.box, picture.original_size, options, passes.baseline, passes.budget.tolerance)
         found = self._cache.get(key) if self._cache.limit else None
         if found is None:
             found = prepare_picture(self.model, picture, options, None, passes)
@@ -253,9 +260,10 @@ class Explainer:
         return found
 
     def load_prepared(self, path: str | os.PathLike[str]) -> Prepared:
-        """Read what `Prepared.save` wrote. Raises OutputError if the file is something else, OptionError if another model, or
-        another precision of this one, made it.
+        """Read what `Prepared.save` wrote. Raises OutputError if the file is something else, OptionError if another model,
+        or another precision of this one, made it.
         """
+        self.model.require_embeddings("use a prepared picture")
         fields = read_prepared(self.model, Path(path))
         activations = self.model.activations(fields["picture"])  # the bundle's attributes may have changed since
         return with_fits(Prepared(model=self.model, activations=activations, fits=None, **fields))
@@ -266,6 +274,7 @@ class Explainer:
 
     def embed(self, images: Sequence[ImageLike]) -> np.ndarray:
         """(n, D) float32, one row per image, as the network gives them. Raises ImageError."""
+        self.model.require_embeddings("embed pictures")
         if isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
             raise ImageError(f"embed takes a list of images, got {type(images).__name__}")
         return self.model.embed([self.model.picture(image) for image in images])

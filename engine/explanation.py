@@ -3,42 +3,101 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.attributes.table import Attribute
-from engine.errors import OutputError, first_line
+from engine.errors import ImageError, OptionError, OutputError, first_line
 from engine.files import read_npz, write_npz, write_whole
 from engine.findings import ARRAYS, ATTRIBUTE_LISTS, Findings, ModelName
+from engine.pictures.loading import ImageLike, load_picture
+from engine.saliency.originals import map_on_original
+
+if TYPE_CHECKING:
+    from engine.render.png import Panel
+
+Originals = tuple[ImageLike, ImageLike | None]
+"""The pictures that were explained, query and reference, as they were before the network's crop; None: not needed."""
 
 SUFFIXES = (".png", ".html", ".json", ".npz")
+DRAWN = (".png", ".html")
+TUPLES = ("query_box", "reference_box", "query_size", "reference_size", "phi", "notes")
 
 
 class Explanation(Findings):
     """Why a query matches a reference. Its fields are those of `engine.findings.Findings`."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], originals: Originals | None = None) -> None:
         """Write .png (a picture), .html (a page), .json (numbers) or .npz (everything, see `load`), by suffix.
 
-        Raises OutputError for another suffix or where the file cannot be written.
+        originals: (query, reference), to draw .png and .html on the original pictures instead of on what the network saw;
+            the reference is None if its embedding was given
+
+        Raises OutputError for another suffix or if the file cannot be written; OptionError, ImageError for wrong originals.
         """
         target = Path(path)
         suffix = checked_suffix(target)
+        if originals is not None and suffix not in DRAWN:
+            raise OptionError(f"originals are drawn in {' and '.join(DRAWN)}, not in {suffix}: leave them out")
         if suffix == ".npz":
             self._save_npz(target)
             return
+        shown = None if originals is None else self.original_panels(*originals)
         if suffix == ".png":
             from engine.render.png import png  # noqa: PLC0415 - drawing is not needed to compute
 
-            content = png(self)
+            content = png(self, shown)
         elif suffix == ".html":
             from engine.render.html import page  # noqa: PLC0415 - as above
 
-            content = page([self]).encode()
+            content = page([self], None if shown is None else [shown]).encode(errors="backslashreplace")
         else:
-            content = (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
+            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+            content = text.encode(errors="backslashreplace")  # of half a character, which JSON escapes so
         write_whole(target, content)
+
+    def on_original(self, image: ImageLike | None = None, *, reference: bool = False) -> np.ndarray:
+        """Return the query's map on the original picture, or that picture with the map drawn on it.
+
+        image: None: return (H0, W0) float32 over the upright original, NaN where the network did not see it (cropped away)
+            the original: return (H0, W0, 3) uint8, in grey, coloured by the map, with a frame around what the network saw
+        reference: the same of the reference, which has a map in mode "both"
+
+        Raises OptionError if there is no map or the original's size is not known, ImageError if `image` is another picture.
+        """
+        which = "reference" if reference else "query"
+        saliency, box, size = (
+            (self.reference_saliency, self.reference_box, self.reference_size)
+            if reference
+            else (self.saliency, self.query_box, self.query_size)
+        )
+        if saliency is None or box is None:
+            raise OptionError('the reference has no map in mode "fixed": explain with mode="both"')
+        if image is not None:
+            from engine.render.original import overlay  # noqa: PLC0415 - as in `save`
+
+            return np.asarray(overlay(_original(image, size, which), saliency, box))
+        if size is None:
+            raise OptionError(
+                f"the original {which}'s size is not known, because a file of an older version did not keep it: explain the "
+                "pair again, or give the original picture for an overlay"
+            )
+        return map_on_original(saliency, box, size)
+
+    def original_panels(self, query: ImageLike, reference: ImageLike | None) -> "list[Panel]":
+        """Return what `save` draws on the originals. Raises OptionError and ImageError for wrong originals."""
+        from engine.render import original  # noqa: PLC0415 - as in `save`
+
+        needed = self.reference_box is not None
+        if needed != (reference is not None):
+            raise OptionError(
+                "originals must be (query, reference): both pictures"
+                if needed
+                else "originals must be (query, None), because the reference was given as an embedding"
+            )
+        other = None if reference is None else _original(reference, self.reference_size, "reference")
+        return original.original_panels(self, _original(query, self.query_size, "query"), other)
 
     def _save_npz(self, path: Path) -> None:
         arrays = {k: getattr(self, k) for k in ARRAYS if getattr(self, k) is not None}
@@ -55,8 +114,9 @@ class Explanation(Findings):
             for kind in ATTRIBUTE_LISTS:
                 found = fields.pop(kind, ())  # older files have no opposing ones
                 arrays[kind] = tuple(Attribute(**a, map=data[_map_name(kind, i)]) for i, a in enumerate(found))
-            for name in ("query_box", "reference_box", "phi", "notes"):
-                fields[name] = fields[name] if fields[name] is None else tuple(fields[name])
+            for name in TUPLES:
+                value = fields.get(name)  # older files have no sizes
+                fields[name] = value if value is None else tuple(value)
             fields["model"] = ModelName(**fields["model"])
             return cls(**fields, **arrays)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -67,6 +127,16 @@ class Explanation(Findings):
         from engine.render.html import figure  # noqa: PLC0415 - as in `save`
 
         return figure(self)
+
+
+def _original(image: ImageLike, size: tuple[int, int] | None, which: str) -> np.ndarray:
+    """Load an original, (H0, W0, 3) uint8; raises ImageError if it cannot be the one that was explained."""
+    picture = load_picture(image)
+    if size not in (None, picture.size):
+        explained = " x ".join(map(str, size))
+        got = " x ".join(map(str, picture.size))
+        raise ImageError(f"the {which} that was explained is {explained} pixels, the picture given is {got}: give that one")
+    return np.asarray(picture)
 
 
 def _map_name(kind: str, index: int) -> str:

@@ -8,12 +8,16 @@ import numpy as np
 from engine.attributes.ranking import opposing
 from engine.attributes.table import Attribute
 from engine.pictures.preprocessing import Box
+from engine.terminal import printable
 
 ATTRIBUTE_LISTS = ("attributes", "opposing_attributes")
 ARRAYS = (
     *("saliency", "saliency_error", "reference_saliency", "reference_saliency_error"),
     *("correspondence", "query_image", "reference_image"),
 )
+
+LONGEST_NAME = 40
+"""Characters of a name that `repr` shows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Findings:
     phi: the weights they were ranked with
     query_image, reference_image: (H, W, 3) uint8 as the network saw them (None: given as an embedding)
     query_box, reference_box: that part of the upright original, (left, top, right, bottom) in its pixels
+    query_size, reference_size: (width, height) of the upright original in pixels; None in files of older versions, and for
+        a reference given as an embedding
     passes: network rows behind it, shared ones and the whole images included, padding not
     threads, batch: of the network runs over masked pictures
     seed: of the masks; None where a plan was handed in
@@ -84,6 +90,8 @@ class Findings:
     reference_saliency_reliability: float | None = None
     correspondence: np.ndarray | None = None
     correspondence_reliability: float | None = None
+    query_size: tuple[int, int] | None = None
+    reference_size: tuple[int, int] | None = None
 
     @property
     def opposing(self) -> np.ndarray:
@@ -103,9 +111,13 @@ class Findings:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     def __repr__(self) -> str:
-        named = ", ".join(a.name for a in self.attributes[:3]) or "no attributes"
+        named = ", ".join(_clipped(a.name) for a in self.attributes[:3]) or "no attributes"
         height, width = self.saliency.shape
-        return (
+        return printable(
             f"<{type(self).__name__}: similarity {self.similarity:.3f}, {named}; {self.method}, {self.mode}, "
-            f"{height} x {width}, {self.passes} passes, {self.model.name}>"
+            f"{height} x {width}, {self.passes} passes, {_clipped(self.model.name)}>"
         )
+
+
+def _clipped(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"

@@ -1,8 +1,10 @@
 """A loaded model: a verified bundle, its open sessions, and all that depends on it about pictures and conditions."""
 
+import copy
 import dataclasses
 import os
 import threading
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,28 +12,34 @@ import numpy as np
 
 from engine.attributes.ranking import Activations
 from engine.bundle import load_bundle
-from engine.bundle.manifest import PRECISIONS, Graph
+from engine.bundle.manifest import PRECISIONS, Condition, Graph
 from engine.errors import EngineError, ImageError, OptionError
 from engine.passes import whole_embeddings
 from engine.pictures.loading import ImageLike, load_picture
 from engine.pictures.preprocessing import Box
 from engine.protocol import Gradients, Notice, Runner, ignore_notice
+from engine.reference_vectors import ReferenceLike, as_vector
 from engine.runtime import opening
 from engine.runtime.batch_size import calibrated_batch, largest_batch
 from engine.runtime.gpu_session import GpuSession
+from engine.runtime.pair_session import PairSession
 from engine.runtime.precision import choose_precision, target_of
 from engine.runtime.providers import GPU_PROVIDERS, RUNTIME_PROVIDERS, driver_found, providers_named, require_gpu
 from engine.saliency import similarity
 
-Condition = int | str | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture as the network sees it. pixels: (H, W, 3) uint8; box: the part of the upright original that it shows"""
+    """A picture as the network sees it.
+
+    pixels: (H, W, 3) uint8; box: the part of the upright original that it shows
+    original_size: (width, height) of the upright original; None: not known, in files of older versions
+    """
 
     pixels: np.ndarray
     box: Box
+    original_size: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -136,12 +144,13 @@ class LoadedModel:
             if precision not in PRECISIONS:
                 advice = f"the precisions are auto, {', '.join(PRECISIONS)}"
             raise OptionError(
-                f"precision {precision!r} was asked for, but for provider {self.provider} this bundle has {present}; {advice}"
+                f"precision {precision!r} was asked for, but for provider {self.provider} this bundle has {present}; "
+                f"{advice}"
             )
         return opening.open_graph(self.bundle, graph, self.provider, self.threads, precision)
 
     def gradient(self) -> "GradientNetworks":
-        """The networks for learned masks, opened when first needed. Raises OptionError if the bundle has no gradient graph."""
+        """The networks for learned masks, opened when first needed. Raises OptionError if the bundle has no gradient."""
         with self._opening:
             if self._gradient is None:
                 self._gradient = self._open_gradient()
@@ -167,9 +176,29 @@ class LoadedModel:
             network = opening.open_graph(self.bundle, base, provider, self.threads)
         return GradientNetworks(opening.open_gradient(self.bundle, graph, provider, self.threads), network, provider)
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether the model takes both pictures at once and gives a score: then there are no embeddings."""
+        return self.manifest.base.second_input is not None
+
+    def require_embeddings(self, what: str) -> None:
+        """Raise OptionError if the model has none. what: what was to be done with them"""
+        if self.takes_pairs:
+            raise OptionError(f"{self.manifest.name} takes both pictures at once and cannot {what}: use `explain`")
+
+    def facing(self, picture: Picture, *, as_first: bool) -> "LoadedModel":
+        """The same model with one of its two pictures held fixed. Raises OptionError for models of one input."""
+        if not isinstance(self.similarity, PairSession):
+            raise OptionError(f"{self.manifest.name} takes one picture at a time")
+        view = copy.copy(self)
+        fixed = self.preprocessing.normalised(picture.pixels)
+        view.similarity = self.similarity.facing(fixed, as_first=as_first)
+        return view
+
     def picture(self, image: ImageLike) -> Picture:
         """Load a picture and fit it to what the network sees. Raises ImageError."""
-        return Picture(*self.preprocessing.fitted(load_picture(image)))
+        upright = load_picture(image)
+        return Picture(*self.preprocessing.fitted(upright), upright.size)
 
     def embed(self, pictures: Sequence[Picture]) -> np.ndarray:
         """Embeddings (n, D) float32 of whole pictures."""
@@ -188,59 +217,33 @@ class LoadedModel:
         pixels = [p.pixels for p in pictures]
         return whole_embeddings(session, self.preprocessing, pixels, largest_batch(self.preprocessing))
 
-    def references(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
+    def references(self, others: Sequence[ReferenceLike]) -> tuple[list[Picture | None], np.ndarray]:
         """References as pictures (None for those given as embeddings) and embeddings (R, D) float32."""
+        self.require_embeddings("compare embeddings")
         pictures, embeddings = self.split_references(others)
         embeddings[[p is not None for p in pictures]] = self.embed([p for p in pictures if p is not None])
         return pictures, embeddings
 
-    def split_references(self, others: Sequence[ImageLike]) -> tuple[list[Picture | None], np.ndarray]:
+    def split_references(self, others: Sequence[ReferenceLike]) -> tuple[list[Picture | None], np.ndarray]:
         """The same without running the network: the embeddings of pictures are 0."""
         embeddings = np.zeros((len(others), self.manifest.embedding), np.float32)
         pictures: list[Picture | None] = []
         for i, other in enumerate(others):
-            if isinstance(other, np.ndarray) and other.dtype != np.uint8:
-                embeddings[i] = self._embedding(other)
-                pictures.append(None)
+            vector = as_vector(other, self.manifest.embedding)
+            if vector is None:
+                pictures.append(self.picture(typing.cast(ImageLike, other)))
             else:
-                pictures.append(self.picture(other))
+                embeddings[i] = vector
+                pictures.append(None)
         return pictures, embeddings
-
-    def _embedding(self, vector: np.ndarray) -> np.ndarray:
-        size, given = self.manifest.embedding, vector
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
-            vector = vector.astype(np.float32) if vector.dtype.kind == "f" else vector
-        if vector.shape != (size,) or vector.dtype.kind != "f" or not np.isfinite(vector).all():
-            raise ImageError(
-                f"a reference array must be an embedding, finite float32 ({size},), or a picture, uint8 (H, W, 3); "
-                f"got {given.dtype} {given.shape}"
-            )
-        return vector
 
     def conditions(self, condition: Condition | Sequence[Condition], count: int) -> list[int | None]:
         """A condition index for each of `count` references; None where none was asked for. Raises OptionError."""
         if condition is None or isinstance(condition, (int, str)):
-            return [self._condition(condition)] * count
+            return [self.manifest.condition_index(condition)] * count
         if len(condition) != count:
             raise OptionError(f"{len(condition)} conditions for {count} references: give one, or one per reference")
-        return [self._condition(c) for c in condition]
-
-    def _condition(self, condition: Condition) -> int | None:
-        """The index. With None, a model that has conditions compares the embeddings as they are."""
-        if condition is None:
-            return None
-        known = self.manifest.conditions
-        if known is None:
-            raise OptionError(f"condition {condition!r} was asked for, but this model has no conditions: leave it out")
-        if isinstance(condition, str) and condition in known.names:
-            return known.names.index(condition)
-        count = len(known.names)
-        if isinstance(condition, str) and condition.isdecimal() and len(condition) < 10:
-            condition = int(condition)
-        if isinstance(condition, int) and not isinstance(condition, bool) and 0 <= condition < count:
-            return condition
-        some = ", ".join(known.names[:5]) + (", ..." if count > 5 else "")
-        raise OptionError(f"this model has no condition {condition!r}: give an index below {count} or one of its names, such as {some}")
+        return [self.manifest.condition_index(c) for c in condition]
 
     def condition_name(self, condition: int | None) -> str | None:
         """The name of a condition given by its index."""
@@ -248,7 +251,10 @@ class LoadedModel:
         return None if known is None or condition is None else known.names[condition]
 
     def query_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
-        """Masked queries' embeddings (N, D) -> (N, F) float64, their factor of the similarity (docs/method.md, Similarity)."""
+        """Masked queries' embeddings (N, D) -> (N, F) float64, their factor of the similarity.
+
+        (docs/method.md, Similarity)
+        """
         return similarity.query_features(embeddings, self.manifest.metric, self._weights(condition))
 
     def reference_features(self, embeddings: np.ndarray, condition: int | None) -> np.ndarray:
@@ -264,6 +270,14 @@ class LoadedModel:
         """(D,) float32, before relu."""
         known = self.manifest.conditions
         return None if known is None or condition is None else known.weights[condition]
+
+
+def require_pictures(references: Sequence[Picture | None]) -> list[Picture]:
+    """Return the references if all are pictures; raises ImageError if one is an embedding, which cannot be masked."""
+    found = [picture for picture in references if picture is not None]
+    if len(found) < len(references):
+        raise ImageError("mode both masks the references too: they must be pictures, not embeddings; or use mode fixed")
+    return found
 
 
 def _cores() -> int:

@@ -16,11 +16,12 @@ from engine.errors import OptionError
 from engine.explanation import Explanation
 from engine.methods import PlannedMethod
 from engine.methods.rise import Rise, RisePlan
-from engine.model import Condition, LoadedModel, Picture, RunSettings
+from engine.bundle.manifest import Condition
+from engine.model import LoadedModel, Picture, RunSettings
 from engine.passes import MaskedPasses
-from engine.pictures.loading import ImageLike
 from engine.prepared_npz import write_prepared
 from engine.protocol import LARGEST_PLAN, Plan, Progress, require_top, require_whole, silent
+from engine.reference_vectors import ReferenceLike
 from engine.saliency.correspondence import correspondence, split_half_reliability
 from engine.saliency.map_fits import KnownReferences, MapFits, published_tile_effects
 from engine.saliency.regression import Estimate
@@ -83,13 +84,13 @@ class Prepared:
         count = 1 if conditions is None else len(conditions.names) + 1
         return sum(a.nbytes for a in arrays) + (0 if self.fits is None else self.fits.nbytes(count))
 
-    def explain(self, other: "ImageLike | Prepared", condition: Condition = None, top: int | None = None) -> Explanation:
-        """The explanation against one reference: an image, its embedding (D,) float32, or a Prepared. See `explain_many`."""
+    def explain(self, other: "ReferenceLike | Prepared", condition: Condition = None, top: int | None = None) -> Explanation:
+        """The explanation against one reference: a picture, its embedding (D,), or a Prepared. See `explain_many`."""
         return self.explain_many([other], condition, top)[0]
 
     def explain_many(
         self,
-        others: "Sequence[ImageLike | Prepared]",
+        others: "Sequence[ReferenceLike | Prepared]",
         condition: Condition | Sequence[Condition] = None,
         top: int | None = None,
     ) -> list[Explanation]:

@@ -33,6 +33,7 @@ def write_prepared(path: Path, model: LoadedModel, prepared: Mapping[str, Any]) 
         "plan": {k: v for k, v in plan.items() if not isinstance(v, np.ndarray)},
         "running": dataclasses.asdict(prepared["run_settings"]),
         "box": picture.box,
+        "original_size": picture.original_size,
         "late": prepared["deadline_reached"],
         **{k: prepared[k] for k in ("drawn", "baseline", "seconds")},
     }
@@ -87,8 +88,11 @@ def _read_fields(model: LoadedModel, fields: dict[str, Any], arrays: dict[str, n
     if not np.isfinite(embeddings).all() or not np.isfinite(whole).all():
         raise OutputError("its embeddings are not finite")
     left, top, right, bottom = fields["box"]
+    original_size = fields.get("original_size")  # older files have none
+    if original_size is not None:
+        original_size = (int(original_size[0]), int(original_size[1]))
     return {
-        "picture": Picture(pixels, (left, top, right, bottom)),
+        "picture": Picture(pixels, (left, top, right, bottom), original_size),
         "options": method(**fields["options"]),
         "plan": plan,
         "embeddings": embeddings.astype(np.float32),

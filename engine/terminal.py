@@ -1,10 +1,12 @@
-"""The shell around every command: how it ends, what it prints, and the progress bar that it shows."""
+"""The shell around every command: its options, how it ends, what it prints, and the progress bar that it shows."""
 
+import argparse
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TextIO
 
 from engine.errors import EngineError, OutputError
 
@@ -15,8 +17,8 @@ BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 def run_command(run: Callable[[], None], stopped: str = "stopped") -> int:
     """Run a command and return its exit status: 0 or one of the above. Never ends in a traceback for what is not a bug.
 
-    run: raises an EngineError for bad input; may raise SystemExit, as argparse does
-    stopped: the line to print where the command is stopped from the keyboard
+    run: raises an EngineError for bad input; may raise SystemExit, as `CommandParser` does
+    stopped: the line to print if the command is stopped from the keyboard
     """
     try:
         run()
@@ -27,19 +29,37 @@ def run_command(run: Callable[[], None], stopped: str = "stopped") -> int:
         notice(stopped)
         return INTERRUPTED
     except BrokenPipeError:
-        _forget_output()
+        _forget(sys.stdout)
         return BROKEN_PIPE
-    except SystemExit:
-        try:
-            _flush()  # of --help
-        except OSError:
-            _forget_output()
-        raise
+    finally:
+        if sys.stderr is not None:
+            try:
+                sys.stderr.flush()  # of what `notice` could not print
+            except OSError:
+                _forget(sys.stderr)
     return 0
 
 
+class CommandParser(argparse.ArgumentParser):
+    """The options of a command. Help and errors are printed like everything else here: escaped, and with no traceback."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help on standard output, or to a file. Raises what `say` raises."""
+        if file is None:
+            say(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and one line on standard error, and exit."""
+        if sys.stderr is not None:
+            self.print_usage(sys.stderr)
+        notice(f"{self.prog}: error: {message}")
+        self.exit(BAD_INPUT)
+
+
 def fail(message: str) -> int:
-    """Print one line on standard error, as every command does that cannot go on; returns the exit status."""
+    """Print the one line of a command that cannot go on, on standard error; returns its exit status."""
     notice(f"error: {message}")
     return BAD_INPUT
 
@@ -48,43 +68,45 @@ def notice(line: str) -> None:
     """Print one line on standard error, if there is one."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):  # nobody is left to be told
-            print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
+            print(printable(line.strip()), file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
-    """Print on standard output, in characters that the terminal can show.
+    """Print a text on standard output, in characters that the terminal can show.
 
-    Raises OutputError where standard output is closed or full, BrokenPipeError where its reader went away.
+    Raises OutputError if standard output is closed or full, BrokenPipeError if its reader went away.
     """
     if sys.stdout is None:
         raise OutputError("cannot write to standard output: it is closed")
     encoding = sys.stdout.encoding or "utf-8"
-    text = "\n".join(printable(line) for line in text.split("\n"))
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _forget_output()
-        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+    with _output_errors():
+        print("\n".join(printable(line, encoding) for line in text.split("\n")), flush=True)
 
 
-def printable(line: str) -> str:
-    r"""`line` with control and other invisible characters as \uXXXX, so that no name can steer a terminal.
+def printable(line: str, encoding: str = "utf-8") -> str:
+    r"""Return `line` with control and other invisible characters as \uXXXX, so that no name can steer a terminal.
 
-    Inside a JSON text the escapes mean the same characters.
+    Characters that the encoding lacks are escaped too. Inside a JSON text the escapes mean the same characters.
     """
-    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+    def shown(text: str) -> bool:
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            return False
+        return text.isprintable()
+
+    return line if shown(line) else "".join(c if shown(c) else json.dumps(c)[1:-1] for c in line)
 
 
 class Bar:
-    """A progress bar on standard error, where that is a terminal.
+    """A progress bar on standard error, if that is a terminal.
 
     quiet: show nothing; what: the word before the bar; unit: what is counted
     """
 
     def __init__(self, quiet: bool, what: str, unit: str) -> None:
-        from tqdm import tqdm  # noqa: PLC0415 - `import engine` does without it
+        from tqdm import tqdm  # noqa: PLC0415 - `import engine` runs without it
 
         hidden = True if quiet or sys.stderr is None else None  # None: unless it is a terminal
         self._bar = tqdm(disable=hidden, unit=unit, desc=what, leave=False)
@@ -102,11 +124,25 @@ class Bar:
 
 
 def _flush() -> None:
+    """Write out what is left of standard output. Raises what `say` raises."""
     if sys.stdout is not None:
-        sys.stdout.flush()
+        with _output_errors():
+            sys.stdout.flush()
 
 
-def _forget_output() -> None:
-    """Keep the interpreter from flushing standard output at its end, where it would fail once more."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextlib.contextmanager
+def _output_errors() -> Iterator[None]:
+    """Turn an OSError of standard output into an OutputError, but let a BrokenPipeError pass."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget(sys.stdout)
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def _forget(stream: TextIO) -> None:
+    """Keep the interpreter from flushing a stream at its end, where it would fail once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from export.checks import check
     from export.errors import ExportError
     from export.inputs import load_conditions, load_names
+    from export.onnx_source import OnnxSource
     from export.quantize import export_quantized
-    from export.sources import OnnxSource, TorchSource, load_module
+    from export.torch_source import TorchSource, load_module
 
 _MODULES = {
     "ExportError": "errors",
-    "OnnxSource": "sources",
-    "TorchSource": "sources",
+    "OnnxSource": "onnx_source",
+    "TorchSource": "torch_source",
     "calibrate": "calibration",
     "check": "checks",
     "export_attributes": "bundles",
@@ -40,7 +41,7 @@ _MODULES = {
     "export_similarity": "bundles",
     "load_checkpoint": "checkpoints",
     "load_conditions": "inputs",
-    "load_module": "sources",
+    "load_module": "torch_source",
     "load_names": "inputs",
     "load_typespaces": "checkpoints",
 }

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from engine.attributes.table import AttributeTable
 from engine.bundle import ATTRIBUTES, CALIBRATION, CANONICAL, PRECISION, SUMS, Bundle, load_bundle
@@ -15,19 +14,17 @@ from engine.bundle.manifest import MANIFEST, Conditions, Graph, Manifest
 from engine.errors import BundleError, OptionError
 from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import GraphSignature
-from engine.runtime.gradient_session import GradientSession
-from engine.runtime.opening import canonical_gradient, canonical_result
+from engine.runtime.opening import canonical_result
 from engine.runtime.session import Session
 from engine.saliency.similarity import METRICS
 from export import graphs, onnx_files
-from export.gradient import verify, with_gradient
+from export.gradient_file import add_gradient
 from export.graphs import ExportedGraph
 from export.sources import Source
 from export.write import check_free, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
 ATTRIBUTES_FILE = "attributes.fp32.onnx"
-GRADIENT_FILE = "gradient.fp32.onnx"
 OWN_FILES = (MANIFEST, ATTRIBUTES, CALIBRATION, PRECISION, CANONICAL, SUMS)
 
 
@@ -41,12 +38,18 @@ def export_similarity(
     name: str | None = None,
     licence: str = "",
     gradient: bool = False,
+    pictures: np.ndarray | None = None,
+    origin: str = "",
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a bundle whose graph maps pictures to embeddings (N, D), and return its folder.
 
     metric: cosine, dot or euclidean; conditions: weights (C, D) float32, before relu; name: None takes the name of `out`
-    gradient: whether to add the graph that method "mask" needs; extra_files: more files by name, such as a model card
+    origin: where the weights came from, one line
+    gradient: whether to add the graph that method "mask" needs; if it is not right, the bundle is written without it, and a
+        line on standard error says why
+    pictures: (n, H, W, 3) uint8 as the network sees them, to verify the gradient on; None: the demo pictures
+    extra_files: more files by name, such as a model card
     Raises an EngineError, and leaves `out` as it was, if the graph does not agree with the source on real pictures.
     """
     out = Path(out)
@@ -60,23 +63,18 @@ def export_similarity(
         got = conditions.weights.shape
         raise OptionError(f"condition weights must be (C, {made.shape[0]}) like the embedding, got {got}")
     graph = _graph_entry(made, SIMILARITY_FILE, "similarity")
-    added = _gradient_graph(made, preprocessing, metric) if gradient else None
     name = out.resolve().name if name is None else name
-    all_graphs = (graph, *([added[0]] if added else []))
-    manifest = Manifest(name, licence, preprocessing, made.shape[0], metric, all_graphs, conditions)
+    manifest = Manifest(name, licence, preprocessing, made.shape[0], metric, (graph,), conditions, origin=origin)
     with replacing(out) as folder:
         for extra, content in (extra_files or {}).items():
             (folder / extra).write_bytes(content)
-        (folder / graph.file).write_bytes(made.content)
+        onnx_files.write_model(made.model, folder / graph.file)
         picture = graphs.demo_pictures(preprocessing)[0]
         canonical = {"picture": picture, graph.file: canonical_of(folder, graph, made.shape, manifest, picture)}
-        if added:
-            gradient_graph, content = added
-            (folder / gradient_graph.file).write_bytes(content)
-            signature = GraphSignature(gradient_graph.input, preprocessing.input_shape, gradient_graph.output, made.shape)
-            session = GradientSession(folder / gradient_graph.file, "cpu", None, signature)
-            found = canonical_gradient(session, manifest, picture, canonical[graph.file])
-            canonical[gradient_graph.file] = found
+        if gradient:
+            pictures = graphs.demo_pictures(preprocessing) if pictures is None else pictures
+            added = add_gradient(folder, made.model, manifest, canonical, pictures)
+            manifest = dataclasses.replace(manifest, graphs=(graph, *([added] if added else [])))
         finish(folder, manifest, None, canonical)
     return out
 
@@ -97,7 +95,7 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     with replacing(bundle) as folder:
         copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
         (folder / CALIBRATION).unlink(missing_ok=True)  # it was made for the model that is replaced
-        (folder / graph.file).write_bytes(made.content)
+        onnx_files.write_model(made.model, folder / graph.file)
         canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
         canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])
         finish(folder, manifest, table, canonical)
@@ -122,14 +120,6 @@ def export_file(bundle: Path, name: str, content: bytes) -> Path:
 def _check_extra_name(extra: str) -> None:
     if extra in OWN_FILES or extra.endswith(".onnx") or extra != Path(extra).name or extra in ("", ".."):
         raise OptionError(f"an extra file needs a plain name that the bundle itself does not use, got {extra!r}")
-
-
-def _gradient_graph(made: ExportedGraph, preprocessing: Preprocessing, metric: str) -> tuple[Graph, bytes]:
-    """Return the manifest's entry for the gradient of a similarity graph, verified on the demo pictures, and its file."""
-    model = with_gradient(onnx.load_from_string(made.content), metric)
-    verify(model, preprocessing.normalised(graphs.demo_pictures(preprocessing)))
-    graph = Graph(GRADIENT_FILE, "gradient", "fp32", "any", onnx_files.opset(model), made.input, made.output)
-    return graph, onnx_files.serialised(model)
 
 
 def _graph_entry(made: ExportedGraph, file: str, role: str) -> Graph:

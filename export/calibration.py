@@ -11,10 +11,10 @@ import numpy as np
 from engine.attributes.table import AttributeTable
 from engine.bundle import CALIBRATION, Bundle
 from engine.errors import OptionError
-from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, plain
+from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, json_ready
 from engine.evaluate.labels import Labelled, read_labels
-from engine.evaluate.matching import halves, linked, matching_pairs, some_of
-from engine.evaluate.network_outputs import Observed, matches, observe, similarities, words_of
+from engine.evaluate.matching import draw_pairs, halves, joined_groups, matching_pairs
+from engine.evaluate.network_outputs import NetworkOutputs, map_matches, require_attributes, run_networks, similarities
 from engine.evaluate.recognition import Reliability, reliability
 from engine.evaluate.removal import removal_drops
 from engine.explainer import Explainer
@@ -80,20 +80,20 @@ def calibrate(
     require_whole("pairs", pairs, 1, 10**6)
     check_free(bundle)
     explainer = Explainer(bundle)
-    table, _ = words_of(explainer)
+    table, _ = require_attributes(explainer)
     labelled = read_labels(labels, images, table.names)
     with Bar(quiet, "running the networks", "picture") as bar:
-        seen = observe(explainer, labelled.files, bar.show)
+        seen = run_networks(explainer, labelled.files, bar.show)
     similarity = similarities(explainer, seen.embeddings)
     matching = matching_pairs(labelled, similarity)
-    together = linked(labelled.groups, matching)
+    together = joined_groups(labelled.groups, matching)
     first = halves(together, seed)
-    asked, metric = some_of(matching, MOST_PRIOR_PAIRS, seed), explainer.model.manifest.metric
+    asked, metric = draw_pairs(matching, MOST_PRIOR_PAIRS, seed), explainer.model.manifest.metric
     found = tcav.prior(seen.embeddings, labelled.truth, together, asked, metric, seed)
     scaling = _rounded(platt.fit(seen.scores, labelled.truth, table))
-    chosen = some_of(matching, pairs, seed)
+    chosen = draw_pairs(matching, pairs, seed)
     with Bar(quiet, "explaining", "query") as bar:
-        agreement = matches(explainer, labelled.files, seen.embeddings, chosen, method or Rise(seed=seed), bar.show)
+        agreement = map_matches(explainer, labelled.files, seen.embeddings, chosen, method or Rise(seed=seed), bar.show)
     queries = chosen[:, 0]
     searched = phi.search(
         scaling.confidences(seen.scores)[queries],
@@ -109,7 +109,7 @@ def calibrate(
     before = reliability(labelled.truth, seen.confidences)
     calibration = Calibration(made, found, before, after, searched, {})
     settings = _settings(explainer.model.bundle, labels, labelled, seed, len(chosen), explainer.precision)
-    record = plain(settings | _record(calibration, scaling, labelled))
+    record = json_ready(settings | _record(calibration, scaling, labelled))
     _write(explainer.model.bundle, made, record)
     return dataclasses.replace(calibration, record=record)
 
@@ -126,7 +126,7 @@ def _rounded(scaling: Scaling) -> Scaling:
     return dataclasses.replace(scaling, scale=scale, bias=bias)
 
 
-def held_out_confidences(seen: Observed, truth: np.ndarray, first: np.ndarray, table: AttributeTable) -> np.ndarray:
+def held_out_confidences(seen: NetworkOutputs, truth: np.ndarray, first: np.ndarray, table: AttributeTable) -> np.ndarray:
     """Return the confidences (n, A) float64 of each half of the pictures by parameters fitted on the other half.
 
     truth: (n, A) bool; first: (n,) bool, which pictures are in the first half

@@ -14,7 +14,7 @@ from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
 from export.architectures import SimilarityNet
 from export.errors import ExportError, root_cause
-from export.sources import load_state, state_dict
+from export.torch_files import load_state, state_dict
 
 POLYVORE = "sane-polyvore"
 AWA = "sane-awa"

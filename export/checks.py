@@ -4,16 +4,29 @@ from pathlib import Path
 
 from engine.bundle import Bundle, load_bundle
 from engine.bundle.manifest import Graph
+from engine.errors import OptionError
 from engine.runtime.opening import verify_graph
+from export.compare import compare_index
+from export.errors import ExportError
 
 
-def check(bundle: Path) -> str:
+def check(bundle: Path, against: Path | None = None, images: Path | None = None) -> str:
     """Load a bundle, run each of its graphs on the CPU against its canonical result, and describe it in a few lines.
 
-    Raises an EngineError for any fault. Graphs made for GPUs only are verified as files but not run.
+    against, images: an index made elsewhere with the same network, and its pictures, see `export.compare.compare_index`
+    Raises an EngineError for any fault, and if the bundle does not compare pictures as the index does. Graphs made for GPUs
+    only are verified as files but not run.
     """
+    if (against is None) != (images is None):
+        raise OptionError("--against FILE and --images DIR, the folder of its pictures, go together: give both or neither")
     loaded = load_bundle(Path(bundle))
-    return "\n".join([*_model_lines(loaded), *(_graph_line(loaded, g) for g in loaded.manifest.graphs)])
+    lines = [*_model_lines(loaded), *(_graph_line(loaded, g) for g in loaded.manifest.graphs)]
+    if against is not None and images is not None:
+        found = compare_index(loaded, Path(against), Path(images))
+        if found.kinds:
+            raise ExportError(f"{against}: {found.line()}")
+        lines.append(f"index       {found.line()}")
+    return "\n".join(lines)
 
 
 def _model_lines(loaded: Bundle) -> list[str]:

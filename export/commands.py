@@ -3,21 +3,26 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from engine.attributes.table import CONFIDENCES
 from engine.bundle.manifest import PRECISIONS
 from engine.bundle.report import TARGETS
 from engine.errors import OptionError
-from engine.pictures.preprocessing import CHANNEL_ORDERS, FITS, LAYOUTS
 from engine.runtime.gpu_options import LADDER
 from engine.saliency.similarity import METRICS
-from engine.terminal import run_command, say
+from engine.terminal import CommandParser, run_command, say
 from export.checks import check
+from export.model_options import add_embedding_options, add_source_options
+from export.preprocessing_options import add_preprocessing_options
+from export.timekeeper import TIME_LIMIT
 
 _EXAMPLES = """examples:
   python -m export similarity --module mynet:build --weights best.pt --size 224 \\
       --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --gradient --out bundle
   python -m export similarity --onnx resnet.onnx --output embedding --metric dot --out bundle
+  python -m export similarity --hf openai/clip-vit-base-patch32 --out bundle
+  python -m export similarity --timm resnet50 --weights resnet50.safetensors --out bundle
   python -m export similarity --checkpoint polyvore_model.pth.tar --arch sane-polyvore \\
       --typespaces nondisjoint/typespaces.p --out bundle
   python -m export attributes --module mynet:attributes --names predicates.txt --out bundle
@@ -26,7 +31,11 @@ _EXAMPLES = """examples:
   python -m export calibrate bundle --images pictures --labels labels.csv
   python -m export tensorrt bundle
   python -m export check bundle
+  python -m export check bundle --against embeddings.npz --images pictures
 """
+
+
+Subcommands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +48,7 @@ def _run(options: argparse.Namespace) -> str:
     # imported when needed: PyTorch takes seconds to load, and `check` and `tensorrt` run without it
     try:
         if options.command == "check":
-            return check(options.bundle)
+            return check(options.bundle, options.against, options.images)
         if options.command == "tensorrt":
             from export.tensorrt import build_engines  # noqa: PLC0415
 
@@ -48,13 +57,13 @@ def _run(options: argparse.Namespace) -> str:
 
         return run_handler(options)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "onnx", "onnxscript"):
+        if error.name not in ("torch", "onnx", "onnx_ir", "onnxscript"):
             raise
         raise OptionError(f"{error.name} is not installed: pip install 'sane-engine[cpu,export]'") from error
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m export",
         description="Make a bundle from a trained model, add attributes or faster graphs to a bundle, or verify one.",
         epilog=_EXAMPLES,
@@ -67,23 +76,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_similarity(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_similarity(commands: Subcommands) -> None:
     text = "Write a new bundle from a similarity model, whose output is one embedding per picture."
     parser = commands.add_parser(
         "similarity", help="write a new bundle from a similarity model", description=text, allow_abbrev=False
     )
-    source = _add_sources(parser)
+    source = add_source_options(parser)
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a similarity checkpoint of the paper's authors")
     parser.add_argument("--arch", metavar="NAME", help="the network in --checkpoint: sane-polyvore or sane-awa")
     parser.add_argument(
         "--typespaces", type=Path, metavar="FILE", help="typespaces.p of Polyvore Outfits, which names the conditions"
     )
-    _add_preprocessing(parser)
+    add_embedding_options(parser, source)
+    add_preprocessing_options(parser)
     parser.add_argument(
         "--metric", choices=METRICS, default="cosine", help="how embeddings are compared (default: %(default)s)"
     )
     parser.add_argument(
         "--conditions", type=Path, metavar="FILE", help=".npz with condition_weights (C, D) and condition_names (C,)"
+    )
+    parser.add_argument(
+        "--siamese", action="store_true", help="the model of --module or --onnx takes two pictures and gives one score"
     )
     parser.add_argument("--gradient", action="store_true", help="add the graph that method mask needs")
     parser.add_argument("--name", help="the model's name (default: the name of the --out folder)")
@@ -91,12 +104,12 @@ def _add_similarity(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; a bundle there is replaced")
 
 
-def _add_attributes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_attributes(commands: Subcommands) -> None:
     text = "Add an attribute model, whose output is one activation map per attribute, to an existing bundle."
     parser = commands.add_parser(
         "attributes", help="add an attribute model to an existing bundle", description=text, allow_abbrev=False
     )
-    _add_sources(parser)
+    add_source_options(parser)
     parser.add_argument("--names", type=Path, metavar="FILE", help="attribute names, one per line, in the order of the maps")
     parser.add_argument("--confidence", choices=CONFIDENCES, help="how scores become confidences (default: softmax)")
     parser.add_argument("--threshold", type=float, help="lowest confidence of an attribute that is named (default: 0)")
@@ -107,14 +120,15 @@ def _add_attributes(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, which must exist")
 
 
-def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_quantize(commands: Subcommands) -> None:
     parser = commands.add_parser(
         "quantize",
         help="add int8 and fp16 graphs to a bundle, with a report of how faithful they are",
         description="Add an int8 graph for CPUs (U8S8), and an fp16 and a symmetric int8 graph (S8S8) for GPUs, to a "
-        "bundle; earlier ones are replaced. At most 48 files of the folder are read, spread evenly over the sorted names; "
-        "files that are not pictures are left out, and one line says so. A quarter of the pictures is kept out of the "
-        "calibration, and the report, precision.json, is measured on those.",
+        "bundle; earlier ones are replaced. At most 48 pictures of the folder and its subfolders are read, spread evenly "
+        "over the sorted names; files that are not pictures are left out, and one line says so. A quarter of the pictures "
+        "is kept out of the calibration, and the report, precision.json, is measured on those. If int8 changes the maps too "
+        "much, the costliest nodes are left in fp32. Int8 for CPUs is left out if it is not faster than fp32 here.",
         allow_abbrev=False,
     )
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
@@ -123,14 +137,22 @@ def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of pictures like those that you will explain: at least 4, better 40",
+        help="folder of pictures like those that you will explain, in it or in its subfolders: at least 4, better 40",
     )
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=TARGETS, help="processors to make graphs for (default: cpu gpu)"
     )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=TIME_LIMIT,
+        metavar="SECONDS",
+        help="when to stop searching and take the best graphs so far (default: %(default)g)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
 
 
-def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_calibrate(commands: Subcommands) -> None:
     parser = commands.add_parser(
         "calibrate",
         help="find prior, calibrated confidences and phi of a bundle's attributes on labelled pictures",
@@ -149,7 +171,7 @@ def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all random choices (default: %(default)s)")
 
 
-def _add_tensorrt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_tensorrt(commands: Subcommands) -> None:
     parser = commands.add_parser(
         "tensorrt",
         help="build TensorRT engines for a bundle in advance, on a machine with the GPU that will run it",
@@ -175,35 +197,19 @@ def _add_tensorrt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--list", action="store_true", help="only list what would be built; needs no GPU")
 
 
-def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_check(commands: Subcommands) -> None:
     text = "Verify the files of a bundle, run its graphs for CPUs against their recorded results, and say what is in it."
-    parser = commands.add_parser("check", help="verify a bundle and say what is in it", description=text, allow_abbrev=False)
+    parser = commands.add_parser(
+        "check",
+        help="verify a bundle and say what is in it; compare it with your own index",
+        description=f"{text} With --against, compare it with an index that was made elsewhere with the same network: "
+        "cosines and nearest neighbours of up to 200 pictures. If they differ, other ways to prepare pictures are tried on "
+        "24 of them, one line names the one that explains the difference, and the exit status is 2.",
+        allow_abbrev=False,
+    )
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
-
-
-def _add_sources(parser: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--module", metavar="PACKAGE:FACTORY", help="a function that returns the PyTorch module")
-    source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file")
-    source.add_argument(
-        "--trained", type=Path, metavar="FILE", help="a file that training.similarity or training.attributes wrote"
-    )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict for --module")
-    parser.add_argument("--input", metavar="NAME", help="the graph's input, if the --onnx file has more than one")
-    parser.add_argument("--output", metavar="NAME", help="the graph's output, if the --onnx file has more than one")
-    return source
-
-
-def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
-    abc = ("A", "B", "C")
-    parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="height and, if it differs, width")
-    parser.add_argument("--fit", choices=FITS, help="how a picture is brought to that size (default: crop)")
     parser.add_argument(
-        "--mean", type=float, nargs=3, metavar=abc, help="mean per channel, in the network's order (default: 0 0 0)"
-    )
-    parser.add_argument(
-        "--std", type=float, nargs=3, metavar=abc, help="deviation per channel, in the network's order (default: 1 1 1)"
-    )
-    parser.add_argument("--scale", type=float, help="pixels 0..255 are first divided by this number (default: 255)")
-    parser.add_argument("--channel-order", choices=CHANNEL_ORDERS, help="channels of the network's input (default: rgb)")
-    parser.add_argument("--layout", choices=LAYOUTS, help="layout of the network's input (default: nchw)")
+        "--against", type=Path, metavar="FILE", help=".npz with embeddings (n, D) and files (n,), names below --images; or "
+        ".npy with the embeddings of all pictures of --images, sorted by folder and name"
+    )  # fmt: skip
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the index's pictures, with its subfolders")

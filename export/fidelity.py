@@ -1,6 +1,7 @@
 """How close a graph is to the fp32 graph: embeddings of masked pictures, and saliency maps of pairs of pictures."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 
@@ -10,21 +11,17 @@ from engine.bundle.manifest import Manifest
 from engine.methods.rise import Rise, RisePlan
 from engine.runtime.session import Session
 from engine.saliency import similarity
+from engine.saliency.map_fits import MapFits
+from engine.saliency.regression import differences
 from export.errors import ExportError
 from export.masked import masked_batches
-from export.progress import progress_bar
 
-SPEED_ROUNDS = 15
+SPEED_ROUNDS, SPEED_SECONDS = 15, 10.0
+LEAST_SPEED_ROUNDS = 3
 ROUNDING = 1e-5
 """Scores that vary by less than this, relative to the largest, differ by rounding only."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GraphEmbeddings:
-    """One graph's embeddings of R pictures. masked: per picture (masks, D) float32; whole: (R, D) float32"""
-
-    masked: list[np.ndarray]
-    whole: np.ndarray
+ESTIMATOR = "regression"
+"""How maps are made: as the engine makes them unless it is asked otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,56 +41,108 @@ class Agreement:
         """Tenth percentile of the maps' correlations: nine of ten maps correlate at least this well."""
         return float(np.percentile(self.correlations, 10))
 
+    @property
+    def worse(self) -> float:
+        """The lower of the two, which decides whether a graph passes."""
+        return min(self.mean, self.p10)
+
+
+class GraphRuns:
+    """One graph's embeddings of R pictures (H, W, 3) uint8, whole and behind a plan's masks, each run when first needed."""
+
+    def __init__(self, session: Session, manifest: Manifest, pictures: Sequence[np.ndarray], plan: RisePlan) -> None:
+        self._session, self._manifest, self._pictures, self._plan = session, manifest, pictures, plan
+        self._masked: dict[int, np.ndarray] = {}
+        self._fits: dict[int, MapFits] = {}
+
+    def masked(self, query: int) -> np.ndarray:
+        """Return the embeddings (masks, D) float32 of one picture behind each mask."""
+        if query not in self._masked:
+            batches = masked_batches(self._manifest.preprocessing, self._pictures[query], self._plan)
+            self._masked[query] = np.concatenate([self._session.run(batch) for batch in batches])
+        return self._masked[query]
+
+    def scores(self, query: int, condition: int | None) -> np.ndarray:
+        """Return the similarities (masks, R - 1) of a masked picture to all others."""
+        return self._features(query, condition) @ self._references(query, condition).T
+
+    def maps(self, query: int, condition: int | None, chosen: np.ndarray) -> np.ndarray:
+        """Return maps (n, H * W) float64 of a masked picture, as the engine makes them.
+
+        chosen: (R - 1,) bool, the other pictures that the maps are against
+        """
+        if query not in self._fits:
+            size = (self._manifest.preprocessing.height, self._manifest.preprocessing.width)
+            features = functools.partial(self._features, query)
+            fits = MapFits(self._plan.grids, self._plan.shifts, size, features, self._manifest.embedding)
+            self._fits[query] = fits
+        estimates = self._fits[query].estimates(self._references(query, condition)[chosen], condition)
+        return np.array([one.saliency for one in estimates], np.float64).reshape(len(estimates), -1)
+
+    @functools.cached_property
+    def _whole(self) -> np.ndarray:
+        """(R, D) float32: the embeddings of all pictures."""
+        preprocessing = self._manifest.preprocessing
+        return np.concatenate([self._session.run(preprocessing.normalised(p[None])) for p in self._pictures])
+
+    def _features(self, query: int, condition: int | None) -> np.ndarray:
+        """Return the features (masks, F) of a masked picture."""
+        return similarity.query_features(self.masked(query), self._manifest.metric, self._weight(condition))
+
+    def _references(self, query: int, condition: int | None) -> np.ndarray:
+        """Return the features (R - 1, F) of all pictures but the query."""
+        whole = np.delete(self._whole, query, axis=0)
+        return similarity.reference_features(whole, self._manifest.metric, self._weight(condition))
+
+    def _weight(self, condition: int | None) -> np.ndarray | None:
+        conditions = self._manifest.conditions
+        return None if condition is None or conditions is None else conditions.weights[condition]
+
 
 class Fp32Comparison:
-    """Compares graphs with the fp32 graph, on pictures (H, W, 3) uint8 behind `masks` RISE masks drawn from `seed`."""
+    """Compares graphs with the fp32 graph, on pictures (H, W, 3) uint8 behind `masks` masks drawn from `seed` in pairs."""
 
     def __init__(self, base: Session, manifest: Manifest, pictures: Sequence[np.ndarray], masks: int, seed: int) -> None:
         self._manifest, self._pictures = manifest, pictures
-        self._plan: RisePlan = Rise(masks=masks, estimator="sane", seed=seed).plan(pictures[0])
-        self._base = self._run(base, "fp32")
+        self._plan: RisePlan = Rise(masks=masks, estimator=ESTIMATOR, seed=seed).plan(pictures[0])
+        self.base = self.runs(base)
 
-    def agreement(self, session: Session, name: str) -> Agreement:
-        """Compare a graph with fp32: every picture's map against each other picture, without and with each condition.
+    def runs(self, session: Session) -> GraphRuns:
+        """Return the embeddings of a graph on the same pictures and masks, to be compared."""
+        return GraphRuns(session, self._manifest, self._pictures, self._plan)
 
-        name: the graph's name in the progress bar
-        Raises ExportError if all fp32 maps are constant.
+    def agreement(self, other: GraphRuns, queries: Sequence[int]) -> Agreement:
+        """Compare the maps of each query against each other picture, without and with each condition.
+
+        queries: indices of the pictures that are masked. Raises ExportError if all fp32 maps are constant.
         """
-        other = self._run(session, name)
-        conditions = self._manifest.conditions
-        weights = [None, *(conditions.weights if conditions is not None else ())]
-        cosines = [_cosines(a, b) for a, b in zip(self._base.masked, other.masked, strict=True)]
-        correlations = [self._correlations(other, i, w) for i in range(len(self._pictures)) for w in weights]
-        found = np.concatenate(correlations)
+        cosines = [_cosines(self.base.masked(i), other.masked(i)) for i in queries]
+        conditions = () if self._manifest.conditions is None else range(len(self._manifest.conditions.weights))
+        found = np.concatenate([self._correlations(other, i, c) for i in queries for c in (None, *conditions)])
         if not found.size:
             raise ExportError("the fp32 maps of these pictures are constant, so nothing can be compared; use other pictures")
         return Agreement(np.concatenate(cosines), found)
 
-    def _correlations(self, other: GraphEmbeddings, query: int, weights: np.ndarray | None) -> np.ndarray:
+    def score_error(self, other: GraphRuns, queries: Sequence[int]) -> float:
+        """Return the error of the score differences that maps are fitted to, as a share of these differences (squares).
+
+        Without a condition; 0 if the scores do not vary
+        """
+        errors = []
+        for query in queries:
+            expected, got = (differences(runs.scores(query, None)) for runs in (self.base, other))
+            size = float(np.square(expected).sum())
+            errors.append(float(np.square(expected - got).sum()) / size if size > 0 else 0.0)
+        return float(np.mean(errors))
+
+    def _correlations(self, other: GraphRuns, query: int, condition: int | None) -> np.ndarray:
         """Return (n,) correlations of one picture's maps against the others, without maps that are constant in fp32."""
-        p = self._manifest.preprocessing
-        expected, got = (self._scores(embeddings, query, weights) for embeddings in (self._base, other))
-        varied = np.ptp(expected, axis=0) > ROUNDING * np.abs(expected).max(0)
-        # a common mean of the scores would only add a constant to the map, and rounding
-        maps = [self._plan.maps((s - s.mean(0))[:, varied], p.height, p.width) for s in (expected, got)]
-        flat = [m.reshape(len(m), p.height * p.width).astype(np.float64) for m in maps]
-        return _cosines(*(f - f.mean(1, keepdims=True) for f in flat))
-
-    def _scores(self, embeddings: GraphEmbeddings, query: int, weights: np.ndarray | None) -> np.ndarray:
-        """Return the similarities (masks, R - 1) of the masked query to all other pictures."""
-        metric = self._manifest.metric
-        references = similarity.reference_features(np.delete(embeddings.whole, query, axis=0), metric, weights)
-        return similarity.query_features(embeddings.masked[query], metric, weights) @ references.T
-
-    def _run(self, session: Session, name: str) -> GraphEmbeddings:
-        preprocessing = self._manifest.preprocessing
-        masked = []
-        with progress_bar(self._pictures, f"running {name}") as pictures:
-            for picture in pictures:
-                batches = [session.run(batch) for batch in masked_batches(preprocessing, picture, self._plan)]
-                masked.append(np.concatenate(batches))
-        whole = [session.run(preprocessing.normalised(picture[None])) for picture in self._pictures]
-        return GraphEmbeddings(masked, np.concatenate(whole))
+        scores = self.base.scores(query, condition)
+        varied = np.ptp(scores, axis=0) > ROUNDING * np.abs(scores).max(0)
+        if not varied.any():
+            return np.empty(0)
+        maps = [runs.maps(query, condition, varied) for runs in (self.base, other)]
+        return _cosines(*(m - m.mean(1, keepdims=True) for m in maps))
 
 
 def speed(base: Session, other: Session, batch: np.ndarray) -> float:
@@ -102,7 +151,10 @@ def speed(base: Session, other: Session, batch: np.ndarray) -> float:
     base, other: sessions of one thread each; with more, the time in which threads wait for each other would count
     """
     least = [np.inf, np.inf]
-    for _ in range(SPEED_ROUNDS):
+    began = time.monotonic()
+    for done in range(SPEED_ROUNDS):
+        if done >= LEAST_SPEED_ROUNDS and time.monotonic() - began > SPEED_SECONDS:
+            break
         for i, session in enumerate((base, other)):
             started = time.process_time()
             session.run(batch)

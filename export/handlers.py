@@ -3,13 +3,11 @@
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engine.attributes.table import CONFIDENCES, AttributeTable
 from engine.bundle import load_bundle
-from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
 from engine.terminal import notice
@@ -17,8 +15,12 @@ from export.bundles import export_attributes, export_similarity
 from export.calibration import calibrate
 from export.checkpoints import ARCHITECTURES, AUTHORS_PREPROCESSING, load_checkpoint
 from export.inputs import load_conditions, load_names
+from export.model_options import POOLS
+from export.pairs import export_pair
+from export.preprocessing_options import given_fields, given_size, put_together
+from export.preprocessor import read_preprocessor
 from export.quantize import export_quantized
-from export.sources import OnnxSource, Source, TorchSource, load_module
+from export.sources import ChosenModel, OnnxSource, TorchSource, hf_model, load_module, timm_model
 from export.trained import Trained, load_trained
 from export.write import check_free
 
@@ -29,28 +31,29 @@ def run_handler(options: argparse.Namespace) -> str:
         return _quantize(options)
     if options.command == "calibrate":
         return _calibrate(options)
-    folder = _similarity(options) if options.command == "similarity" else _attributes(options)
-    return f"wrote {folder}"
+    return _similarity(options) if options.command == "similarity" else f"wrote {_attributes(options)}"
 
 
-def _similarity(options: argparse.Namespace) -> Path:
+def _similarity(options: argparse.Namespace) -> str:
     check_free(options.out)  # before a checkpoint is read
-    source: Source
+    if options.siamese:
+        return _siamese(options)
     if options.trained is not None:
         trained = _trained(options, "similarity")
-        source, conditions, preprocessing = TorchSource(trained.network), trained.conditions, trained.preprocessing
+        model, preprocessing = ChosenModel(TorchSource(trained.network), trained.conditions), trained.preprocessing
         _refuse_options_of_other_sources(options)
-        if _size(options.size) is not None or _given_preprocessing(options):
+        if given_size(options.size) is not None or given_fields(options) or options.preprocessor is not None:
             raise OptionError(f"{options.trained} holds its own preprocessing: leave those options out")
     else:
-        source, conditions = _source(options)
-        preprocessing = _preprocessing(options, source)
+        model = _source(options)
+        preprocessing = _preprocessing(options, model)
+    conditions = model.conditions
     if options.conditions is not None:
         if conditions is not None:
             raise OptionError("--conditions cannot be given, because the model holds its own: leave it out")
         conditions = load_conditions(options.conditions)
-    return export_similarity(
-        source,
+    out = export_similarity(
+        model.source,
         preprocessing,
         options.out,
         metric=options.metric,
@@ -58,7 +61,26 @@ def _similarity(options: argparse.Namespace) -> Path:
         name=options.name,
         licence=options.licence,
         gradient=options.gradient,
+        origin=model.origin,
     )
+    return f"{model.note}\nwrote {out}".lstrip()
+
+
+def _siamese(options: argparse.Namespace) -> str:
+    """Export a model that takes two pictures and gives a score."""
+    if options.module is None and options.onnx is None:
+        raise OptionError("--siamese is used with --module or --onnx only")
+    if options.gradient or options.conditions is not None or options.output is not None:
+        raise OptionError("a two-input model has no embedding: leave --gradient, --conditions and --output out")
+    _refuse_options_of_other_sources(options)
+    base, size = None if options.preprocessor is None else read_preprocessor(options.preprocessor), given_size(options.size)
+    if base is None and size is None:
+        raise OptionError(
+            "--size is needed for a two-input model: height and, if it differs, width, or --preprocessor FILE.json"
+        )
+    preprocessing = put_together(given_fields(options), size, base)
+    source = options.onnx if options.module is None else load_module(options.module, options.weights)
+    return export_pair(source, preprocessing, options.out, name=options.name or "", licence=options.licence)
 
 
 def _attributes(options: argparse.Namespace) -> Path:
@@ -79,7 +101,7 @@ def _attributes(options: argparse.Namespace) -> Path:
     if options.names is None:
         raise OptionError("--names is needed: a file of attribute names, one per line, in the order of the maps")
     names = load_names(options.names)
-    source, _ = _source(options)
+    source = _source(options).source
     table = AttributeTable(names, bias=np.zeros(len(names), np.float32), **{"confidence": CONFIDENCES[0], **given})
     return export_attributes(source, table, options.out)
 
@@ -97,10 +119,15 @@ def _trained(options: argparse.Namespace, kind: str) -> Trained:
 
 
 def _quantize(options: argparse.Namespace) -> str:
-    done = export_quantized(options.bundle, options.images, options.targets)
+    done = export_quantized(
+        options.bundle, options.images, options.targets, time_limit=options.time_limit, quiet=options.quiet
+    )
     if done.unreadable:
         notice(f"left out files that are not pictures ({_some([path.name for path in done.unreadable])})")
-    return "\n".join([*(f"{file}: {found}" for file, found in done.report.graphs.items()), f"wrote {options.bundle}"])
+    graphs = {} if done.report is None else done.report.graphs
+    lines = [f"{file}: {found}" for file, found in graphs.items()]
+    lines += [f"{file}: {remark}" for file, remark in done.remarks.items()]
+    return "\n".join([*lines, f"wrote {options.bundle}" if graphs else f"{options.bundle} stays as it was"])
 
 
 def _calibrate(options: argparse.Namespace) -> str:
@@ -128,53 +155,62 @@ def _some(names: list[str]) -> str:
     return f"{len(names)}: {', '.join(names[:3])}{', ...' if names[3:] else ''}"
 
 
-def _source(options: argparse.Namespace) -> tuple[Source, Conditions | None]:
-    """Return the model that the options name, and the conditions that it holds."""
+def _source(options: argparse.Namespace) -> ChosenModel:
+    """Return the model that the options name."""
     _refuse_options_of_other_sources(options)
+    pool, sure = getattr(options, "pool", None) or POOLS[0], bool(getattr(options, "yes_embedding", None))
     if options.module is not None:
-        return TorchSource(load_module(options.module, options.weights)), None
+        return ChosenModel(TorchSource(load_module(options.module, options.weights), pool, sure, own=True))
     if options.onnx is not None:
-        return OnnxSource(options.onnx, options.input, options.output), None
+        return ChosenModel(OnnxSource(options.onnx, options.input, options.output, pool, sure))
+    if options.hf is not None:
+        return hf_model(options.hf, options.pool)
+    if options.timm is not None:
+        return timm_model(options.timm, options.weights)
     if options.arch is None:
         raise OptionError(f"--checkpoint needs --arch {' or '.join(ARCHITECTURES)}")
     module, conditions = load_checkpoint(options.checkpoint, options.arch, options.typespaces)
-    return TorchSource(module), conditions
+    return ChosenModel(TorchSource(module, own=True), conditions)
 
 
 def _refuse_options_of_other_sources(options: argparse.Namespace) -> None:
     """Raise OptionError for an option that belongs to another source than the given one."""
-    belongs = {"weights": "module", "input": "onnx", "output": "onnx", "arch": "checkpoint", "typespaces": "checkpoint"}
-    for name, owner in belongs.items():
-        if getattr(options, name, None) is not None and getattr(options, owner, None) is None:
-            raise OptionError(f"--{name} is used with --{owner} only: leave it out")
+    belongs = {
+        "weights": ("module", "timm"),
+        "input": ("onnx",),
+        "output": ("onnx",),
+        "pool": ("onnx", "module", "hf"),
+        "yes_embedding": ("onnx", "module"),
+        "arch": ("checkpoint",),
+        "typespaces": ("checkpoint",),
+    }
+    for name, owners in belongs.items():
+        if getattr(options, name, None) is not None and all(getattr(options, o, None) is None for o in owners):
+            option = name.replace("_", "-")
+            raise OptionError(f"--{option} is used with {' or '.join(f'--{o}' for o in owners)} only: leave it out")
 
 
-def _preprocessing(options: argparse.Namespace, source: Source) -> Preprocessing:
-    given, size = _given_preprocessing(options), _size(options.size)
+def _preprocessing(options: argparse.Namespace, model: ChosenModel) -> Preprocessing:
+    given, size = given_fields(options), given_size(options.size)
     if options.checkpoint is not None:
+        if options.preprocessor is not None:
+            raise OptionError("--checkpoint has a preprocessing of its own: leave --preprocessor out")
         return _authors_preprocessing(options.arch, size, given)
+    source = model.source
+    if isinstance(source, OnnxSource):
+        given = source.fields(described=options.preprocessor is not None) | given
+    if options.preprocessor is not None:
+        return put_together(given, size, read_preprocessor(options.preprocessor))
+    if model.preprocessing is not None:
+        return put_together(given, size, model.preprocessing())
     if size is None and isinstance(source, OnnxSource):
         size = source.size(given.get("layout", "nchw"))
     if size is None:
-        what = "a PyTorch module" if options.module is not None else "this ONNX graph, which takes pictures of any size"
-        raise OptionError(f"--size is needed for {what}: give height and, if it differs, width")
-    return Preprocessing(*size, **given)
-
-
-def _given_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of the preprocessing that the command line sets."""
-    names = ("fit", "mean", "std", "scale", "channel_order", "layout")
-    given = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
-    return given | {n: tuple(given[n]) for n in ("mean", "std") if n in given}
-
-
-def _size(numbers: list[int] | None) -> tuple[int, int] | None:
-    """Return (height, width) as --size gave them."""
-    if numbers is None:
-        return None
-    if len(numbers) > 2:
-        raise OptionError(f"--size takes a height and, if it differs, a width, got {len(numbers)} numbers")
-    return numbers[0], numbers[-1]
+        what = "this ONNX graph, which takes pictures of any size" if options.onnx is not None else "a PyTorch module"
+        if options.hf is not None:
+            what = f"{options.hf}, which has no preprocessor_config.json"
+        raise OptionError(f"--size is needed for {what}: give height and, if it differs, width, or --preprocessor FILE.json")
+    return put_together(given, size)
 
 
 def _authors_preprocessing(arch: str, size: tuple[int, int] | None, given: dict[str, object]) -> Preprocessing:
@@ -185,4 +221,4 @@ def _authors_preprocessing(arch: str, size: tuple[int, int] | None, given: dict[
         )
     if given.get("layout", "nchw") != "nchw":
         raise OptionError(f"{arch} takes layout nchw only, got --layout {given['layout']}: leave it out")
-    return Preprocessing(**{**vars(AUTHORS_PREPROCESSING), **given})
+    return put_together(given, size, AUTHORS_PREPROCESSING)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,20 @@ class Recipe:
 
 
 class Quantizer:
-    """Makes int8 versions of an fp32 graph, whose value ranges are measured once on `batches`.
+    """Makes int8 versions of an fp32 graph.
 
+    model: as `prepared` returns it; ranges: as `measured_ranges` returns them for this model
     gpu: make symmetric int8 around the inputs of convolutions and matrix products only, as TensorRT takes it. Otherwise
     activations are uint8 through whole blocks of a convolutional network, as ONNX Runtime's CPU kernels take them; of a
     transformer only the inputs of matrix products are quantized, because the rest loses much in int8 and gains little.
     """
 
-    def __init__(self, graph: Path, batches: Iterable[np.ndarray], gpu: bool) -> None:
-        self._model = _prepare(graph)
-        operators = {node.op_type for node in self._model.graph.node}
-        self._recipe = _recipe(gpu, whole_blocks=not gpu and not operators & TRANSFORMER_SIGNS)
+    def __init__(self, model: onnx.ModelProto, ranges: TensorsData, gpu: bool) -> None:
+        self._model, self._ranges = model, ranges
+        self._recipe = _recipe(gpu, whole_blocks=not gpu and not is_transformer(model))
         # the last node stays in fp32: the embedding must not be rounded to 255 values
-        (output,) = self._model.graph.output
-        self._last = [node.name for node in self._model.graph.node if output.name in node.output]
-        self._ranges = _measure_ranges(self._model, self._recipe, batches)
+        (output,) = model.graph.output
+        self._last = [node.name for node in model.graph.node if output.name in node.output]
 
     def candidates(self) -> list[str]:
         """Return the names of the quantized nodes that could each be left in fp32."""
@@ -65,7 +64,7 @@ class Quantizer:
             and (node.op_type != "MatMul" or node.input[1] in constants)
         ]
 
-    def quantized(self, only: list[str] | None = None, kept: Iterable[str] = ()) -> onnx.ModelProto:
+    def quantized(self, only: Sequence[str] | None = None, kept: Iterable[str] = ()) -> onnx.ModelProto:
         """Return the int8 graph; raises ExportError.
 
         only: the nodes to quantize, None for all; kept: nodes to leave in fp32
@@ -81,7 +80,7 @@ class Quantizer:
                     QuantType.QInt8,
                     self._recipe.activations,
                     self._ranges,
-                    only or [],
+                    list(only or []),
                     [*self._last, *kept],
                     list(self._recipe.operators),
                     self._recipe.options,
@@ -92,6 +91,11 @@ class Quantizer:
         result: onnx.ModelProto = quantizer.model.model
         onnx_files.strip(result)
         return result
+
+
+def is_transformer(model: onnx.ModelProto) -> bool:
+    """Tell whether the graph has nodes that transformers have and convolutional networks do not."""
+    return any(node.op_type in TRANSFORMER_SIGNS for node in model.graph.node)
 
 
 def to_fp16(graph: Path) -> onnx.ModelProto:
@@ -120,29 +124,36 @@ def _recipe(gpu: bool, whole_blocks: bool) -> Recipe:
     )
 
 
-def _prepare(graph: Path) -> onnx.ModelProto:
-    """Return the graph with shapes inferred and constants folded, at an opset that has int8 per channel."""
+def prepared(graph: Path) -> onnx.ModelProto:
+    """Return the graph with shapes inferred and constants folded, at an opset that has int8 per channel.
+
+    Raises ExportError.
+    """
     try:
         model = onnx.load(graph)
         if onnx_files.opset(model) < LEAST_OPSET:
             model = onnx.version_converter.convert_version(model, LEAST_OPSET)
         with tempfile.TemporaryDirectory() as folder, silence():
-            whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
+            whole, result = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
             onnx.save(model, whole)
-            quantization.quant_pre_process(whole, prepared, skip_symbolic_shape=True)
-            return onnx.load(prepared)
+            quantization.quant_pre_process(whole, result, skip_symbolic_shape=True)
+            return onnx.load(result)
     except Exception as error:  # neither onnx nor onnxruntime.quantization has an error class of its own
         raise ExportError(f"{graph.name} cannot be prepared for quantization: {root_cause(error)}") from error
 
 
-def _measure_ranges(model: onnx.ModelProto, recipe: Recipe, batches: Iterable[np.ndarray]) -> TensorsData:
-    """Return the smallest and largest value of every tensor. They are computed inside the graph: no activation is kept."""
+def measured_ranges(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> TensorsData:
+    """Return the smallest and largest value of every tensor that a `Quantizer` may round, on batches (n, ...) float32.
+
+    They are computed inside the graph: no activation is kept. Raises ExportError.
+    """
+    operators = LINEAR if is_transformer(model) else CONVOLUTIONAL
     try:
         with tempfile.TemporaryDirectory() as folder, silence():
             path = Path(folder) / "prepared.onnx"
             onnx.save(model, path)
             calibrator = quantization.create_calibrator(
-                path, list(recipe.operators), str(Path(folder) / "augmented.onnx"), CalibrationMethod.MinMax
+                path, list(operators), str(Path(folder) / "augmented.onnx"), CalibrationMethod.MinMax
             )
             calibrator.collect_data(_Reader(model.graph.input[0].name, batches))
             return calibrator.compute_data()

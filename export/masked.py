@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import ImageError
+from engine.pictures.folders import files_below, pictures_below
 from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import Plan
 from export.errors import ExportError
-from export.progress import progress_bar
+from export.timekeeper import Timekeeper
 from kernels.blend import blend
 
 MOST_PICTURES = 48
@@ -31,15 +32,17 @@ class Pictures:
     unreadable: list[Path]
 
 
-def read_masked(folder: Path, preprocessing: Preprocessing) -> Pictures:
+def read_masked(folder: Path, preprocessing: Preprocessing, keeper: Timekeeper) -> Pictures:
     """Read at most 48 pictures, spread evenly over the sorted names; hold out every fourth (every second of fewer than 8).
 
-    They are ordered by their sha256, so that the held-out ones do not follow the names. Raises ExportError for fewer than 4.
+    folder: its subfolders are searched too; hidden files and those that systems leave, such as Thumbs.db, are not counted
+    They are ordered by their sha256, so that the held-out ones do not follow the names. Raises ExportError for fewer than 4,
+    OptionError for a folder that cannot be read.
     """
     found: dict[str, np.ndarray] = {}
-    unreadable = []
-    with progress_bar(_spread_evenly(_files(folder)), "reading") as paths:
-        for path in paths:
+    paths, unreadable = _candidates(folder)
+    with keeper.bar(_spread_evenly(paths), "reading") as chosen:
+        for path in chosen:
             try:
                 pixels, _ = preprocessing.fitted(load_picture(path))
             except ImageError:
@@ -75,11 +78,11 @@ def masked_batches(preprocessing: Preprocessing, picture: np.ndarray, plan: Plan
         yield out[:count]
 
 
-def _files(folder: Path) -> list[Path]:
-    try:
-        return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    except OSError as error:
-        raise ExportError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+def _candidates(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files below `folder` that may be pictures by their suffix, or have none; and the other files."""
+    files, pictures = files_below(folder), set(pictures_below(folder))
+    likely = [path for path in files if path in pictures or not path.suffix]
+    return likely, sorted(set(files).difference(likely))
 
 
 def _spread_evenly(files: list[Path]) -> list[Path]:

@@ -1,5 +1,7 @@
-"""Read an ONNX file, keep the one input and one output that a bundle needs, and simplify what is left."""
+"""ONNX graphs as files and in memory: read, written with external data if they are too large for one file, simplified."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,13 @@ from export.errors import ExportError, root_cause
 
 LARGEST_FILE = 2**31 - 1
 """Most bytes of a protobuf message, and so of a graph in one file."""
+LARGEST_WEIGHTS = LARGEST_FILE - 2**27
+"""Bytes of weights above which they are written beside the graph: this leaves room for the nodes."""
+LEAST_EXTERNAL = 1024
+"""Bytes from which a tensor is written beside the graph. Smaller ones are shapes and indices, which readers need at once."""
+ALIGNMENT = 4096
+"""Offsets in a file of weights are multiples of it, so that readers can map tensors into memory."""
+DATA_SUFFIX = ".data"
 FOLDING = (
     rules.fuse_batchnorm_into_conv_rule,
     rules.fuse_batchnorm_into_conv_transpose_rule,
@@ -20,43 +29,78 @@ FOLDING = (
 )
 
 
-def read_onnx(path: Path, input_name: str | None, output_name: str | None) -> onnx.ModelProto:
-    """Return the model with its external data, reduced to the nodes that lead from this input to this output.
-
-    input_name, output_name: None if the graph has only one. Raises ExportError.
-    """
-    model = _loaded(path)
-    graph = model.graph
-    constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    inputs = [v for v in graph.input if v.name not in constants]  # old files list weights among the inputs
-    source = _chosen(path, "output", list(graph.output), output_name)
-    needed, outside = _needed_nodes(graph, source.name)
-    used = [v for v in inputs if v.name in outside]
-    target = _chosen(path, "input", inputs if input_name else used or inputs, input_name)
-    if target.name not in outside:
+def read_model(path: Path) -> onnx.ModelProto:
+    """Return the model of a file, with its external data in memory and its unknown sizes open; raises ExportError."""
+    if not path.is_file():
+        raise ExportError(f"there is no ONNX file {path}")
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf's and onnx's own classes share no base
         raise ExportError(
-            f"{path}: output {source.name!r} does not depend on input {target.name!r}; choose another --input or --output"
-        )
-    others = [v.name for v in used if v.name != target.name]
-    if others:
-        raise ExportError(
-            f"{path}: output {source.name!r} needs the inputs {', '.join(others)} besides {target.name!r}; "
-            "export a graph whose only input is the picture"
-        )
-    for value in (target, source):
-        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            raise ExportError(f"{path}: {value.name!r} is {_type_name(value)}, but must be float32; convert the graph")
-    _keep(graph.node, needed)
-    _keep(graph.input, [target])
-    _keep(graph.output, [source])
-    _keep(graph.initializer, [t for t in graph.initializer if t.name in outside])
-    model.ir_version = max(model.ir_version, 4)  # before 4, weights had to be inputs too
+            f"{path} is not an ONNX file, or its external data is missing ({root_cause(error)}): "
+            "keep the files of its weights beside it, or export it again"
+        ) from error
+    if not model.graph.node or not model.graph.output:
+        raise ExportError(f"{path} is not an ONNX file: it contains no graph")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.HasField("dim_value") and size.dim_value < 1:  # some exporters write -1 or 0 for an open size
+                size.Clear()
     return model
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model: one file, or a file and beside it (its name + DATA_SUFFIX) the weights if one would be too large."""
+    if not too_large(model):
+        path.write_bytes(serialised(model))
+        return
+    beside = path.with_name(path.name + DATA_SUFFIX)
+    with open(beside, "wb") as file:
+
+        def moved(tensor: onnx.TensorProto) -> dict[str, int | str]:
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            start = file.tell()
+            length = file.write(tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes())
+            return {"location": beside.name, "offset": start, "length": length}
+
+        light = without_weights(model, moved)
+    path.write_bytes(serialised(light))
+
+
+def too_large(model: onnx.ModelProto) -> bool:
+    """Say whether a model's weights do not fit in one file with its graph."""
+    return sum(_tensor_bytes(tensor) for tensor in model.graph.initializer) > LARGEST_WEIGHTS
+
+
+def without_weights(
+    model: onnx.ModelProto, moved: Callable[[onnx.TensorProto], dict[str, int | str]] | None = None
+) -> onnx.ModelProto:
+    """Return a copy whose large initializers have no content but refer to a file.
+
+    moved: takes an initializer, and returns what to record of the place of its content; None: no place, for a copy whose
+        shapes alone are of interest
+    """
+    light = _copy_without(model, "graph")
+    light.graph.CopyFrom(_copy_without(model.graph, "initializer"))
+    for tensor in model.graph.initializer:
+        if _tensor_bytes(tensor) < LEAST_EXTERNAL or tensor.data_type == onnx.TensorProto.STRING:
+            light.graph.initializer.append(tensor)
+            continue
+        stub = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        stub.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (moved(tensor) if moved else {"location": "nowhere"}).items():
+            stub.external_data.add(key=key, value=str(value))
+    return light
 
 
 def fixed_shape(model: onnx.ModelProto) -> tuple[int | None, ...] | None:
     """Return the declared shape of the input, with None for each open size; or None if the graph declares no shape."""
-    tensor = model.graph.input[0].type.tensor_type
+    return sizes_of(model.graph.input[0])
+
+
+def sizes_of(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    """Return a tensor's declared shape, with None for each open size; or None if there is none."""
+    tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
     return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
@@ -75,6 +119,28 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
             name = f"{node.op_type}_{index}"
             node.name = name if name not in taken else f"{name}_{node.output[0]}"
     return simpler
+
+
+def with_names(model: onnx.ModelProto, input_name: str, output_name: str) -> onnx.ModelProto:
+    """Name the only input and the only output, in place; a tensor inside that has one of these names gets another one."""
+    graph = model.graph
+    new = {graph.input[0].name: input_name, graph.output[0].name: output_name}
+    for name in (input_name, output_name):
+        new.setdefault(name, f"{name}_inside")
+    rename(graph, new)
+    return model
+
+
+def rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
+    """Rename tensors of a graph and of the graphs inside its nodes, in place. new: their new names by their present ones"""
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = new.get(value.name, value.name)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new.get(name, name) for name in names]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                rename(inner, new)
 
 
 def declare(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
@@ -107,58 +173,22 @@ def opset(model: onnx.ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
-def _loaded(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise ExportError(f"there is no ONNX file {path}")
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's and onnx's own classes share no base
-        raise ExportError(f"{path} is not an ONNX file, or its external data is missing ({root_cause(error)})") from error
-    if not model.graph.node or not model.graph.output:
-        raise ExportError(f"{path} is not an ONNX file: it contains no graph")
-    return model
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return 0
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
-def _chosen(path: Path, kind: str, values: list[onnx.ValueInfoProto], name: str | None) -> onnx.ValueInfoProto:
-    names = [v.name for v in values]
-    if name is None and len(values) == 1:
-        return values[0]
-    if name is None:
-        raise ExportError(f"{path} has the {kind}s {', '.join(names) or 'none'}; choose one with --{kind}")
-    if name not in names:
-        raise ExportError(f"{path} has no {kind} {name!r}; it has {', '.join(names) or 'none'}")
-    return values[names.index(name)]
-
-
-def _needed_nodes(graph: onnx.GraphProto, output: str) -> tuple[list[onnx.NodeProto], set[str]]:
-    """Return the nodes that `output` depends on, in order, and the names of `output` and of every tensor that they read."""
-    wanted, needed = {output}, []
-    for node in reversed(graph.node):  # a valid graph is in topological order
-        if wanted.intersection(node.output):
-            needed.append(node)
-            wanted |= _read_by(node)
-    return needed[::-1], wanted
-
-
-def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Return the names that a node reads, also from inside its subgraphs; names local to those do no harm."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-            names.update(v.name for v in graph.output)
-            for inner in graph.node:
-                names |= _read_by(inner)
-    return names - {""}
-
-
-def _keep(field: Any, values: list[Any]) -> None:
-    """Reduce a repeated field to `values`, which are some of its own."""
-    copies = [type(v).FromString(v.SerializeToString()) for v in values]
-    del field[:]
-    field.extend(copies)
-
-
-def _type_name(value: onnx.ValueInfoProto) -> str:
-    number = value.type.tensor_type.elem_type
-    known = onnx.TensorProto.DataType
-    return known.Name(number).lower() if number in known.values() else f"of unknown type {number}"
+def _copy_without(message: Any, left_out: str) -> Any:
+    """Return a copy of a protobuf message without one of its fields, which is never copied, for it may be large."""
+    copy = type(message)()
+    for field, value in message.ListFields():
+        if field.name == left_out:
+            continue
+        if hasattr(value, "extend"):
+            getattr(copy, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
+    return copy

@@ -83,6 +83,6 @@ def search(
 
 
 def _means(costs: np.ndarray) -> np.ndarray:
-    """Return the means (W,) of (W, P) over finite entries, or 0 if there are none; rounded, so that equal means are equal."""
+    """Return the means (W,) of (W, P) over finite entries, 0 if there are none; rounded, so that equal means are equal."""
     known = np.isfinite(costs)
     return np.round(np.where(known, costs, 0).sum(1) / np.maximum(known.sum(1), 1), 12)

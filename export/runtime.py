@@ -3,23 +3,28 @@
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
+from export import onnx_files
 from export.errors import ExportError, root_cause
 
 
 class ModelRunner:
     """Runs one graph silently. Raises ExportError with ONNX Runtime's own message if that fails.
 
+    graph: the content of its file, or the file's path
     optimised: let the runtime rewrite the graph; without that, the graph loads faster and runs slower
     """
 
-    def __init__(self, graph: bytes, optimised: bool = True) -> None:
+    def __init__(self, graph: bytes | str, optimised: bool = True) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         if not optimised:
@@ -39,6 +44,16 @@ class ModelRunner:
             return self._session.run(None, feeds)
         except Exception as error:  # as above
             raise ExportError(root_cause(error)) from error
+
+
+def runner_of(model: onnx.ModelProto) -> ModelRunner:
+    """Return a runner of a graph of any size."""
+    if not onnx_files.too_large(model):
+        return ModelRunner(onnx_files.serialised(model))
+    with tempfile.TemporaryDirectory() as folder:  # the session reads the weights while it is made
+        path = Path(folder) / "model.onnx"
+        onnx_files.write_model(model, path)
+        return ModelRunner(str(path))
 
 
 @contextlib.contextmanager

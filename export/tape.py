@@ -135,6 +135,16 @@ class Value:
         result = self.sum(axes) if axes else self
         return result.op("Squeeze", list(range(extra))) if extra else result
 
+    def along(self, axis: int, matrix: np.ndarray, rank: int) -> "Value":
+        """Multiply every line along an axis of this value, which has `rank` axes, by a matrix (size, new size)."""
+        order = [*(i for i in range(rank) if i != axis), axis]
+        moved = self.op("Transpose", perm=order).op("MatMul", matrix)
+        return moved.op("Transpose", perm=np.argsort(order).tolist())
+
+    def zeros(self) -> "Value":
+        """Return zeros in the shape of this value."""
+        return self.tape.constant(0.0).expanded(self)
+
     def padded(self, before: Sequence[int], after: Sequence[int]) -> "Value":
         """Add zeros before and after each axis; a negative number cuts entries off instead."""
         return self.op("Pad", [*before, *after]) if any(before) or any(after) else self

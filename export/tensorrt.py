@@ -7,12 +7,11 @@ names, the options, and that nothing is left half-written are tested with a stan
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from engine.bundle import Bundle, graph_digest, load_bundle
 from engine.bundle.manifest import Graph
-from engine.errors import BundleError, OptionError, OutputError
+from engine.errors import BundleError, OptionError
 from engine.protocol import Notice
 from engine.runtime.gpu_device import as_provider_error, shared_device
 from engine.runtime.gpu_opening import tensorrt_folder, tensorrt_session, versions_of
@@ -41,6 +40,7 @@ from engine.runtime.providers import require_gpu
 from engine.runtime.session import run_finite
 from engine.runtime.tensorrt_cache import publish, staging
 from engine.terminal import notice
+from export.write import as_output_error
 
 CONTEXT, BUILD_RECORD = "context.onnx", "build.json"
 
@@ -112,7 +112,7 @@ def prebuild(bundle: Bundle, jobs: Sequence[EngineBuild], out: Path | None, noti
     versions = versions_of(device.ordinal, device.capability)
     done = []
     folder = out or tensorrt_folder()
-    with _as_output_error(folder), staging(folder) as place:
+    with as_output_error(folder), staging(folder) as place:
         builder = _EngineBuilder(bundle, device, versions, folder, place, notice)
         for job in jobs:
             by_batch = {profile.most: profile for profile in job.profiles}
@@ -188,16 +188,7 @@ class _EngineBuilder:
         expected = bundle.canonical[graph.file]
         if not np.abs(got - expected).max() <= CANONICAL_TOLERANCE[graph.precision] * np.abs(expected).max():
             raise BundleError(
-                f"the TensorRT engine of {path} does not give its canonical result, and was not kept; try another --precision"
+                f"the TensorRT engine of {path} does not give its canonical result and is not kept; try another --precision"
             )
         if not any(file.name != CONTEXT for file in made.iterdir()):
             raise BundleError(f"ONNX Runtime wrote no TensorRT engine of {path}; install a version that writes one")
-
-
-@contextlib.contextmanager
-def _as_output_error(folder: Path) -> Iterator[None]:
-    """Raise an OSError inside the block as an OutputError about `folder`."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -1,8 +1,6 @@
 """The files that `training` writes: a network's weights and everything else that an export needs; no code in them runs."""
 
 import dataclasses
-import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ from torch import nn
 
 from engine.attributes.table import AttributeTable
 from engine.bundle.manifest import Conditions, preprocessing_from
-from engine.errors import EngineError, OutputError
+from engine.errors import EngineError
 from engine.pictures.preprocessing import Preprocessing
 from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
 from export.errors import ExportError, root_cause
-from export.sources import load_state
+from export.torch_files import load_state, save_whole
 
 TRAINED_FORMAT = "sane-trained"
 TRAINED_VERSION = 1
@@ -47,25 +45,22 @@ def save_trained(path: Path, architecture: str, arguments: Mapping[str, int], tr
     architecture: a key of TRAINED_NETWORKS; arguments: those that the network was made with
     """
     conditions, table = trained.conditions, trained.table
-    content = {
-        **{"format": TRAINED_FORMAT, "version": TRAINED_VERSION, "architecture": architecture, "arguments": dict(arguments)},
+    content: dict[str, Any] = {
+        "format": TRAINED_FORMAT,
+        "version": TRAINED_VERSION,
+        "architecture": architecture,
+        "arguments": dict(arguments),
         "state": {k: v.contiguous() for k, v in trained.network.state_dict().items()},
         "preprocessing": trained.preprocessing.to_dict(),
-        "conditions": conditions and {"names": list(conditions.names), "weights": torch.from_numpy(conditions.weights)},
-        "table": table
-        and {
-            **{"names": list(table.names), "confidence": table.confidence, "threshold": table.threshold},
-            "bias": torch.from_numpy(table.bias),
-        },
+        "conditions": None,
+        "table": None,
     }
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        torch.save(content, beside)
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a missing folder or a full disk
-        raise OutputError(f"cannot write {path}: {root_cause(error)}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    if conditions is not None:
+        content["conditions"] = {"names": list(conditions.names), "weights": torch.from_numpy(conditions.weights)}
+    if table is not None:
+        content["table"] = {"names": list(table.names), "confidence": table.confidence, "threshold": table.threshold}
+        content["table"]["bias"] = torch.from_numpy(table.bias)
+    save_whole(content, path)
 
 
 def load_trained(path: Path) -> Trained:
@@ -81,8 +76,8 @@ def load_trained(path: Path) -> Trained:
         return Trained(
             network.eval(),
             preprocessing_from(content["preprocessing"]),
-            content["conditions"] and _conditions(content["conditions"]),
-            content["table"] and _table(content["table"]),
+            _conditions(content["conditions"]) if content["conditions"] else None,
+            _table(content["table"]) if content["table"] else None,
         )
     except EngineError:
         raise

@@ -19,22 +19,25 @@ from engine.runtime.opening import verify_graph
 
 def check_free(out: Path) -> None:
     """Raise OutputError, before any work is done, if a bundle cannot or must not be written to `out`."""
+    with as_output_error(out):
+        folder = out.resolve().parent
+        if not folder.is_dir():
+            raise OutputError(f"cannot write {out}: there is no folder {folder}")
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"cannot write {out}: no permission in {folder}")
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"cannot write {out}: it is a file, and a bundle is a folder; choose another name")
+        if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
+            raise OutputError(f"cannot write {out}: the folder holds something other than a bundle; choose another name")
+
+
+@contextlib.contextmanager
+def as_output_error(path: Path) -> Iterator[None]:
+    """Raise an OSError inside the block as an OutputError that says that `path` cannot be written."""
     try:
-        _check_free(out)
+        yield
     except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
-
-
-def _check_free(out: Path) -> None:
-    folder = out.resolve().parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {out}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write {out}: no permission in {folder}")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"cannot write {out}: it is a file, and a bundle is a folder; choose another name")
-    if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
-        raise OutputError(f"cannot write {out}: the folder holds something other than a bundle; choose another name")
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -43,14 +46,13 @@ def replacing(out: Path) -> Iterator[Path]:
     check_free(out)  # once more, because something may have appeared there during the work
     out = out.resolve()  # a link to a bundle stays a link
     folder = _beside(out)
-    try:
-        folder.mkdir()
-        yield folder
-        _swap(folder, out)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with as_output_error(out):
+        try:
+            folder.mkdir()
+            yield folder
+            _swap(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def finish(folder: Path, manifest: Manifest, table: AttributeTable | None, canonical: dict[str, np.ndarray]) -> None:

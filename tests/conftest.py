@@ -34,7 +34,8 @@ def demo_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def made(**changes: object) -> Path:
         folder = copy_bundle(demo_bundle(), tmp_path_factory.mktemp("changed") / "bundle")
         table = attributes_from_json((folder / ATTRIBUTES).read_text())
-        (folder / ATTRIBUTES).write_text(attributes_to_json(dataclasses.replace(table, **changes)))  # type: ignore[arg-type]
+        text = attributes_to_json(dataclasses.replace(table, **changes))  # type: ignore[arg-type]
+        (folder / ATTRIBUTES).write_text(text, errors="backslashreplace")  # JSON's escape of half a character
         seal(folder)
         return folder
 

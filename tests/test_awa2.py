@@ -64,10 +64,10 @@ def test_lines_of_other_splits_are_left_out_with_a_warning(animals: Path) -> Non
     drawn = stems(data, "train")
     left, right = drawn[0]
     write_pairs(animals, "train", "awa", f"seal_10001 seal_10002 1\n{left} nobody 1\n{left} {right} 1\n")
-    with pytest.warns(UserWarning, match="1 of 3 matches are of train pictures$"):
+    with pytest.warns(UserWarning, match="1 of 3 matches are train pictures$"):
         assert stems(data, "train") == [(left, right)]
     write_pairs(animals, "train", "awa", "seal_10001 seal_10002 1\n")
-    with pytest.warns(UserWarning, match="0 of 1 .* as if the file were not there"):
+    with pytest.warns(UserWarning, match="0 of 1 .* as if there were no file"):
         assert stems(data, "train") == drawn
 
 

@@ -12,12 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from engine import Explainer, OptionError
 from engine.attributes.table import AttributeTable
 from engine.bundle import ATTRIBUTES, CALIBRATION, SUMS, demo_bundle, load_bundle
-from engine.evaluate.network_outputs import Observed
+from engine.evaluate.network_outputs import NetworkOutputs
 from engine.evaluate.recognition import reliability
 from engine.methods.rise import Rise
 from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, calibrate, export_attributes, export_similarity, platt
-from export.calibration import held_out
+from export.calibration import held_out_confidences
 from export.commands import main
 from export.phi import search, weightings
 from export.platt import FLAT
@@ -98,7 +98,7 @@ def test_constant_scores_are_no_error() -> None:
 def test_each_half_is_judged_by_the_other() -> None:
     random = np.random.default_rng(0)
     scores, truth, first = random.normal(size=(60, 2)), random.random((60, 2)) < 0.4, np.arange(60) < 25
-    found = held_out(Observed(np.empty((60, 0)), scores, scores), truth, first, table(2))
+    found = held_out_confidences(NetworkOutputs(np.empty((60, 0)), scores, scores), truth, first, table(2))
     assert found[:25] == pytest.approx(platt.fit(scores[25:], truth[25:], table(2)).confidences(scores[:25]))
     assert found[25:] == pytest.approx(platt.fit(scores[:25], truth[:25], table(2)).confidences(scores[25:]))
 
@@ -230,7 +230,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     arguments = ["calibrate", str(bundle), "--images", str(tmp_path), "--labels", str(labels)]
     assert main([*arguments, "--seed", "1"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "left out what the bundle does not name (1): odd"
+    assert told[0] == "left out attributes that the bundle does not have (1: odd)"
     assert told[2].startswith("prior: significant for 0 of 63 attributes")  # eight pictures are too few
     assert told[3].startswith("calibration error: 0.")
     assert told[-1] == f"wrote {bundle}"

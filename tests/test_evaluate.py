@@ -101,7 +101,7 @@ def test_pairs_of_a_csv(tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     file.write_text("\ufeffreference,query,condition,label\nb.png,a.png,shoe,1\nc.png,a.png,,0\nd.png,a.png,,\n")
     read = read_pairs(file, None)
-    assert read.left_out == 1
+    assert read.non_matching == 1
     assert [(p.query.name, p.reference.name, p.condition) for p in read.pairs] == [
         ("a.png", "b.png", "shoe"),
         ("a.png", "d.png", None),
@@ -118,7 +118,7 @@ def test_pairs_of_the_authors(tmp_path: Path) -> None:
     file = tmp_path / "awa_pairs.txt"
     file.write_text("bat_2 bat_3 1\nantelope_1 bat_2 0\n\n")
     read = read_pairs(file, images)
-    assert (len(read.pairs), read.left_out) == (1, 1)
+    assert (len(read.pairs), read.non_matching) == (1, 1)
     assert (read.pairs[0].query, read.pairs[0].reference) == (images / "bat/bat_2.jpg", images / "bat/bat_3.png")
 
 
@@ -130,10 +130,10 @@ def test_pairs_of_the_authors(tmp_path: Path) -> None:
         ("a.csv", "query,reference,colour\nx,y,z\n", "column names"),
         ("a.csv", "query,reference\nx,\n", "line 2"),
         ("a.csv", "query,reference,label\nx,y,0\n", "no pairs that match"),
-        ("a.csv", "query,reference\n" + "x" * 200_000 + ",y\n", "is not CSV"),
+        ("a.csv", "query,reference\n" + "x" * 200_000 + ",y\n", "not a CSV file: line 2"),
         ("a.csv", "x" * 200_000, "not a CSV"),
         ("a.txt", "x y\n", "line 1"),
-        ("a.txt", "x w 1\n", "which one"),
+        ("a.txt", "x w 1\n", "keep only one"),
         ("a.txt", "x note 1\n", "no picture note"),
         ("a.txt", "x z 1\n", "no picture z"),
         ("a.txt", "", "no pairs that match"),

@@ -11,7 +11,7 @@ from engine import Explainer
 from engine.bundle import demo_bundle
 from engine.evaluate.attributes import evaluate, main
 from engine.evaluate.labels import Labelled
-from engine.evaluate.network_outputs import matches, observe
+from engine.evaluate.network_outputs import map_matches, run_networks
 from engine.methods.rise import Rise
 from engine.protocol import silent
 
@@ -19,9 +19,9 @@ from engine.protocol import silent
 def test_scores_and_matches_are_those_of_explanations() -> None:
     explainer = Explainer()
     files = [*CAT, *BANDAGE, *COUPLE, *GESTURE]
-    seen = observe(explainer, files, silent)
+    seen = run_networks(explainer, files, silent)
     pairs = np.array([[2, 3], [0, 1], [2, 0]])
-    found = matches(explainer, files, seen.embeddings, pairs, Rise(masks=32), silent)
+    found = map_matches(explainer, files, seen.embeddings, pairs, Rise(masks=32), silent)
     table = explainer.model.bundle.attributes
     assert table is not None
     assert seen.confidences == pytest.approx(1 / (1 + np.exp(-(table.scale * seen.scores + table.bias))))
@@ -39,7 +39,7 @@ def test_both_directions_are_compared() -> None:
     groups = np.array([0, 1, 2, 2, 0, 1, 3, 3])
     explainer = Explainer()
     found = evaluate(explainer, Labelled(tuple(files), groups, np.zeros((8, 63), bool), True, {}), 9, Rise(masks=8))
-    surest = observe(explainer, files, silent).confidences.argmax(1)
+    surest = run_networks(explainer, files, silent).confidences.argmax(1)
     same = surest[[0, 1, 2, 6]] == surest[[4, 5, 3, 7]]
     assert 0 < same.mean() < 1
     assert found["direction_agreement"]["confidence"].mean == same.mean()
@@ -51,7 +51,7 @@ def test_the_command_writes_a_report(grouped: bool, tmp_path: Path, capsys: pyte
     arguments = [str(labels), "--images", str(tmp_path), "--out", str(out), "--masks", "32", "--quiet"]
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    assert "same both ways" in told
+    assert "same attribute in both directions" in told
     assert ("no groups given" in told) == (not grouped)
     found = json.loads(out.read_text())
     assert found["pictures"]["pairing"] == ("groups" if grouped else "most similar")

@@ -48,7 +48,7 @@ def test_a_report_killed_half_way_is_that_of_an_uninterrupted_run(
     monkeypatch.setattr(command, "insertion_deletion", killed)
     out = tmp_path / "again.json"
     assert main([str(pairs), "--out", str(out), *ARGUMENTS]) == 130
-    assert "goes on where it was" in capsys.readouterr().err
+    assert "continues where it was" in capsys.readouterr().err
     assert not out.exists()
     rows = tmp_path / "again.rows.jsonl"
     assert len(rows.read_text().splitlines()) == 9  # the settings and eight rows

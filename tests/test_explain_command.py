@@ -139,7 +139,7 @@ def test_pictures_that_are_none_exit_2(tmp_path: Path, capsys: pytest.CaptureFix
         ([QUERY, OTHER, "--out", "no/such/folder/why.png"], "folder"),
         ([QUERY, OTHER, "--out", "/proc/why.png"], "/proc"),
         ([QUERY, OTHER, "--sead", "1"], "--sead"),
-        ([QUERY, "two\nlines.png"], "two lines.png"),
+        ([QUERY, "two\nlines.png"], r"two\nlines.png"),
         ([QUERY, "x" * 400], "File name too long"),
         ([QUERY, OTHER, "--out", "x" * 400 + ".png"], "File name too long"),
         ([QUERY, OTHER, "--bundle", "x" * 400], "File name too long"),

@@ -226,7 +226,7 @@ def test_bad_options_are_refused(
 def test_what_is_not_there_is_refused_by_name(tiny_bundle: Path) -> None:
     with pytest.raises(OptionError, match=r"int8.*fp32"):
         Explainer(tiny_bundle, precision="int8")
-    with pytest.raises(OptionError, match="known are"):
+    with pytest.raises(OptionError, match="the precisions are"):
         Explainer(tiny_bundle, precision="fp8")
     with pytest.raises(OptionError, match="auto, cpu"):
         Explainer(tiny_bundle, provider="npu")

@@ -19,7 +19,7 @@ from engine.bundle import load_bundle
 from engine.bundle.manifest import Conditions
 from engine.errors import BundleError, OptionError, OutputError
 from engine.pictures.preprocessing import Preprocessing
-from export import ExportError, TorchSource, check, export_attributes, export_similarity, graphs, write
+from export import ExportError, TorchSource, check, export_attributes, export_similarity, graphs
 
 SMALL = Preprocessing(32, 40, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 WORDS = AttributeTable(("red", "round", "small", "shiny"), "sigmoid", np.array([0, 1, -1, 0.5], np.float32))
@@ -103,7 +103,7 @@ def test_channels_last_and_a_model_in_training_mode(tmp_path: Path) -> None:
         (TracedOtherwise(), "does not give what its source gives: it is off by"),
         (AcrossBatch(), "does not give what its source gives: it is off by"),
         (Endless(), "not finite"),
-        (MapNet(), r"must be \(batch, any\), the model gives \(batch, 4, 4, 5\)"),
+        (MapNet(), r"must be \(batch, any\), but the model gives \(batch, 4, 4, 5\)"),
         (nn.Linear(7, 2), "fails on a batch of shape"),
         (nn.Conv2d(3, 2, 3).double(), r"must be \(batch, any\)"),
     ],
@@ -122,13 +122,13 @@ def test_the_tolerance_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         export_similarity(TorchSource(ConvNet()), SMALL, tmp_path / "other")
 
 
-@pytest.mark.parametrize("failing", ["finish", "_swap"])
+@pytest.mark.parametrize("failing", ["export.bundles.finish", "pathlib.Path.rename"])
 def test_a_failure_while_writing_leaves_the_old_bundle(copied: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     before = contents(copied)
-    monkeypatch.setattr(export.bundles if failing == "finish" else write, failing, fail)
+    monkeypatch.setattr(failing, fail)
     with pytest.raises(OutputError, match="No space left on device"):
         export_similarity(TorchSource(ConvNet()), SMALL, copied, name="new")
     assert contents(copied) == before
@@ -238,7 +238,7 @@ def test_attributes_that_do_not_fit_leave_the_bundle(copied: Path) -> None:
     before = contents(copied)
     three = AttributeTable(("a", "b", "c"), "softmax", np.zeros(3, np.float32))
     for source, table in ((MapNet(), three), (ConvNet(), WORDS)):
-        with pytest.raises(ExportError, match=r"maps must be \(batch, [34], any, any\), the model gives"):
+        with pytest.raises(ExportError, match=r"maps must be \(batch, [34], any, any\), but the model gives"):
             export_attributes(TorchSource(source), table, copied)
     with pytest.raises(BundleError, match="there is no bundle"):
         export_attributes(TorchSource(MapNet()), WORDS, copied / "nothing")

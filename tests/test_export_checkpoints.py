@@ -105,7 +105,7 @@ def test_without_typespaces_conditions_are_numbered(prefix: str, trunk: Similari
 def test_checkpoints_that_do_not_fit(trunk: SimilarityNet, tmp_path: Path) -> None:
     content = state(trunk)
     path = save(tmp_path / "m.tar", content)
-    with pytest.raises(ExportError, match="is it sane-polyvore"):
+    with pytest.raises(ExportError, match="try --arch sane-polyvore"):
         load_checkpoint(path, "sane-awa")
     with pytest.raises(OptionError, match="sane-polyvore, sane-awa"):
         load_checkpoint(path, "resnet")

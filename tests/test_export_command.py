@@ -56,7 +56,7 @@ def test_the_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn
     ("arguments", "message"),
     [
         ("similarity --module export_models:broken --size 32", "RuntimeError: no such network"),
-        ("similarity --module export_models:not_a_module --size 32", "not an nn.Module"),
+        ("similarity --module export_models:not_a_module --size 32", "must return an nn.Module"),
         ("similarity --module export_models:absent --size 32", "absent"),
         ("similarity --module no_such_package:build --size 32", "no_such_package"),
         ("similarity --module export_models --size 32", "package:factory"),
@@ -72,7 +72,7 @@ def test_the_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn
         ("similarity --module export_models:build --size 32 --conditions {tmp}/none", "cannot read"),
         ("similarity --module export_models:build --size 32 --conditions {tmp}/text", "not an .npz file"),
         ("similarity --module export_models:build --size 32 --conditions {tmp}/two.npz", "condition_weights"),
-        ("similarity --module export_models:build --size 32 --input image", "--input goes with --onnx"),
+        ("similarity --module export_models:build --size 32 --input image", "--input is used with --onnx only"),
         ("similarity --size 32", "required"),
         ("similarity --onnx {tmp}/none --module export_models:build", "not allowed with"),
         ("attributes --module export_models:maps --names {tmp}/none", "cannot read"),
@@ -121,4 +121,15 @@ def test_without_pytorch_check_works_and_the_rest_says_what_to_install(tiny_bund
     assert (done.returncode, done.stderr) == (0, "")
     done = python("-c", code, "similarity", "--onnx", "m.onnx", "--out", "out", cwd=tiny_bundle.parent)
     assert done.returncode == 2
-    assert done.stderr == "error: torch is not installed; pip install 'sane-engine[cpu,export]'\n"
+    assert done.stderr == "error: torch is not installed: pip install 'sane-engine[cpu,export]'\n"
+
+
+def test_an_engine_that_is_not_ours_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "engine.py").write_text("x = 1\n")
+    for command in (["export", "check", "x"], ["training.similarity", "--help"]):
+        done = python("-m", *command, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith("error: export needs sane-engine's own package `engine`")
+        assert str(tmp_path / "engine.py") in done.stderr and "another folder" in done.stderr
+    done = python("-c", "import export", cwd=tmp_path)
+    assert (done.returncode, "ImportError: export needs sane-engine's own" in done.stderr) == (1, True)

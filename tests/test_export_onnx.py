@@ -100,13 +100,6 @@ BAKED = {
         helper.make_node("MatMul", ["flat4", "m"], ["four"], name="innocent"),
         helper.make_node("ReduceMean", ["four"], ["embedding"], axes=[0], keepdims=1),
     ],
-    # a token made for one picture is put beside the features of all
-    "token": [
-        conv_node(),
-        helper.make_node("Expand", ["token", "ones"], ["one_token"], name="expand"),
-        helper.make_node("Concat", ["features", "one_token"], ["joined"], axis=1, name="baked"),
-        helper.make_node("ReduceMean", ["joined"], ["embedding"], axes=[2, 3], keepdims=0),
-    ],
     # the sum over the batch is invisible while the batch is 1
     "mean": [
         conv_node(),
@@ -126,15 +119,28 @@ def test_a_batch_that_cannot_be_opened_is_refused_by_node(kind: str, tmp_path: P
         constant("m", MATRIX[:16]),
         constant("rows", [4, 16]),
         constant("columns", [4, -1]),
-        constant("token", TOKEN),
-        constant("ones", [1, 1, 4, 4]),
     ]
     nodes = BAKED[kind]
-    sizes = {"rows": 16, "columns": 6, "token": 5, "mean": 4}
+    sizes = {"rows": 16, "columns": 6, "mean": 4}
     path = write_onnx(tmp_path / "baked.onnx", nodes, {"embedding": (1, sizes[kind])}, initializers)
     with pytest.raises(ExportError, match=r"does not take a batch because of node 'baked'"):
         export_similarity(OnnxSource(path), SMALL, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["baked.onnx"]
+
+
+def test_what_was_made_for_one_picture_is_made_for_each(tmp_path: Path) -> None:
+    """A token joined with the features of all pictures, and the sizes to which they are scaled."""
+    nodes = [
+        conv_node(),
+        helper.make_node("Expand", ["token", "ones"], ["one_token"]),
+        helper.make_node("Concat", ["one_token", "features", "token"], ["joined"], axis=1),
+        helper.make_node("Resize", ["joined", "", "", "sizes"], ["larger"], mode="linear"),
+        helper.make_node("ReduceMax", ["larger"], ["embedding"], axes=[2, 3], keepdims=0),
+    ]
+    initializers = [constant("w", conv_weights()), constant("token", TOKEN), constant("ones", [1, 1, 4, 4])]
+    initializers.append(constant("sizes", [1, 6, 7, 7]))
+    path = write_onnx(tmp_path / "token.onnx", nodes, {"embedding": (1, 6)}, initializers)
+    assert_same(path, export_similarity(OnnxSource(path), SMALL, tmp_path / "out"))
 
 
 def test_another_fixed_batch_is_refused(tmp_path: Path) -> None:
@@ -158,7 +164,7 @@ def two_outputs(tmp_path: Path) -> Path:
 def test_a_chosen_output_drops_the_others(two_outputs: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="outputs embedding, logits; choose one with --output"):
         export_similarity(OnnxSource(two_outputs), SMALL, tmp_path / "out")
-    with pytest.raises(ExportError, match="no output 'none'; it has embedding, logits"):
+    with pytest.raises(ExportError, match="no tensor 'none'; its outputs are embedding, logits"):
         export_similarity(OnnxSource(two_outputs, output="none"), SMALL, tmp_path / "out")
     out = export_similarity(OnnxSource(two_outputs, output="embedding"), SMALL, tmp_path / "out")
     assert_same(two_outputs, out)
@@ -242,7 +248,7 @@ def test_the_size_comes_from_the_graph(two_outputs: Path, tmp_path: Path, capsys
     assert "32 x 32" in check(tmp_path / "out")
     capsys.readouterr()
     assert main([*words, "--size", "64"]) == 2
-    assert "input 'picture' is [1, 3, 32, 32], the preprocessing gives ['batch', 3, 64, 64]" in capsys.readouterr().err
+    assert "input 'picture' is [1, 3, 32, 32], but the preprocessing gives ['batch', 3, 64, 64]" in capsys.readouterr().err
     assert main([*words, "--size", "32", "--layout", "nhwc"]) == 2
     assert "32 x 32" in check(tmp_path / "out")
 

@@ -26,6 +26,7 @@ from engine.saliency.similarity import METRICS
 from export import ExportError, OnnxSource, TorchSource, check, export_similarity, graphs
 from export.architectures import SimilarityNet
 from export.gradient import with_gradient
+from export.light_graph import LightGraph
 from export.rules import RULES, Step
 
 
@@ -73,7 +74,7 @@ def test_networks_give_torchs_gradients(name: str, metric: str) -> None:
             module.running_var.uniform_(0.5, 2)
     network.eval()
     made = graphs.make(TorchSource(network), Preprocessing(size, size), "embedding", (None,))
-    graph = with_gradient(onnx.load_from_string(made.content), metric)
+    graph = with_gradient(LightGraph.of(made.model), metric)
     network.double()
     random = np.random.default_rng(0)
     for batch in (1, 7):

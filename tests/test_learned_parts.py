@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from engine.methods.learned_mask import SIDE, Adam, Noise, Upsampling, regular
+from engine.methods.learned_mask import SIDE, Adam, Noise, Upsampling, regulariser_gradient
 from engine.methods.window import corners_aligned
 
 
@@ -20,7 +20,7 @@ def loss(mask: np.ndarray) -> float:
 @given(mask=arrays(np.float64, (8, 16), elements=st.floats(0, 0.99)))
 @settings(max_examples=15)
 def test_the_regular_part_has_the_gradient_of_its_loss(mask: np.ndarray) -> None:
-    got, step = regular(mask[None])[0], 1e-6
+    got, step = regulariser_gradient(mask[None])[0], 1e-6
     for place in ((0, 0), (3, 7), (3, 8), (7, 15), (5, 0)):
         moved = np.zeros_like(mask)
         moved[place] = step
@@ -28,7 +28,7 @@ def test_the_regular_part_has_the_gradient_of_its_loss(mask: np.ndarray) -> None
 
 
 def test_where_nothing_is_hidden_nothing_pulls() -> None:
-    assert not regular(np.ones((2, 8, 8))).any()
+    assert not regulariser_gradient(np.ones((2, 8, 8))).any()
 
 
 @pytest.mark.parametrize("sides", [1, 2])
@@ -45,7 +45,7 @@ def test_going_back_is_the_transpose_of_upsampling(sides: int) -> None:
 
 def test_noise_is_normal_new_at_every_step_and_the_same_for_ever() -> None:
     noise = Noise([7], 0.5, (1, 3, 40, 41))
-    first, second = noise.drawn(), noise.drawn()
+    first, second = noise.draw(), noise.draw()
     assert first.shape == (1, 1, 3, 40, 41)
     assert first.dtype == np.float32
     values = np.concatenate([first.ravel(), second.ravel()]).astype(np.float64) / 0.5
@@ -58,8 +58,8 @@ def test_noise_is_normal_new_at_every_step_and_the_same_for_ever() -> None:
     radius, angle = np.sqrt(-2 * np.log(halves[::2])), 2 * np.pi * halves[1::2]
     twin = 0.5 * np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[: first.size]
     np.testing.assert_allclose(first.ravel(), twin, atol=1e-5)
-    assert not Noise([7], 0, (1, 3, 4, 5)).drawn().any()
-    assert Noise([7, 8, 7], 0.1, (2, 3, 4, 5)).drawn().shape == (2, 3, 3, 4, 5)
+    assert not Noise([7], 0, (1, 3, 4, 5)).draw().any()
+    assert Noise([7, 8, 7], 0.1, (2, 3, 4, 5)).draw().shape == (2, 3, 3, 4, 5)
 
 
 def test_adam_steps_as_torch_does() -> None:

@@ -43,7 +43,7 @@ def test_links_are_drawn_on_their_tiles() -> None:
 
 
 def test_png_has_a_map_of_the_reference_and_says_how_reliable_the_links_are(explanation: Explanation) -> None:
-    assert [caption for caption, _ in panels(explanation)] == [
+    assert [panel.caption for panel in panels(explanation)] == [
         "query",
         "what matters in it",
         "reference",

@@ -85,7 +85,7 @@ def test_code_in_typespaces_is_refused_without_running_it(outfits: Path) -> None
         ("polyvore_item_metadata.json", "[]", "must hold a dict"),
         ("polyvore_attributes.json", "{}", "annotations"),
         ("polyvore_attributes.json", '{"annotations": {"a": [4]}}', "below 4"),
-        ("attribute_list.txt", "red\n\nlong\n", "names"),
+        ("attribute_list.txt", "red\n\nlong\n", "one name per line"),
     ],
 )
 def test_files_of_outfits_that_do_not_fit_are_refused(outfits: Path, name: str, content: str, said: str) -> None:

@@ -61,14 +61,14 @@ def test_the_exported_network_is_the_trained_one(bundle: Path, files: tuple[Path
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["similarity", "--trained", "{a}"], "is of attributes"),
-        (["attributes", "--trained", "{s}"], "is of similarity"),
+        (["similarity", "--trained", "{a}"], "holds a network for attributes"),
+        (["attributes", "--trained", "{s}"], "holds a network for similarity"),
         (["similarity", "--trained", "{s}", "--size", "64"], "leave those options out"),
         (["similarity", "--trained", "{s}", "--mean", "0", "0", "0"], "leave those options out"),
         (["similarity", "--trained", "{s}", "--conditions", "c.npz"], "holds its own"),
         (["attributes", "--trained", "{a}", "--names", "n.txt"], "leave out --names"),
         (["attributes", "--module", "json:loads"], "--names is needed"),
-        (["similarity", "--trained", "{s}", "--weights", "w.pt"], "--weights goes with --module"),
+        (["similarity", "--trained", "{s}", "--weights", "w.pt"], "--weights is used with --module"),
         (["similarity", "--trained", "nowhere.pt"], "there is no file"),
         (["similarity", "--trained", "{x}"], "was not written by training"),
     ],

@@ -41,7 +41,7 @@ def test_two_epochs_resumed_equal_two_straight(tmp_path: Path) -> None:
 
 def test_a_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     small_run(1, 2, tmp_path)
-    with pytest.raises(OptionError, match="epochs 2 there, 3 now"):
+    with pytest.raises(OptionError, match="epochs was 2, is 3"):
         small_run(2, 3, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"?")
     with pytest.raises(OptionError, match="not a checkpoint"):
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="loss is nan in epoch 1"):
         train(network, lambda _: [lambda: network(torch.full((1, 1), torch.nan)).sum()], Schedule(1, 1e-2), 0, tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write into"):
+    with pytest.raises(OutputError, match="cannot write"):
         train(network, lambda _: [], Schedule(1, 1e-2), 0, tmp_path / "file")
 
 
@@ -116,7 +116,7 @@ def test_a_run_from_other_weights_is_not_continued(tmp_path: Path) -> None:
     network = nn.Linear(1, 1)
     steps = lambda _: [lambda: network(torch.ones(1, 1)).square().sum()]  # noqa: E731
     train(network, steps, Schedule(1, 1e-2), 0, tmp_path)
-    with pytest.raises(OptionError, match=r"start .* there"):
+    with pytest.raises(OptionError, match=r"start was \w+, is \w+"):
         train(network, steps, Schedule(1, 1e-2), 0, tmp_path)  # it is trained by now
 
 

@@ -17,10 +17,10 @@ from benchmarks.attribute_recognition import EMOJI, FIRST, RESULTS, SECOND, SEED
 from benchmarks.record import circumstances
 from engine import Explainer, Explanation, Rise
 from engine.evaluate.attributes import evaluate
-from engine.evaluate.bootstrap import plain
+from engine.evaluate.bootstrap import json_ready
 from engine.evaluate.labels import Labelled, read_labels
-from engine.evaluate.matching import both_ways, matching_pairs, some_of
-from engine.evaluate.network_outputs import observe, similarities
+from engine.evaluate.matching import draw_pairs, matching_pairs, split_directions
+from engine.evaluate.network_outputs import run_networks, similarities
 from engine.files import write_whole
 from engine.render.png import enlarged, heat_map
 from training.datasets.emoji import load_emoji
@@ -116,7 +116,7 @@ def demo() -> None:
     table = explainer.model.bundle.attributes
     assert table is not None
     labelled = read_labels(labels, folder, table.names)
-    found = plain(evaluate(explainer, labelled, PAIRS, Rise(seed=SEED), quiet=False))
+    found = json_ready(evaluate(explainer, labelled, PAIRS, Rise(seed=SEED), quiet=False))
     settings = {"identity": explainer.model.bundle.identity, "phi": table.weights, "threshold": table.threshold}
     settings |= {"pairs": PAIRS, "seed": SEED, "precision": explainer.precision, "masks": "auto"}
     write_whole(DEMO, (json.dumps({**settings, **found, **circumstances()}, indent=1) + "\n").encode())
@@ -144,8 +144,8 @@ def demo_table() -> str:
 
 def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
     """Draw twenty of these pairs, chosen by the seed: query, map, reference, and attributes, red unless true of both."""
-    seen = observe(explainer, labelled.files, lambda *_: None)
-    pairs = some_of(both_ways(matching_pairs(labelled, similarities(explainer, seen.embeddings)))[0], PAIRS, SEED)
+    seen = run_networks(explainer, labelled.files, lambda *_: None)
+    pairs = draw_pairs(split_directions(matching_pairs(labelled, similarities(explainer, seen.embeddings)))[0], PAIRS, SEED)
     order = np.random.default_rng(SEED).permutation(len(pairs))[:SHOWN]
     table = explainer.model.bundle.attributes
     assert table is not None

@@ -1,11 +1,11 @@
-"""Train an attribute network, with saliency maps of the similarity model as a second teacher (docs/method.md, Training).
+"""Train an attribute network on the truth and, if wanted, on saliency maps of a similarity model (docs/method.md, Training).
 
     python -m training.attributes --data emoji --root .cache/emoji --out runs/attributes \\
         --start runs/similarity/similarity.pt --bundle models/emoji
     python -m export attributes --trained runs/attributes/attributes.pt --out models/emoji
 
-With --bundle the engine first explains every training picture with that model, into maps.npy in the folder of the run. A run
-that was stopped goes on.
+With --bundle, every training picture is first explained with that model; the maps go to maps.npy in the folder of the run.
+If a run is stopped, the same command continues it.
 """
 
 import argparse
@@ -19,19 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from engine.attributes.table import AttributeTable
-from engine.errors import EngineError, OptionError
+from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
-from engine.terminal import fail
+from engine.protocol import require_whole
+from engine.terminal import CommandParser, run_command, say
 from export.architectures import AttributeNet, PublishedAttributeNet, scores
-from export.sources import state_dict
+from export.torch_files import state_dict
 from export.trained import Trained, load_trained, save_trained
 from training.augment import MEAN, STD, bfloat16
 from training.datasets import load
 from training.datasets.protocol import DataSet
-from training.loop import PublishedSchedule, Randomness, Schedule, digest, train
+from training.loop import STOPPED, PublishedSchedule, Randomness, Schedule, digest, train
 from training.losses import HEATMAP_WEIGHT, attribute_loss, heatmap_loss, weighted_cross_entropy
 from training.saliency import Maps, saliency_maps
-from training.similarity import add_data, prepared
+from training.similarity import MOST_EPOCHS, add_data_options, use_run_options
 
 FILE = "attributes.pt"
 LOSSES = ("cross-entropy", "sane")
@@ -46,11 +47,11 @@ CROSS_ENTROPY_HEATMAP_WEIGHT = 0.4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
-    """What the heat-map loss learns from.
+    """The saliency maps that the heat-map loss learns from.
 
-    weight: of that loss; keep: maps used of each picture, None: all
-    standardised: maps of mean 0 and deviation 1 over space before the softmax, not raw ones, of which it leaves one peak:
-        what teaches more beside the cross-entropy (docs/attributes.md)
+    weight: of that loss; keep: how many maps of each picture are used, None for all
+    standardised: whether maps get mean 0 and deviation 1 over space before the softmax. The softmax of a raw map is one
+        peak; standardised maps teach more beside the cross-entropy (docs/attributes.md).
     """
 
     maps: Maps
@@ -58,14 +59,14 @@ class Teacher:
     keep: int | None = None
     standardised: bool = False
 
-    def about(self) -> dict[str, str | float | None]:
-        """What a run needs to know of it to be resumed."""
-        settings = {"heatmap_weight": self.weight, "keep": self.keep, "standardised": self.standardised}
-        return settings | {"maps": digest(self.maps.stored)}
+    def settings(self) -> dict[str, str | float | None]:
+        """Return what must be the same when a run is continued."""
+        found = {"heatmap_weight": self.weight, "keep": self.keep, "standardised": self.standardised}
+        return found | {"maps": digest(self.maps.stored)}
 
     def targets(self, pictures: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Saliency (n, K, h * w) and validity (n, K) for `heatmap_loss`."""
-        saliency, valid = self.maps.of(pictures, size, self.keep)
+        """Return saliency (n, K, h * w) and validity (n, K), float32, for `heatmap_loss`. size: (h, w)"""
+        saliency, valid = self.maps.resized(pictures, size, self.keep)
         if self.standardised:
             deviation = saliency.std(2, correction=0, keepdim=True).clamp_min(1e-6)
             saliency = (saliency - saliency.mean(2, keepdim=True)) / deviation
@@ -82,7 +83,10 @@ def train_attributes(
     teacher: Teacher | None = None,
     batch: int = BATCH,
 ) -> None:
-    """Train `network`, (N, 3, size, size) -> (N, A, h, w), in place on the training pictures of `data`."""
+    """Train `network`, (N, 3, size, size) -> (N, A, h, w), in place on the training pictures of `data`.
+
+    run: folder of the run; loss: of LOSSES; teacher: None to learn from the truth only; batch: pictures per step
+    """
     pictures = data.split("train")
     weights = torch.from_numpy(positive_weights(data)).float()
     saliency = valid = None
@@ -108,43 +112,46 @@ def train_attributes(
             yield step
 
     about = {"data": digest(pictures, data.truth[pictures]), "size": data.size, "batch": batch, "loss": loss}
-    about |= {"heatmap_weight": 0.0} if teacher is None else teacher.about()
+    about |= {"heatmap_weight": 0.0} if teacher is None else teacher.settings()
     train(network, batches, schedule, seed, run, about)
 
 
 def positive_weights(data: DataSet) -> np.ndarray:
-    """(A,) weight of a positive in the cross-entropy: as many negatives as there are per positive, from 1/20 to 20."""
+    """Return the weights (A,) of a positive in the cross-entropy: the number of negatives per positive, from 1/20 to 20."""
     share = data.truth[data.split("train")].mean(0)
     return np.clip((1 - share) / np.maximum(share, 1e-9), 1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
 
 
-def table_of(data: DataSet, loss: str = "cross-entropy", threshold: float = THRESHOLD) -> AttributeTable:
-    """What the maps mean. A positive that counted w times in the cross-entropy raised its logit by log w: the bias."""
+def table_of(data: DataSet, loss: str = "cross-entropy") -> AttributeTable:
+    """Return the attributes of a network trained on `data`.
+
+    The bias undoes the cross-entropy's weights: a positive that counts w times raises its logit by log w.
+    """
     if loss == "sane":
         return AttributeTable(data.attributes, "softmax", np.zeros(len(data.attributes), np.float32))
-    return AttributeTable(data.attributes, "sigmoid", -np.log(positive_weights(data)).astype(np.float32), threshold)
+    return AttributeTable(data.attributes, "sigmoid", -np.log(positive_weights(data)).astype(np.float32), THRESHOLD)
 
 
 def started_from(similarity: nn.Module, attributes: int, width: int, seed: int) -> AttributeNet:
-    """An attribute network whose trunk is the similarity network's."""
+    """Return a new attribute network whose trunk has the similarity network's weights."""
     torch.manual_seed(seed)
     network = AttributeNet(attributes, width).to(memory_format=torch.channels_last)
     trunk = {k: v for k, v in similarity.state_dict().items() if not k.startswith("fc_embed")}
-    network.load_state_dict(trunk, strict=False)  # the head is not there
+    network.load_state_dict(trunk, strict=False)  # the trunk has no weights for the head
     return network
 
 
 def start_published(network: PublishedAttributeNet, weights: Path) -> None:
-    """From the state dict of a torchvision ResNet-50; raises OptionError where it is not that."""
+    """Load the weights of a torchvision ResNet-50 from its state dict; raises OptionError if the file does not hold one."""
     state = {k: v for k, v in state_dict(weights).items() if not k.startswith("fc.")}
     own = {k: v.shape for k, v in network.state_dict().items() if not k.startswith("head.")}
     if {k: v.shape for k, v in state.items()} != own:
-        raise OptionError(f"{weights} is not of a ResNet-50: it must have all its tensors, by torchvision's names")
+        raise OptionError(f"{weights} is not a ResNet-50: it must hold all its tensors, under torchvision's names")
     network.load_state_dict(state, strict=False)
 
 
 def map_size(network: nn.Module, size: int) -> tuple[int, int]:
-    """(h, w) of its activation maps."""
+    """Return (h, w), the size of the network's activation maps for pictures of `size` x `size`."""
     network.eval()
     with torch.inference_mode():
         height, width = network(torch.zeros(1, 3, size, size)).shape[2:]
@@ -152,32 +159,47 @@ def map_size(network: nn.Module, size: int) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    try:
-        prepared(options)
-        print(f"wrote {_run(options)}")
-    except EngineError as error:
-        return fail(str(error))
-    return 0
+    """Run the command; return its exit status (see `engine.terminal`)."""
+    return run_command(lambda: say(f"wrote {_run(_parser().parse_args(arguments))}"), STOPPED)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m training.attributes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_data(parser)
+    add_data_options(parser)
     add = parser.add_argument
-    add("--network", choices=NETWORKS, default="small", help="ResNet-18 to its third stage, or the paper's ResNet-50")
-    add("--start", type=Path, help="trained weights to start from: similarity.pt, or a state dict of ResNet-50")
-    add("--loss", choices=LOSSES, default=LOSSES[0], help="of the scores: weighted cross-entropy, or the paper's")
-    add("--bundle", type=Path, help="model whose saliency maps teach (default: none do)")
-    add("--heatmap-weight", type=float, help="of the heat-map loss (published 0.005 with sane; 0.4 with cross-entropy)")
-    add("--masks", type=int, default=256, help="masks of a saliency map, at most 512 (%(default)s)")
-    add("--epochs", type=int, help="default: 20; the published schedule, 300, with --network published")
+    add(
+        "--network",
+        choices=NETWORKS,
+        default="small",
+        help="small: the first three stages of ResNet-18; published: the paper's ResNet-50 (default: %(default)s)",
+    )
+    add(
+        "--start", type=Path, metavar="FILE", help="weights to start from: similarity.pt for small, or the state dict of a "
+        "torchvision ResNet-50 for published"
+    )  # fmt: skip
+    add(
+        "--loss",
+        choices=LOSSES,
+        default=LOSSES[0],
+        help="loss of the scores: weighted cross-entropy, or the paper's (default: %(default)s)",
+    )
+    add("--bundle", type=Path, metavar="DIR", help="model whose saliency maps teach too (default: no maps are used)")
+    add(
+        "--heatmap-weight", type=float, metavar="W", help="weight of the loss that compares maps (default: "
+        f"{CROSS_ENTROPY_HEATMAP_WEIGHT:g} with cross-entropy, the published {HEATMAP_WEIGHT:g} with sane)"
+    )  # fmt: skip
+    add("--masks", type=int, default=256, help="masks of a saliency map, 32 to 512 (default: %(default)s)")
+    add("--epochs", type=int, help="epochs of training (default: 20; 300, as published, with --network published)")
     return parser
 
 
 def _run(options: argparse.Namespace) -> Path:
+    use_run_options(options)
+    if options.epochs is not None:
+        require_whole("--epochs", options.epochs, 1, MOST_EPOCHS)
+    weight = _heatmap_weight(options)
     data = load(options.data, options.root)
     published = options.network == "published"
     network, arguments = _network(options, len(data.attributes))
@@ -185,14 +207,7 @@ def _run(options: argparse.Namespace) -> Path:
     if options.bundle is not None:
         kept = options.out / "maps.npy"
         maps = saliency_maps(data, options.bundle, kept, options.masks, seed=options.seed, threads=options.threads)
-        ours = options.loss == LOSSES[0]
-        usual = CROSS_ENTROPY_HEATMAP_WEIGHT if ours else HEATMAP_WEIGHT
-        weight = usual if options.heatmap_weight is None else options.heatmap_weight
-        if not 0 <= weight < math.inf:
-            raise OptionError(f"--heatmap-weight must be a number from 0, got {weight}")
-        teacher = Teacher(maps, weight, standardised=ours)
-    elif options.heatmap_weight is not None:
-        raise OptionError("--heatmap-weight goes with --bundle, whose maps that loss compares")
+        teacher = Teacher(maps, weight, standardised=options.loss == LOSSES[0])
     schedule: Schedule | PublishedSchedule = PublishedSchedule() if published else SCHEDULE
     if options.epochs is not None:
         schedule = dataclasses.replace(schedule, epochs=options.epochs)
@@ -205,7 +220,19 @@ def _run(options: argparse.Namespace) -> Path:
     return options.out / FILE
 
 
+def _heatmap_weight(options: argparse.Namespace) -> float:
+    if options.heatmap_weight is None:
+        return CROSS_ENTROPY_HEATMAP_WEIGHT if options.loss == LOSSES[0] else HEATMAP_WEIGHT
+    if options.bundle is None:
+        raise OptionError("--heatmap-weight is used with --bundle only, whose maps that loss compares: leave it out")
+    if not 0 <= options.heatmap_weight < math.inf:
+        raise OptionError(f"--heatmap-weight must be a number of at least 0, got {options.heatmap_weight}")
+    weight: float = options.heatmap_weight
+    return weight
+
+
 def _network(options: argparse.Namespace, attributes: int) -> tuple[nn.Module, dict[str, int]]:
+    """Return the network to train, and the arguments that it was made with."""
     torch.manual_seed(options.seed)
     if options.network == "published":
         published = PublishedAttributeNet(attributes)
@@ -216,7 +243,9 @@ def _network(options: argparse.Namespace, attributes: int) -> tuple[nn.Module, d
         return AttributeNet(attributes), {"attributes": attributes, "width": 64}
     trained = load_trained(options.start)
     if trained.table is not None:
-        raise OptionError(f"{options.start} is of attributes; start from what `python -m training.similarity` wrote")
+        raise OptionError(
+            f"{options.start} is an attribute network: start from a file that `python -m training.similarity` wrote"
+        )
     similarity = trained.network
     width = similarity.get_submodule("conv1").out_channels
     return started_from(similarity, attributes, width, options.seed), {"attributes": attributes, "width": width}

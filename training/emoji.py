@@ -1,17 +1,17 @@
 """Train the demo networks on the emoji pair and export them as the bundle that `engine` carries.
 
-    python -m training.emoji                                # fetch, train (resumes), evaluate, export to runs/emoji/bundle
-    python -m training.emoji --words engine/data/bundle     # new words for a bundle whose similarity network stays
+    python -m training.emoji                                # fetch, train, evaluate, and export to runs/emoji/bundle
+    python -m training.emoji --words engine/data/bundle     # new attributes for a bundle that keeps its similarity network
 
-Similarity: ResNet-18 to its third stage at width 32, NT-Xent between the two vendors' drawings of one emoji.
-Attributes: the same trunk, started from the similarity network, with SANE's head; weighted cross-entropy and the heat-map
-loss on the maps of the bundle's own similarity network; then prior, phi and probabilities from the validation emoji.
+Similarity: the first three stages of ResNet-18 at width 32; NT-Xent between the two vendors' drawings of one emoji.
+Attributes: the same trunk, started from the similarity network, with SANE's head; weighted cross-entropy, and the heat-map
+loss on saliency maps of the bundle's similarity network; then prior, phi and calibration from the validation emoji.
+If a run is stopped, the same command continues it.
 """
 
 import argparse
 import dataclasses
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,35 +22,36 @@ from PIL import Image
 from torch import nn
 
 from engine import Explainer
-from engine.errors import EngineError
 from engine.evaluate.recognition import mean_average_precision
+from engine.files import write_whole
 from engine.pictures.preprocessing import Preprocessing
-from engine.terminal import fail
+from engine.terminal import CommandParser, run_command, say
 from export import TorchSource, export_attributes, export_quantized, export_similarity
 from export.architectures import AttributeNet, SimilarityNet, scores
 from export.bundles import export_file
 from export.calibration import calibrate
+from export.write import as_output_error
 from training import emoji_report as report
 from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, table_of, train_attributes
 from training.augment import MEAN, STD
 from training.datasets.emoji import VENDORS, Emoji, load_emoji
-from training.loop import logged_seconds
+from training.loop import STOPPED, logged_seconds
 from training.saliency import saliency_maps
-from training.similarity import trained_similarity
+from training.similarity import add_run_options, trained_similarity, use_run_options
 
 WIDTH = 32
 NEAREST = 4
-"""References of a training picture's maps, beside the other vendor's drawing of it."""
+"""References of a training picture's saliency maps, in addition to the other vendor's drawing of it."""
 CALIBRATION = 48
 """Drawings of training emoji that the int8 graph is calibrated and reported on."""
 NOT_SHOWN = {"Flags", "country-flag"}
-"""The same pictures as "flag"."""
+"""Attributes that are true of the same pictures as "flag"."""
 LEARNED = 0.5
-"""Average precision on the validation emoji from which a word is shown."""
+"""An attribute is shown from this average precision on the validation emoji."""
 
 
 def trained_attributes(data: Emoji, similarity: nn.Module, bundle: Path, seed: int, run: Path) -> AttributeNet:
-    """Taught by the truth and by the maps of the similarity model in `bundle`."""
+    """Train the attribute network on the truth and on saliency maps of the similarity model in `bundle`."""
     maps = saliency_maps(data, bundle, run / "maps.npy", nearest=NEAREST, seed=seed)
     network = started_from(similarity, len(data.attributes), WIDTH, seed)
     teacher = Teacher(maps, CROSS_ENTROPY_HEATMAP_WEIGHT, standardised=True)
@@ -59,7 +60,7 @@ def trained_attributes(data: Emoji, similarity: nn.Module, bundle: Path, seed: i
 
 
 def write_similarity(data: Emoji, network: SimilarityNet, bundle: Path) -> None:
-    """With its gradient, and int8 for CPUs beside fp32."""
+    """Write the similarity network into a new bundle, with its gradient, in fp32 and in int8 for CPUs."""
     preprocessing = Preprocessing(data.size, data.size, mean=MEAN, std=STD)
     export_similarity(TorchSource(network), preprocessing, bundle, name="emoji demo", licence="MIT", gradient=True)
     with tempfile.TemporaryDirectory() as images:
@@ -72,7 +73,7 @@ def write_similarity(data: Emoji, network: SimilarityNet, bundle: Path) -> None:
 
 
 def write_attributes(data: Emoji, network: AttributeNet, bundle: Path) -> None:
-    """The words worth showing alone."""
+    """Write the attribute network into the bundle, with only those attributes that it learned well."""
     table, valid = table_of(data), data.split("valid")
     with torch.inference_mode():
         seen = scores(network(data.plain(valid))).numpy()
@@ -89,8 +90,9 @@ def write_attributes(data: Emoji, network: AttributeNet, bundle: Path) -> None:
 
 
 def write_labelled(data: Emoji, split: str, folder: Path) -> Path:
-    """The pictures of a split in `folder`, and beside them what is true of each: a file for `export calibrate`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the pictures of a split, and a file of what is true of each, for `export calibrate`; return that file."""
+    with as_output_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     count, lines = len(data.pair.base), ["image,group,attributes"]
     for index in data.split(split):
         vendor, base = divmod(int(index), count)
@@ -99,32 +101,40 @@ def write_labelled(data: Emoji, split: str, folder: Path) -> Path:
         true = ";".join(np.array(data.attributes)[data.truth[index]])
         lines.append(f"{name},{base},{true}")
     labels = folder / "labels.csv"
-    labels.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(labels, ("\n".join(lines) + "\n").encode())
     return labels
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    """Run the command; return its exit status (see `engine.terminal`)."""
+    return run_command(lambda: say(f"wrote {_run(_parser().parse_args(arguments))}"), STOPPED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
         prog="python -m training.emoji", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/emoji"), help="folder of the run (default: %(default)s)")
-    add("--cache", type=Path, default=Path(".cache/emoji"), help="pictures (default: %(default)s)")
+    add("--out", type=Path, metavar="DIR", default=Path("runs/emoji"), help="folder of the run (default: %(default)s)")
+    add(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        default=Path(".cache/emoji"),
+        help="folder of the emoji, which are fetched there with npm (default: %(default)s)",
+    )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--bundle", type=Path, help="where the bundle goes (default: bundle in the folder of the run)")
-    where.add_argument("--words", type=Path, metavar="BUNDLE", help="give this bundle new words alone")
-    add("--seed", type=int, default=0)
-    add("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    try:
-        print(_run(options))
-    except EngineError as error:
-        return fail(str(error))
-    return 0
+    where.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="the new bundle (default: bundle in the folder of the run)"
+    )
+    where.add_argument("--words", type=Path, metavar="BUNDLE", help="replace only the attributes of this bundle")
+    add_run_options(parser)
+    return parser
 
 
 def _run(options: argparse.Namespace) -> Path:
+    """Train, evaluate and export; return the bundle's folder."""
+    use_run_options(options)
     data, out = load_emoji(options.cache, "all"), options.out
     similarity, _ = trained_similarity(data, options.seed, out / "similarity", WIDTH)
     bundle = options.words or options.bundle or out / "bundle"
@@ -133,12 +143,12 @@ def _run(options: argparse.Namespace) -> Path:
     network = trained_attributes(data, similarity, bundle, options.seed, out / "attributes")
     write_attributes(data, network, bundle)
     labels = write_labelled(data, "valid", out / "valid")
-    calibrate(bundle, labels.parent, labels, seed=options.seed, quiet=not sys.stderr.isatty())
+    calibrate(bundle, labels.parent, labels, seed=options.seed, quiet=False)
     results = report.measure(data, Explainer(bundle))
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    words = options.words is not None
-    seconds = logged_seconds(out / "attributes" if words else out)
-    card = report.model_card(results, data, seconds, options.seed, words)
+    write_whole(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    attributes_only = options.words is not None
+    seconds = logged_seconds(out / "attributes" if attributes_only else out)
+    card = report.model_card(results, data, seconds, options.seed, attributes_only)
     export_file(bundle, "MODEL_CARD.md", card.encode())
     return bundle
 

@@ -1,4 +1,4 @@
-"""What the demo networks reach on emoji they were not trained on, as numbers and as a model card."""
+"""How well the demo networks do on emoji that they were not trained on: the figures, and a model card."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ FLAGS = "Flags"
 
 
 def measure(data: Emoji, explainer: Explainer) -> dict[str, Any]:
-    """Every figure of the model card, by the bundle as the engine runs it."""
+    """Measure every figure of the model card on the bundle, as the engine runs it."""
     count = len(data.pair.base)
     vectors = explainer.embed([data.picture(i) for i in range(2 * count)])
     results: dict[str, Any] = {"retrieval": retrieval(data, vectors[:count], vectors[count:])}
     model = explainer.model
     table = model.bundle.attributes
-    assert table is not None  # as it was just written
+    assert table is not None  # it was just written
     truth = data.truth[:, [data.attributes.index(name) for name in table.names]]
     test = data.bases("test")
     for i, vendor in enumerate(VENDORS):
         pictures = test + i * count
-        seen = [model.see(model.picture(data.picture(p))) for p in pictures]
+        seen = [model.activations(model.picture(data.picture(p))) for p in pictures]
         confidences = np.stack([s.confidences for s in seen if s is not None])
         results[vendor] = recognition(truth[pictures], confidences, _flags(data)[test])
         results[vendor] |= precision_above(truth[pictures], confidences, table.threshold)
@@ -31,10 +31,9 @@ def measure(data: Emoji, explainer: Explainer) -> dict[str, Any]:
 
 
 def retrieval(data: Emoji, noto: np.ndarray, twemoji: np.ndarray) -> dict[str, float]:
-    """Recall at 1 and 5: each held-out Noto picture against the Twemoji of all base emoji.
+    """Return recall at 1 and 5 of each held-out Noto picture against the Twemoji pictures of all base emoji.
 
-    noto, twemoji: (B, D) embeddings, compared by cosine. Emoji that share the query's very drawing are not counted
-    against it.
+    noto, twemoji: (B, D) embeddings, compared by cosine. Emoji that are drawn exactly like the query do not count as errors.
     """
     held = np.sort(np.concatenate([data.bases("valid"), data.bases("test")]))
     similarity = _unit(noto[held]) @ _unit(twemoji).T  # (held, B)
@@ -48,9 +47,9 @@ def retrieval(data: Emoji, noto: np.ndarray, twemoji: np.ndarray) -> dict[str, f
 
 
 def recognition(truth: np.ndarray, confidences: np.ndarray, flags: np.ndarray) -> dict[str, float]:
-    """Mean average precision over the attributes, and how far confidences (n, A) are from probabilities.
+    """Return the mean average precision over the attributes, and the calibration error of the confidences.
 
-    flags: (n,) bool, the pictures that are flags
+    truth: (n, A) bool; confidences: (n, A); flags: (n,) bool, which pictures are flags
     """
     result = {"map_all": mean_average_precision(truth, confidences)[0].mean}
     result["map_without_flags"] = mean_average_precision(truth[~flags], confidences[~flags])[0].mean
@@ -58,20 +57,25 @@ def recognition(truth: np.ndarray, confidences: np.ndarray, flags: np.ndarray) -
 
 
 def precision_above(truth: np.ndarray, confidences: np.ndarray, threshold: float) -> dict[str, float]:
-    """Of the attributes named (n, A), the share that is true; and the share of pictures that get a name."""
+    """Return the share of the named attributes that is true, and the share of pictures with a named attribute.
+
+    truth: (n, A) bool; confidences: (n, A); threshold: lowest confidence of a named attribute
+    """
     named = confidences >= threshold
     return {"named_true": float(truth[named].mean()), "pictures_with_a_name": float(named.any(1).mean())}
 
 
-def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, words: bool) -> str:
-    """Markdown that ships inside the bundle.
+def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, attributes_only: bool) -> str:
+    """Return the model card of the bundle, in Markdown.
 
-    seconds: of training; words: whether only those were made, for a similarity network that stays
+    seconds: of training; attributes_only: whether only the attributes are new, and the similarity network stayed
     """
     found, noto, twemoji = results["retrieval"], results["google"], results["twitter"]
     bases, threshold, named = len(data.pair.base), results["threshold"], results["attributes"]
-    made = "Words made by `python -m training.emoji --words`" if words else "Made by `python -m training.emoji`"
-    trunk = "the trunk of a similarity network trained likewise" if words else "the same trunk"
+    made, trunk = "Made by `python -m training.emoji`", "the same trunk"
+    if attributes_only:
+        made = "Attributes made by `python -m training.emoji --words`"
+        trunk = "the trunk of a similarity network that was trained in the same way"
     phi = ", ".join(f"{weight:g}" for weight in results["phi"])
 
     def row(name: str, *values: float) -> str:
@@ -81,26 +85,26 @@ def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, 
         [
             "# The emoji demo networks",
             "",
-            f"{made}, whose run folder holds these figures as `results.json`; seed {seed}, {seconds / 60:.0f} minutes of",
-            "training on a CPU.",
+            f"{made}, which keeps these figures as `results.json` in the folder of the run; seed {seed},",
+            f"{seconds / 60:.0f} minutes of training on a CPU.",
             "",
-            "- **Similarity**: ResNet-18 to its third stage at width 32, mean over space, 64-d; 64 x 64 pixels,",
+            "- **Similarity**: the first three stages of ResNet-18 at width 32, mean over space, 64-d; 64 x 64 pixels,",
             "  ImageNet mean and std; cosine. Trained so that Google's (Noto) and Twitter's (Twemoji) drawings of one",
-            "  emoji are alike.",
-            f"- **Attributes**: {trunk}, with SANE's head, {named} words",
-            "  that it learned well: tags, groups and subgroups with at least 30 emoji, and what is visible (colours,",
-            "  outline, faces, hands: `training/datasets/parts.py`). Taught by the truth and by saliency maps; prior, phi",
-            "  and calibration are from validation emoji, as `calibration.json` says;",
-            f"  phi is {phi}; a word is named from confidence {threshold:g}.",
+            "  emoji are similar.",
+            f"- **Attributes**: {trunk}, with SANE's head; {named} attributes",
+            "  that it learned well: tags, groups and subgroups with at least 30 emoji, and visible parts (colours,",
+            "  outline, faces, hands: `training/datasets/parts.py`). Trained on the truth and on saliency maps; prior, phi",
+            "  and calibration are from the validation emoji, as `calibration.json` says;",
+            f"  phi is {phi}; an attribute is named from confidence {threshold:g}.",
             "- **Data**: npm `emoji-datasource-google` 16.0.0 (Apache-2.0), `emoji-datasource-twitter` 16.0.0 (CC-BY 4.0),",
-            f"  `emojibase-data` 17.0.0 (MIT). Of {bases} base emoji {len(data.pair.held_out)}, drawn at random, were held",
-            "  out with all their skin tones: half for validation, half for the test, less the few that are drawn just as",
-            "  one that was trained on.",
-            "- **Meant for** showing the engine at work. It knows emoji and nothing else.",
+            f"  `emojibase-data` 17.0.0 (MIT). Of {bases} base emoji, {len(data.pair.held_out)} chosen at random were held",
+            "  out with all their skin tones: half for validation, half for the test, without the few that are drawn",
+            "  exactly like a training emoji.",
+            "- **Purpose**: to show the engine at work. The networks know emoji and nothing else.",
             "",
             f"## Retrieval: a held-out Noto picture against all {bases} Twemoji",
             "",
-            "Emoji that share the query's very drawing are not counted against it.",
+            "Emoji that are drawn exactly like the query do not count as errors.",
             "",
             "| | all | without flags |",
             "| --- | --- | --- |",
@@ -114,15 +118,15 @@ def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, 
             row(f"mAP, {named} attributes", noto["map_all"], twemoji["map_all"]),
             row("mAP without flags", noto["map_without_flags"], twemoji["map_without_flags"]),
             row("expected calibration error", noto["calibration_error"], twemoji["calibration_error"]),
-            row(f"named (confidence >= {threshold:g}): share true", noto["named_true"], twemoji["named_true"]),
-            row("pictures with a name", noto["pictures_with_a_name"], twemoji["pictures_with_a_name"]),
+            row(f"named attributes (confidence >= {threshold:g}) that are true", noto["named_true"], twemoji["named_true"]),
+            row("pictures with a named attribute", noto["pictures_with_a_name"], twemoji["pictures_with_a_name"]),
             "",
         ]
     )
 
 
 def _flags(data: Emoji) -> np.ndarray:
-    """(B,) bool"""
+    """Return which base emoji are flags: (B,) bool."""
     flags: np.ndarray = data.truth[: len(data.pair.base), data.attributes.index(FLAGS)]
     return flags
 

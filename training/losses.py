@@ -6,15 +6,15 @@ from torch.nn import functional as F
 
 TEMPERATURE = 0.1
 HEATMAP_WEIGHT = 0.005
-"""Of the heat-map loss beside `attribute_loss`, as published."""
+"""Published weight of the heat-map loss beside `attribute_loss`."""
 
 
 def contrastive_loss(embeddings: Tensor, groups: Tensor, pictures: Tensor, weights: Tensor | None = None) -> Tensor:
-    """NT-Xent (Chen et al. 2020, equation 1) over B pairs.
+    """Return NT-Xent (Chen et al. 2020, equation 1) over B pairs.
 
-    embeddings (2B, D): the left pictures, then the right ones
-    groups (B,): pairs of one group are not each other's negatives; pictures (2B,): nor is a picture its own
-    weights (B, D): what a pair's comparisons are multiplied by, from the condition of the pair; None: nothing
+    embeddings: (2B, D) float32, the left pictures, then the right ones
+    groups: (B,) int64, pairs of one group are not each other's negatives; pictures: (2B,) int64, nor is a picture its own
+    weights: (B, D) float32 of each pair's condition, which multiply the embeddings; None if there are no conditions
     """
     count = len(groups)
     both = torch.cat([groups, groups])
@@ -26,7 +26,7 @@ def contrastive_loss(embeddings: Tensor, groups: Tensor, pictures: Tensor, weigh
 
 
 def _cosines(embeddings: Tensor, weights: Tensor | None) -> Tensor:
-    """(2B, 2B): row i compares picture i with every other under the condition of picture i's pair."""
+    """Return (2B, 2B): row i compares picture i with every other one under the condition of picture i's pair."""
     if weights is None:
         z = F.normalize(embeddings)
         return z @ z.T
@@ -37,7 +37,7 @@ def _cosines(embeddings: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def attribute_loss(scores: Tensor, truth: Tensor) -> Tensor:
-    """SmoothL1 between softmax(scores) and labels of 1 / (number of true attributes) on the true ones, else 0.
+    """Return SmoothL1 between softmax(scores) and labels: 1 / (number of true attributes) for those, 0 for the others.
 
     scores: (n, A); truth: (n, A) bool
     """
@@ -46,17 +46,19 @@ def attribute_loss(scores: Tensor, truth: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy(scores: Tensor, truth: Tensor, positive_weights: Tensor) -> Tensor:
-    """Binary cross-entropy, a positive of attribute i counting `positive_weights[i]` times (A,): what learns more on small
-    data than `attribute_loss`.
+    """Return the binary cross-entropy, in which a positive of attribute i counts `positive_weights[i]` times.
+
+    scores: (n, A); truth: (n, A) bool; positive_weights: (A,). On little data it learns more than `attribute_loss`.
     """
     return F.binary_cross_entropy_with_logits(scores, truth.to(scores.dtype), pos_weight=positive_weights)
 
 
 def heatmap_loss(activations: Tensor, truth: Tensor, saliency: Tensor, valid: Tensor) -> Tensor:
-    """How far saliency maps of a picture are from the activation map of the nearest of its true attributes.
+    """Return the mean distance of a picture's saliency maps from the activation map of the nearest of its true attributes.
 
-    activations: (n, A, h, w); truth: (n, A) bool; saliency: (n, K, h * w), raw maps at the scale of 2000 masks;
-    valid: (n, K), 1 where there is a map. A picture without a true attribute counts 1 per map, as published. 0 without maps.
+    activations: (n, A, h, w); truth: (n, A) bool; saliency: (n, K, h * w), raw maps at the scale of 2000 masks
+    valid: (n, K), 1 for a map, 0 for none. A picture without a true attribute counts 1 per map, as published. Without any
+    maps the loss is 0.
     """
     maps = activations.flatten(2).softmax(2)  # (n, A, h * w)
     distances = torch.cdist(saliency.softmax(2), maps, compute_mode="donot_use_mm_for_euclid_dist")  # (n, K, A)

@@ -1,4 +1,4 @@
-"""Saliency maps of training pictures, made by the engine before attribute training and kept in one memory-mapped file."""
+"""Saliency maps of training pictures, made before attribute training and kept in one memory-mapped file."""
 
 import dataclasses
 import json
@@ -8,52 +8,55 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from engine import Explainer, Rise
 from engine.attributes.ranking import area_means
 from engine.errors import OptionError
 from engine.files import write_whole
+from export.progress import progress_bar
+from export.write import as_output_error
 from training.datasets.protocol import DataSet
 from training.loop import digest
 
 SIDE = 28
-"""Of a stored map, as published."""
+"""Side of a stored map, as published."""
 PUBLISHED_MASKS = 2000
-"""A raw map grows with its masks; the losses know it at this number. Softmax over space forgets the constant it also has."""
+"""The values of a raw map grow with the number of masks; the losses expect this number. A raw map also has a constant, which
+the softmax over space removes."""
 BLOCK = 1024
 """Pictures whose maps are in memory at once."""
-MOST = 20
-"""Maps kept of one picture, as published."""
+MOST_MAPS = 20
+"""Most maps that are kept of one picture, as published."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Maps:
-    """pictures: (m,) int64, indices into the data set
+    """Saliency maps of m pictures. pictures: (m,) int64, sorted indices into the data set
 
-    stored: (m, K, 28, 28) float32, raw maps at the scale of 2000 masks; NaN where a picture has fewer than K
+    stored: (m, K, 28, 28) float32, raw maps at the scale of 2000 masks; NaN for the maps of a picture with fewer than K
     """
 
     pictures: np.ndarray
     stored: np.ndarray
 
-    def of(self, indices: np.ndarray, size: tuple[int, int], keep: int | None = None) -> tuple[Tensor, Tensor]:
-        """Maps (n, K, h * w) float32, resized with corners aligned, and which there are (n, K): 1 or 0.
+    def resized(self, indices: np.ndarray, size: tuple[int, int], keep: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return maps (n, K, h * w) float32, resized with corners aligned, and validity (n, K): 1 for a map, 0 for none.
 
-        indices: (n,), pictures that have maps; keep: at most so many of each
+        indices: (n,) int64, pictures that have maps; size: (h, w); keep: at most this many maps of each
+        Raises OptionError if a picture has no maps.
         """
         rows = np.minimum(np.searchsorted(self.pictures, indices), len(self.pictures) - 1)
         if (self.pictures[rows] != indices).any():
-            raise OptionError("a picture has no maps here: they were made for another split")
+            raise OptionError("a picture has no saliency maps, because they were made for another split: make them again")
         resized, valid = [], []
-        for start in range(0, len(rows), BLOCK):  # the file may be larger than the memory
+        for start in range(0, len(rows), BLOCK):  # the file may be larger than memory
             chosen = torch.from_numpy(self.stored[rows[start : start + BLOCK], :keep])
             valid.append((~chosen[:, :, 0, 0].isnan()).float())
             resized.append(F.interpolate(chosen.nan_to_num(), size, mode="bilinear", align_corners=True).flatten(2))
         return torch.cat(resized), torch.cat(valid)
 
     def shuffled(self, seed: int) -> "Maps":
-        """Maps permuted over the pictures: what the maps' own content is worth is the difference to this."""
+        """Return the maps permuted over the pictures; the difference to them is what the content of the maps is worth."""
         order = np.random.default_rng(seed).permutation(len(self.pictures))
         return Maps(self.pictures, self.stored[order])
 
@@ -61,36 +64,39 @@ class Maps:
 def saliency_maps(
     data: DataSet, bundle: Path, path: Path, masks: int = 256, nearest: int = 0, seed: int = 0, threads: int | None = None
 ) -> Maps:
-    """Maps of every training picture against training pictures that match it, at the scale of 2000 masks.
+    """Make maps of every training picture against training pictures that match it, at the scale of 2000 masks.
 
-    path: an .npy file that is memory-mapped; what an earlier, stopped call wrote there is not made again
-    masks: of estimator "regression", at most 512
-    nearest: references beside the labelled ones, the most similar by the model; 20 references in all at most
-    Raises OptionError where `path` holds maps of other settings.
+    path: an .npy file that is memory-mapped; maps that an earlier, stopped call wrote there are kept
+    masks: 32 to 512, of estimator "regression"
+    nearest: how many references are added to the labelled ones, the most similar by the model; at most 20 in all
+    Raises OptionError if `path` holds maps of other settings, OutputError if it cannot be written.
     """
     if not 32 <= masks <= 512:
-        raise OptionError(f"training maps take 32 to 512 masks, got {masks}")
+        raise OptionError(f"saliency maps for training take 32 to 512 masks, got {masks}")
     explainer = Explainer(bundle, threads=threads)
     pictures = data.split("train")
-    vectors = np.concatenate([explainer.embed([data.picture(i)]) for i in tqdm(pictures, desc="embeddings", disable=None)])
+    with progress_bar(pictures, "embeddings", leave=True) as indices:
+        vectors = np.concatenate([explainer.embed([data.picture(i)]) for i in indices])
     references = _references(data, pictures, vectors, nearest)
     if not any(rows.size for rows, _ in references):
-        raise OptionError("no training picture has one that matches it: there is nothing to explain")
+        raise OptionError("no two training pictures match each other, so there is nothing to explain; use other data")
     settings = {
         **{"graph": explainer.model.graph_digest, "identity": explainer.model.bundle.identity},
         **{"masks": masks, "nearest": nearest, "seed": seed},
         "pictures": digest(pictures, vectors, *(part for each in references for part in each)),
     }
-    stored = _opened(path, (len(pictures), max(rows.size for rows, _ in references), SIDE, SIDE), settings)
-    for row in tqdm(range(len(pictures)), desc="saliency maps", disable=None):
-        chosen, types = references[row]
-        if not chosen.size or not np.isnan(stored[row, chosen.size - 1, -1, -1]):
-            continue
-        conditions = [data.conditions[t] if t >= 0 else None for t in types] if data.conditions else None
-        made = explainer.explain_many(
-            data.picture(pictures[row]), list(vectors[chosen]), Rise(masks=masks, seed=seed), condition=conditions, top=0
-        )
-        stored[row, : len(chosen)] = PUBLISHED_MASKS * area_means(np.stack([e.saliency for e in made]), SIDE, SIDE)
+    stored = _open_map_file(path, (len(pictures), max(rows.size for rows, _ in references), SIDE, SIDE), settings)
+    method = Rise(masks=masks, seed=seed)
+    with progress_bar(range(len(pictures)), "saliency maps", leave=True) as rows_to_fill:
+        for row in rows_to_fill:
+            chosen, types = references[row]
+            if not chosen.size or not np.isnan(stored[row, chosen.size - 1, -1, -1]):
+                continue
+            conditions = [data.conditions[t] if t >= 0 else None for t in types] if data.conditions else None
+            made = explainer.explain_many(
+                data.picture(pictures[row]), list(vectors[chosen]), method, condition=conditions, top=0
+            )
+            stored[row, : len(chosen)] = PUBLISHED_MASKS * area_means(np.stack([e.saliency for e in made]), SIDE, SIDE)
     stored.flush()
     return Maps(pictures, stored)
 
@@ -98,7 +104,10 @@ def saliency_maps(
 def _references(
     data: DataSet, pictures: np.ndarray, vectors: np.ndarray, nearest: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per picture, rows of `pictures` that match it, labelled ones, then the most similar; and each pair's type, or -1."""
+    """Return, for each picture, the rows of `pictures` that match it, and the types of those pairs.
+
+    The labelled ones come first, then the most similar ones, which have type -1. pictures: (m,) int64; vectors: (m, D)
+    """
     pairs = data.pairs("train")
     left, right = np.searchsorted(pictures, pairs.left), np.searchsorted(pictures, pairs.right)
     known: list[dict[int, int]] = [{} for _ in pictures]
@@ -111,11 +120,11 @@ def _references(
             cosines[row] = -np.inf
             most = np.argsort(-cosines, kind="stable")[: nearest + len(labelled)].tolist()
             labelled.update(dict.fromkeys([i for i in most if i not in labelled][:nearest], -1))
-    return [(np.array(list(k)[:MOST], np.int64), np.array(list(k.values())[:MOST], np.int64)) for k in known]
+    return [(np.array(list(k)[:MOST_MAPS], np.int64), np.array(list(k.values())[:MOST_MAPS], np.int64)) for k in known]
 
 
-def _opened(path: Path, shape: tuple[int, ...], settings: dict[str, object]) -> np.ndarray:
-    """The memory-mapped file, made where it is missing; its settings lie beside it as JSON."""
+def _open_map_file(path: Path, shape: tuple[int, ...], settings: dict[str, object]) -> np.ndarray:
+    """Open the memory-mapped file, or make it if it is missing; its settings lie beside it as JSON."""
     beside = path.with_suffix(".json")
     if path.exists() and beside.exists():
         try:
@@ -123,11 +132,13 @@ def _opened(path: Path, shape: tuple[int, ...], settings: dict[str, object]) -> 
         except ValueError:
             same = False
         if not same:
-            raise OptionError(f"{path} holds maps of other settings; choose another folder or delete it")
-        return np.lib.format.open_memmap(path, mode="r+")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    made[:] = np.nan
-    made.flush()
+            raise OptionError(f"{path} holds maps of other settings: choose another folder, or delete it")
+        with as_output_error(path):
+            return np.lib.format.open_memmap(path, mode="r+")
+    with as_output_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        made[:] = np.nan
+        made.flush()
     write_whole(beside, (json.dumps(settings) + "\n").encode())
     return made

@@ -21,6 +21,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 GRAPH_TARGETS = ("any", "cpu", "gpu")
 ROLES = ("similarity", "attributes", "gradient")
 LARGEST_EMBEDDING = 1_000_000
+Condition = int | str | None
+"""A condition by its index or its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Graph:
     role: "similarity" outputs embeddings (batch, D); "attributes" activation maps (batch, A, h, w); "gradient" embeddings,
         similarities and their gradients (`engine.runtime.gradient_session`)
     precision: one of PRECISIONS; target: one of GRAPH_TARGETS; input, output: names in the graph
+    second_input: of a similarity graph that takes two pictures and gives a score (batch, 1)
     """
 
     file: str
@@ -39,6 +42,7 @@ class Graph:
     opset: int
     input: str
     output: str
+    second_input: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +57,8 @@ class Conditions:
 class Manifest:
     """A model, as manifest.json describes it.
 
-    name, licence: free text; embedding: D; metric: one of METRICS; graphs: at least the fp32 similarity graph
+    name, licence: free text; origin: where the weights came from, such as a name and revision on a hub
+    embedding: D; metric: one of METRICS; graphs: at least the fp32 similarity graph
     Raises OptionError for values out of range.
     """
 
@@ -65,15 +70,18 @@ class Manifest:
     graphs: tuple[Graph, ...]
     conditions: Conditions | None = None
     version: int = BUNDLE_VERSION
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isprintable() or not isinstance(self.licence, str):
             raise OptionError("name must be one line of text, and licence text")
+        if not isinstance(self.origin, str) or not self.origin.isprintable():
+            raise OptionError(f"origin must be one line of text, got {self.origin!r}")
         require_whole("embedding", self.embedding, 1, LARGEST_EMBEDDING)
         if self.metric not in METRICS:
             raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
         for graph in self.graphs:
-            if not all(isinstance(name, str) for name in (graph.file, graph.input, graph.output)):
+            if not all(isinstance(name, str) for name in (graph.file, graph.input, graph.output, graph.second_input or "")):
                 raise OptionError(f"a graph's file, input and output must be names, got {graph}")
             for value, allowed in ((graph.role, ROLES), (graph.precision, PRECISIONS), (graph.target, GRAPH_TARGETS)):
                 if value not in allowed:
@@ -98,11 +106,37 @@ class Manifest:
             raise BundleError(f"{MANIFEST} names no fp32 similarity graph; export the bundle again")
         return graph
 
+    def condition_index(self, condition: Condition) -> int | None:
+        """The index of a condition given by index or name. None: the embeddings are compared as they are.
+
+        Raises OptionError if the model has no such condition.
+        """
+        if condition is None:
+            return None
+        known = self.conditions
+        if known is None:
+            raise OptionError(f"condition {condition!r} was asked for, but this model has no conditions: leave it out")
+        if isinstance(condition, str) and condition in known.names:
+            return known.names.index(condition)
+        count = len(known.names)
+        if isinstance(condition, str) and condition.isdecimal() and len(condition) < 10:
+            condition = int(condition)
+        if isinstance(condition, int) and not isinstance(condition, bool) and 0 <= condition < count:
+            return condition
+        some = ", ".join(known.names[:5]) + (", ..." if count > 5 else "")
+        raise OptionError(
+            f"this model has no condition {condition!r}: give an index below {count} or one of its names, such as {some}"
+        )
+
     def to_json(self) -> str:
         """Return the text of manifest.json."""
         fields = {**vars(self), "preprocessing": self.preprocessing.to_dict()}
-        fields["graphs"] = [dataclasses.asdict(g) for g in self.graphs]
+        graphs = [dataclasses.asdict(g) for g in self.graphs]
+        # graphs of one input are written as before there were others
+        fields["graphs"] = [{k: v for k, v in g.items() if v is not None} for g in graphs]
         fields["conditions"] = _conditions_json(self.conditions)
+        if not self.origin:  # bundles of the first kind did not have it
+            del fields["origin"]
         return json.dumps({"format": BUNDLE_FORMAT, **fields}, indent=1) + "\n"
 
     @classmethod
@@ -157,7 +191,8 @@ def _conditions_json(conditions: Conditions | None) -> dict[str, Any] | None:
 
 def preprocessing_from(fields: dict[str, Any]) -> Preprocessing:
     """Make what `Preprocessing.to_dict` wrote. Raises KeyError or TypeError for other fields, OptionError for bad values."""
-    return Preprocessing(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+    lists: dict[str, Any] = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Preprocessing(**{**fields, **lists, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
 
 def attributes_to_json(table: AttributeTable) -> str:

@@ -12,6 +12,8 @@ FAITHFUL = 0.999
 """Map correlation with fp32 that a graph must reach before precision "auto" uses it."""
 TARGETS = ("cpu", "gpu")
 """Targets of faster graphs."""
+REPORT_ESTIMATORS = ("regression", "sane")
+"""Estimators whose maps a report may compare."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,9 @@ class Report:
     """What `python -m export quantize` measured.
 
     identity: the model's; calibration_pictures, held_out_pictures: how many; pairs: ordered pairs of held-out pictures
-    masks, seed: of the RISE plan, with estimator "sane"
+    masks, seed: of the RISE plan; estimator: how maps were made from it; reports without this field had "sane"
     measured_on: the provider; machine: the processor's architecture; versions: by package; graphs: by file name
+    Raises OptionError for another estimator.
     """
 
     identity: str
@@ -77,6 +80,11 @@ class Report:
     machine: str
     versions: dict[str, str]
     graphs: dict[str, GraphFidelity]
+    estimator: str = "sane"
+
+    def __post_init__(self) -> None:
+        if self.estimator not in REPORT_ESTIMATORS:
+            raise OptionError(f"estimator must be one of {', '.join(REPORT_ESTIMATORS)}, got {self.estimator!r}")
 
     def to_json(self) -> str:
         """Return the text of precision.json."""

@@ -4,15 +4,16 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.errors import ImageError, OptionError, OutputError
+from engine.errors import ImageError, OptionError
 from engine.evaluate import report
 from engine.evaluate.curves import WHITE, InsertionDeletion, insertion_deletion
+from engine.evaluate.options import add_shared_options, evaluate_parser, open_explainer, require_json_name
 from engine.evaluate.pairs import Pair, read_pairs
 from engine.evaluate.report import CURVES, RANDOM, Result
 from engine.evaluate.rows import Row, Rows
@@ -20,8 +21,7 @@ from engine.explainer import MODES, Explainer
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.protocol import random_words, require_seed
-from engine.runtime.providers import PROVIDERS
-from engine.terminal import Bar, run_command, say
+from engine.terminal import Bar, printable, run_command, say
 
 BACKGROUNDS = {"white": WHITE, "grey": (127, 127, 127), "black": (0, 0, 0)}
 _EXAMPLES = """examples:
@@ -29,48 +29,48 @@ _EXAMPLES = """examples:
   python -m engine.evaluate pairs.csv --bundle models/shoes --methods rise,window,random --modes fixed,both --out report.json
   python -m engine.evaluate awa_pairs.txt --images JPEGImages --bundle models/awa --background grey --out report.json
 
-PAIRS is a CSV with columns query,reference and, where wanted, condition and label, or a file of the paper's authors, with
+PAIRS is a CSV with the columns query,reference and, if wanted, condition and label; or a file of the paper's authors with
 lines of `query_id reference_id label`. Pairs with another label than 1 are left out.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, or 2 for bad usage or bad input."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: _run(options), "stopped; the same command goes on where it was")
+    """Run the command and return its exit status, see `engine.terminal`."""
+    return run_command(lambda: _run(_parser().parse_args(arguments)), "stopped; the same command continues where it was")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m engine.evaluate",
-        description="Judge saliency methods by insertion and deletion over pairs of pictures. A run that was stopped goes "
-        "on where it was: rows are kept beside the report, in a file ending in .rows.jsonl.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = evaluate_parser(
+        "python -m engine.evaluate",
+        "Judge saliency methods by insertion and deletion over pairs of pictures. A run that was stopped continues where\n"
+        "it was: its rows are kept beside the report, in a file that ends in .rows.jsonl.",
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("pairs", type=Path, metavar="PAIRS", help="a .csv, or the authors' file of pairs")
-    add("--out", type=Path, required=True, metavar="FILE", help="the report, .json; a .png and a .html appear beside it")
-    add("--images", type=Path, metavar="DIR", help="where the pictures are (default: paths are relative to a CSV)")
-    add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
-    add("--metric", type=_names(CURVES), default=CURVES, metavar="M,M", help=f"of {','.join(CURVES)} (default: both)")
+    add_shared_options(
+        parser,
+        out="the report, .json; a .png and a .html are written beside it",
+        images="folder of the pictures (default: a CSV's own folder)",
+        images_required=False,
+        masks="passes of rise and lime, steps of mask (default: each method's own)",
+    )
     known = (*METHODS, RANDOM)
+    add("--metric", type=_names(CURVES), default=CURVES, metavar="M,M", help=f"of {','.join(CURVES)} (default: both)")
     add("--methods", type=_names(known), default=known, metavar="M,M", help=f"of {','.join(known)} (default: all)")
     add("--modes", type=_names(MODES), default=("fixed",), metavar="M,M", help=f"of {','.join(MODES)} (default: fixed)")
-    add("--masks", type=int, metavar="N", help="passes of rise and lime, steps of mask (default: each method's own)")
-    add("--seed", type=int, default=0, metavar="S", help="of everything that is drawn (default: %(default)s)")
-    add("--background", choices=BACKGROUNDS, default="white", help="of pixels that are not shown (default: %(default)s)")
-    add("--limit", type=int, metavar="N", help="the first N pairs alone")
-    add("--provider", default="auto", metavar="P", help=f"auto, {', '.join(PROVIDERS)} (default: %(default)s)")
-    add("--precision", default="auto", metavar="P", help="auto, fp32, fp16, bf16, int8 (default: %(default)s)")
-    add("--quiet", action="store_true", help="no progress bar")
+    add(
+        "--background",
+        choices=BACKGROUNDS,
+        default="white",
+        help="colour of pixels that are not shown (default: %(default)s)",
+    )
+    add("--limit", type=int, metavar="N", help="only the first N pairs")
     return parser
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.out.suffix != ".json":
-        raise OutputError(f"cannot write {options.out}: the report's name must end in .json")
+    require_json_name(options.out)
     require_seed(options.seed)
     files = report.files(options.out)
     for file in files.values():
@@ -79,35 +79,35 @@ def _run(options: argparse.Namespace) -> None:
     read = read_pairs(options.pairs, options.images)
     pairs = read.pairs if options.limit is None else read.pairs[: max(options.limit, 0)]
     if not pairs:
-        raise OptionError(f"--limit {options.limit} leaves no pairs")
+        raise OptionError(f"--limit {options.limit} leaves no pairs: it must be 1 or more")
     methods = {name: _method(name, options) for name in METHODS}
-    explainer = Explainer(options.bundle, options.provider, options.precision)
+    explainer = open_explainer(options)
     if "mask" in options.methods and not explainer.has_gradient:
         raise OptionError(
-            "method mask needs a bundle exported with --gradient, which this one was not; name the other methods: "
+            "method mask needs a bundle that was exported with --gradient, and this one was not; name other methods: "
             f"--methods {','.join(n for n in options.methods if n != 'mask') or 'rise'}"
         )
     settings = _settings(options, explainer, methods)
     rows = Rows(options.out.with_suffix(".rows.jsonl"), settings)
-    ways = [(name, mode) for name in options.methods for mode in options.modes if name != RANDOM or mode == "fixed"]
-    if not ways:
-        raise OptionError(f"{RANDOM} has mode fixed alone; --modes leaves nothing to evaluate")
+    runs = [(name, mode) for name in options.methods for mode in options.modes if name != RANDOM or mode == "fixed"]
+    if not runs:
+        raise OptionError(f"{RANDOM} has only mode fixed: --modes {','.join(options.modes)} leaves nothing to evaluate")
     with Bar(options.quiet, "rows", "row") as bar:
         for number, pair in enumerate(pairs):
             digest = _digest(pair)
-            for i, (name, mode) in enumerate(ways, 1):
+            for i, (name, mode) in enumerate(runs, 1):
                 if not rows.has((number, name, mode), digest):
                     row = _row(explainer, number, pair, name, mode, methods, options)
                     rows.add({"pair": number, "method": name, "mode": mode, "pictures": digest, **row})
-                bar.show(number * len(ways) + i, len(pairs) * len(ways))
-    results = [Result.of([rows[i, n, m] for i in range(len(pairs))], options.metric) for n, m in ways]
-    told = {"pairs": len(pairs), "pairs_file": str(options.pairs), "left_out": read.left_out, **settings}
-    found = report.summary(told, results)
-    drawn = report.curves_figure(results)
+                bar.show(number * len(runs) + i, len(pairs) * len(runs))
+    results = [Result.of([rows[i, n, m] for i in range(len(pairs))], options.metric) for n, m in runs]
+    about = {"pairs": len(pairs), "pairs_file": str(options.pairs), "left_out": read.non_matching, **settings}
+    found = report.summary(about, results)
+    figure = report.curves_figure(results)
     write_whole(files[".json"], (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(files[".png"], drawn)
-    write_whole(files[".html"], report.report_page(found, drawn).encode(errors="backslashreplace"))
-    say(_told(found, options.metric, files))
+    write_whole(files[".png"], figure)
+    write_whole(files[".html"], report.report_page(found, figure).encode(errors="backslashreplace"))
+    say(_summary(found, options.metric, files))
 
 
 def _row(
@@ -119,24 +119,26 @@ def _row(
     methods: dict[str, Method],
     options: argparse.Namespace,
 ) -> Row:
+    """Judge one map: the part of its row that the key and the digest leave."""
     if name == RANDOM:
         preprocessing = explainer.model.preprocessing
         size = preprocessing.height, preprocessing.width
-        saliency, passes = _random(options.seed, number, *size), 0
+        saliency, passes = _random_map(options.seed, number, *size), 0
     else:
         explanation = explainer.explain(pair.query, pair.reference, methods[name], mode, pair.condition, top=0)
         saliency, passes = explanation.saliency, explanation.passes
     colour = BACKGROUNDS[options.background]
     found = insertion_deletion(explainer, pair.query, pair.reference, saliency, colour, condition=pair.condition)
-    return {"passes": passes, **_plain(found)}
+    return {"passes": passes, **_without_arrays(found)}
 
 
-def _plain(found: InsertionDeletion) -> dict[str, Any]:
+def _without_arrays(found: InsertionDeletion) -> dict[str, Any]:
+    """Return the fields as JSON can hold them."""
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(found).items()}
 
 
-def _random(seed: int, number: int, height: int, width: int) -> np.ndarray:
-    """(H, W) of the pair of this number: what a map must beat."""
+def _random_map(seed: int, number: int, height: int, width: int) -> np.ndarray:
+    """Return a random map (H, W) float64 for the pair of this number: every other map must beat it."""
     return random_words(seed, number + 1, height * width)[-1].reshape(height, width).astype(np.float64)
 
 
@@ -149,7 +151,7 @@ def _method(name: str, options: argparse.Namespace) -> Method:
 
 
 def _settings(options: argparse.Namespace, explainer: Explainer, methods: dict[str, Method]) -> dict[str, Any]:
-    """What decides a row, but for the pair: another run of equal settings goes on with the rows there are."""
+    """Return everything that a row depends on besides the pair; rows of an earlier run count only if these are equal."""
     model = explainer.model
     return {
         "model": model.manifest.name,
@@ -164,7 +166,10 @@ def _settings(options: argparse.Namespace, explainer: Explainer, methods: dict[s
 
 
 def _digest(pair: Pair) -> str:
-    """Of both pictures as they are in their files, and the condition: a row of other pictures is not used again."""
+    """Return a hash of both files' contents and the condition: a row is used again only for the same pictures.
+
+    Raises ImageError if a file cannot be read.
+    """
     digest = hashlib.sha256(repr(pair.condition).encode())
     for path in (pair.query, pair.reference):
         try:
@@ -174,16 +179,16 @@ def _digest(pair: Pair) -> str:
     return digest.hexdigest()
 
 
-def _told(found: dict[str, Any], metrics: Sequence[str], files: dict[str, Path]) -> str:
+def _summary(found: dict[str, Any], metrics: Sequence[str], files: dict[str, Path]) -> str:
     lines = []
     for row in found["results"]:
         values = "  ".join(f"{m} {report.interval_text(row[m])}" for m in metrics)
         lines.append(f"{row['method']:<8} {row['mode']:<6} {row['passes']:>6.0f} passes  {values}")
-    return "\n".join([*lines, *(f"wrote {file}" for file in files.values())])
+    return "\n".join([*lines, *(f"wrote {printable(str(file))}" for file in files.values())])
 
 
-def _names(known: Sequence[str]) -> Any:
-    """A reader of names with commas between them."""
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that reads known names, separated by commas."""
 
     def read(text: str) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))

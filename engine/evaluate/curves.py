@@ -1,4 +1,4 @@
-"""Insertion and deletion: how the similarity changes as the most salient pixels are shown, or hidden, first."""
+"""Insertion and deletion: how the similarity changes when the most salient pixels are shown, or hidden, first."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.errors import OptionError
 from engine.explainer import Explainer
-from engine.model import Condition
+from engine.bundle.manifest import Condition
 from engine.passes import MaskedPasses
 from engine.pictures.loading import ImageLike
 from engine.protocol import require_whole, silent
@@ -19,10 +19,12 @@ CURVE_STEPS = 101
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InsertionDeletion:
-    """insertion_scores, deletion_scores: (steps,) float64, raw similarities to the whole reference as the most salient
-    0% to 100% of the pixels, one at least, are shown on the background alone, or hidden by it
+    """The two curves of one map, and the areas under them.
 
-    insertion_auc (higher is better), deletion_auc (lower is better): area under the curve, see `area`
+    insertion_scores: (steps,) float64, similarities to the whole reference when only the most salient 0% to 100% of the
+        pixels (at least one) are shown, on the background
+    deletion_scores: (steps,) float64, the same when these pixels are hidden by the background
+    insertion_auc (higher is better), deletion_auc (lower is better): areas under the curves, see `area`
     """
 
     insertion_scores: np.ndarray
@@ -44,11 +46,12 @@ def insertion_deletion(
     """Judge a map by the model itself, in `2 * steps` passes of the hot loop (docs/method.md, Insertion and deletion).
 
     query: a path, a PIL image or a uint8 RGB array; reference: the same or an embedding (D,) float32
-    saliency: (H, W) float over the query as the network sees it; only the order of its values counts, equal ones in
-        row-major order
+    saliency: (H, W) float or int over the query as the network sees it; only the order of its values counts, and equal
+        values count in row-major order
     background: RGB, 0..255, of pixels that are not shown
+    steps: points of each curve; condition: index or name
 
-    Raises ImageError, OptionError.
+    Raises ImageError if a picture cannot be used, OptionError for other values out of range.
     """
     model = explainer.model
     preprocessing = model.preprocessing
@@ -56,7 +59,7 @@ def insertion_deletion(
     saliency = np.asarray(saliency)
     if saliency.shape != (height, width) or saliency.dtype.kind not in "fiu" or not np.isfinite(saliency).all():
         raise OptionError(
-            f"the network sees {height} x {width} pixels, a map must be finite numbers ({height}, {width}); "
+            f"a map must be finite numbers ({height}, {width}), like the picture that the network sees; "
             f"got {saliency.dtype} {saliency.shape}"
         )
     require_whole("steps", steps, 2, height * width + 1)
@@ -80,19 +83,19 @@ def insertion_deletion(
 
 
 def area(scores: np.ndarray) -> float:
-    """Under a curve (steps,) over [0, 1] by trapezoids, its least value as 0 and its largest as 1; 0 if it is constant."""
+    """Return the area, by trapezoids, under a curve (steps,) that is `scaled` to [0, 1] both ways; 0 if it is constant."""
     return float(np.trapezoid(scaled(scores), dx=1 / (len(scores) - 1)))
 
 
 def scaled(scores: np.ndarray) -> np.ndarray:
-    """(steps,) from 0 to 1."""
+    """Return a curve (steps,) scaled so that its values go from 0 to 1; zeros if it is constant."""
     shifted = scores - scores.min()
     highest = shifted.max()
     return shifted / highest if highest > 0 else shifted
 
 
 def ranks(saliency: np.ndarray) -> np.ndarray:
-    """(H, W) -> (H, W) int: 0 for the most salient pixel; of equal ones the first in row-major order comes first."""
+    """(H, W) -> (H, W) int64 ranks: 0 for the most salient pixel; equal ones in row-major order."""
     order = np.argsort(-saliency.astype(np.float64).ravel(), kind="stable")
     found = np.empty(order.size, np.int64)
     found[order] = np.arange(order.size)
@@ -100,13 +103,13 @@ def ranks(saliency: np.ndarray) -> np.ndarray:
 
 
 def _counts(steps: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each mask (2 * steps,): how many pixels it shows or hides, and whether it shows them."""
+    """Return for each mask how many pixels it shows or hides, and whether it shows them: (2 * steps,) int64 and bool."""
     counts = np.maximum(np.round(np.linspace(0, 1, steps) * pixels), 1).astype(np.int64)
     return np.tile(counts, 2), np.repeat([True, False], steps)
 
 
 def _colour(background: Sequence[int]) -> np.ndarray:
-    """(3,) uint8."""
+    """Return the colour as (3,) uint8. Raises OptionError if it is not one."""
     values = list(background) if isinstance(background, Sequence) else []
     if len(values) != 3 or any(isinstance(v, bool) or not isinstance(v, int) or not 0 <= v <= 255 for v in values):
         raise OptionError(f"background must be three whole numbers from 0 to 255, got {background!r}")

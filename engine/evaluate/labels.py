@@ -1,6 +1,5 @@
-"""Files of labels: which attributes pictures have, and which pictures match each other."""
+"""Read files of labels: which attributes pictures have, and which pictures match (docs/method.md, Data layouts)."""
 
-import csv
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
@@ -9,19 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import OptionError
+from engine.evaluate.tables import read_table, read_text
+from engine.pictures.folders import leads_outside, named_file, other_place
 
-LABEL_COLUMNS = ("image", "group", "attributes")
 SEPARATOR = ";"
 FEWEST_LABELLED, MOST_LABELLED = 4, 5000
-"""Pictures: fewer say nothing, and of more the table of all similarities would not fit into memory."""
+"""Numbers of pictures: fewer say nothing, and with more the table of all similarities does not fit into memory."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labelled:
-    """files: n pictures; truth: (n, A) bool, which of the bundle's attributes each has
+    """n labelled pictures.
 
-    groups: (n,) int, equal for pictures that match; grouped: whether the file said so, else each is in a group of its own
-    unknown: attributes that the bundle does not name, and in how many rows
+    files: one each; groups: (n,) int, equal for pictures that match
+    truth: (n, A) bool, which of the bundle's attributes each picture has
+    grouped: whether the file has groups; if not, each picture is in a group of its own
+    unknown: attributes that the bundle does not have, with the number of rows that name them
     """
 
     files: tuple[Path, ...]
@@ -32,60 +34,54 @@ class Labelled:
 
 
 def read_labels(file: Path, images: Path, names: Sequence[str]) -> Labelled:
-    """A CSV with header `image,group,attributes`, the column `group` optional.
+    r"""Read a CSV with the columns `image,group,attributes`, where `group` may be left out.
 
-    image: a file below `images`, once; group: any text, pictures of equal text match, empty: matches none; attributes: names
-    with `;` between them, or empty. names: the bundle's attributes, in the columns of `truth`.
+    The column image names a file below the folder `images`, each once, with / or \ between folders. Pictures with the same
+    text in group match; a picture with an empty group matches none. The column attributes has names separated by `;`, or is
+    empty. See `read_table` for what may be between columns.
+    names: the bundle's attributes, in the order of the columns of `truth`
 
-    Raises OptionError, with the line, for unknown columns, files that are missing, and pictures named twice.
+    Raises OptionError, with the line, for unknown columns, missing files, and pictures that are named twice.
     """
-    try:
-        reader = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())
-        columns = tuple(reader.fieldnames or ())
-        rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read the labels {file}: {getattr(error, 'strerror', None) or error}") from error
-    except csv.Error as error:
-        raise OptionError(f"{file} is not a CSV file ({error})") from error
-    if (
-        not {"image", "attributes"} <= set(columns)
-        or not set(columns) <= set(LABEL_COLUMNS)
-        or len(set(columns)) < len(columns)
-    ):
-        got = ",".join(columns) or "nothing"
-        raise OptionError(f"{file}, line 1: the columns must be image,group,attributes or image,attributes, got {got}")
+    table = read_table(file, read_text(file, "labels"), ("image", "attributes"), ("group",))
     files: dict[Path, int] = {}
-    for number, row in rows:
-        _add(files, file, number, row, images)
+    for number, row in table.rows:
+        _add_picture(files, file, number, row, images, table.separator)
     if not FEWEST_LABELLED <= len(files) <= MOST_LABELLED:
         raise OptionError(f"{file} names {len(files)} pictures; from {FEWEST_LABELLED} to {MOST_LABELLED} are needed")
-    said = [_attributes(row["attributes"]) for _, row in rows]
-    unknown = Counter(name for one in said for name in one if name not in names)
-    truth = np.array([[name in one for name in names] for one in said], bool).reshape(len(rows), len(names))
+    attributes = [_attributes(row["attributes"] or "") for _, row in table.rows]
+    unknown = Counter(name for one in attributes for name in one if name not in names)
+    truth = np.array([[name in one for name in names] for one in attributes], bool).reshape(len(files), len(names))
     if not truth.any():
-        some = ", ".join([*list(unknown)[:3], *(["..."] if len(unknown) > 3 else [])]) or "no attributes at all"
-        raise OptionError(f"{file} names none of the bundle's attributes ({', '.join(names[:3])}, ...), it has {some}")
-    # a picture without a group shares it with none: its line is a name no other picture has
-    groups = [("", row["group"]) if row.get("group") else ("line", str(number)) for number, row in rows]
+        got = ", ".join([*list(unknown)[:3], *(["..."] if len(unknown) > 3 else [])]) or "no attributes at all"
+        raise OptionError(f"{file} names none of the bundle's attributes ({', '.join(names[:3])}, ...), but {got}")
+    # a picture without a group matches none: its line number becomes a group that no other picture has
+    groups = [("", row["group"]) if row.get("group") else ("line", str(number)) for number, row in table.rows]
     index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     return Labelled(
-        tuple(files), np.array([index[g] for g in groups]), truth, "group" in columns, dict(sorted(unknown.items()))
+        tuple(files), np.array([index[g] for g in groups]), truth, "group" in table.columns, dict(sorted(unknown.items()))
     )
 
 
-def _add(files: dict[Path, int], file: Path, number: int, row: dict[str, str], images: Path) -> None:
-    """Note a row's picture, and its line."""
-    if None in row or None in row.values():
-        raise OptionError(f"{file}, line {number}: {'too many' if None in row else 'too few'} columns")
-    if not row["image"]:
-        raise OptionError(f"{file}, line {number}: an image is needed")
-    if Path(row["image"]).is_absolute() or ".." in Path(row["image"]).parts:
-        raise OptionError(f"{file}, line {number}: an image must lie below {images}, got {row['image']}")
-    path = images / row["image"]
+def _add_picture(
+    files: dict[Path, int], file: Path, number: int, row: dict[str, str | None], images: Path, separator: str
+) -> None:
+    """Add a row's picture and line number to `files`. Raises OptionError if the row is not valid."""
+    if None in row:
+        advice = f": put attributes in quotes, because {SEPARATOR} is between columns too" if separator == SEPARATOR else ""
+        raise OptionError(f"{file}, line {number}: too many columns{advice}")
+    if None in row.values():
+        raise OptionError(f"{file}, line {number}: too few columns")
+    name = row["image"]
+    if not name:
+        raise OptionError(f"{file}, line {number}: a picture is needed in the column image")
+    if leads_outside(name):
+        raise OptionError(f"{file}, line {number}: a picture must lie below {images}, got {name}")
+    path = named_file(images, name)
     if path in files:
-        raise OptionError(f"{file}, line {number}: {row['image']} is named in line {files[path]} already")
+        raise OptionError(f"{file}, line {number}: {name} is already named in line {files[path]}")
     if not path.is_file():
-        raise OptionError(f"{file}, line {number}: there is no picture {path}")
+        raise OptionError(f"{file}, line {number}: there is no picture {path}{other_place(images, name)}")
     files[path] = number
 
 

@@ -1,4 +1,7 @@
-"""Which labelled pictures are taken as pairs, and which pairs belong together."""
+"""Choose pairs of labelled pictures, and find which pairs belong together.
+
+See docs/method.md, Attribute recognition and removal.
+"""
 
 import numpy as np
 
@@ -7,10 +10,11 @@ from engine.evaluate.labels import Labelled
 
 
 def matching_pairs(labelled: Labelled, similarities: np.ndarray) -> np.ndarray:
-    """(P, 2) int, query and reference: all ordered pairs within a group; each picture and the one most similar to it where
-    the labels have no groups.
+    """Return pairs (P, 2) int of query and reference: all ordered pairs within a group; if the labels have no groups, each
+    picture with the one most similar to it.
 
-    similarities: (n, n) float. Raises OptionError where no two pictures share a group.
+    similarities: (n, n) float, s[query, reference]
+    Raises OptionError if no two pictures share a group.
     """
     if not labelled.grouped:
         others = np.where(np.eye(len(similarities), dtype=bool), -np.inf, similarities)
@@ -19,12 +23,14 @@ def matching_pairs(labelled: Labelled, similarities: np.ndarray) -> np.ndarray:
     np.fill_diagonal(same, False)
     pairs = np.argwhere(same)
     if not len(pairs):
-        raise OptionError("no two pictures of the labels share a group: leave the column out, or name pictures that match")
+        raise OptionError("no two pictures of the labels share a group: leave out the column, or label pictures that match")
     return pairs
 
 
-def linked(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(n,) int: groups (n,) joined where a pair has a picture in each; what is drawn or held out together."""
+def joined_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return clusters (n,) int: groups (n,) int that a pair (P, 2) connects are joined. What shares a cluster is resampled,
+    or held out, together.
+    """
     found = np.unique(groups, return_inverse=True)[1]
     while True:
         ends = found[pairs]
@@ -36,26 +42,26 @@ def linked(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def halves(groups: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) bool: whether a picture is in the first half of the groups (n,), which a seed divides at random.
+    """Divide the groups (n,) at random into two halves; return whether each picture is in the first half, (n,) bool.
 
-    Raises OptionError where there is but one group.
+    Raises OptionError if there is only one group.
     """
     _, which = np.unique(groups, return_inverse=True)
     count = int(which.max()) + 1
     if count < 2:
-        raise OptionError("all pictures of the labels hang together: several groups that do not match are needed")
+        raise OptionError("all pictures of the labels belong to one group: several groups that do not match are needed")
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(count)
     return order[which] < (count + 1) // 2
 
 
-def some_of(pairs: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """At most `limit` of the pairs (P, 2), drawn by a seed, in their order."""
+def draw_pairs(pairs: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Draw at most `limit` of the pairs (P, 2), and keep their order."""
     if len(pairs) <= limit:
         return pairs
     return pairs[np.sort(np.random.Generator(np.random.Philox(key=seed)).permutation(len(pairs))[:limit])]
 
 
-def both_ways(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each two pictures of pairs (P, 2) once in one direction, then in the other: (U, 2), (U, 2)."""
-    once = np.unique(np.sort(pairs, 1), axis=0)
-    return once, once[:, ::-1]
+def split_directions(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unordered pairs among (P, 2), in one direction and in the other: (U, 2) and (U, 2)."""
+    forward = np.unique(np.sort(pairs, 1), axis=0)
+    return forward, forward[:, ::-1]

@@ -1,4 +1,4 @@
-"""What the engine sees in labelled pictures: embeddings, scores of attributes, and how those match saliency maps."""
+"""The networks' outputs for labelled pictures: embeddings, attribute scores, and how attributes match saliency maps."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,9 +17,11 @@ from engine.runtime.batch_size import largest_batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Observed:
-    """Of n pictures: embeddings (n, D) float32; scores (n, A) float64, spatial means of the activation maps; confidences
-    (n, A) float64, what the bundle's table makes of those
+class NetworkOutputs:
+    """The outputs for n pictures.
+
+    embeddings: (n, D) float32; scores: (n, A) float64, spatial means of the activation maps
+    confidences: (n, A) float64 in [0, 1], computed from the scores by the bundle's attribute table
     """
 
     embeddings: np.ndarray
@@ -27,17 +29,20 @@ class Observed:
     confidences: np.ndarray
 
 
-def words_of(explainer: Explainer) -> tuple[AttributeTable, Runner]:
-    """The table and the network behind it; raises OptionError where the bundle has none."""
+def require_attributes(explainer: Explainer) -> tuple[AttributeTable, Runner]:
+    """Return the bundle's attribute table and its network. Raises OptionError if it has none."""
     table, network = explainer.model.bundle.attributes, explainer.model.attributes
     if table is None or network is None:
         raise OptionError("this bundle has no attribute network: `python -m export attributes` adds one")
     return table, network
 
 
-def observe(explainer: Explainer, files: Sequence[Path], progress: Progress) -> Observed:
-    """Both networks over whole pictures. Raises ImageError for a file that is no picture, OptionError without attributes."""
-    table, network = words_of(explainer)
+def run_networks(explainer: Explainer, files: Sequence[Path], progress: Progress) -> NetworkOutputs:
+    """Run both networks over whole pictures. progress: called with (pictures done, pictures in all)
+
+    Raises ImageError if a file is not a picture, OptionError if the bundle has no attributes.
+    """
+    table, network = require_attributes(explainer)
     model = explainer.model
     batch = largest_batch(model.preprocessing)
     embeddings, scores, confidences = [], [], []
@@ -48,16 +53,16 @@ def observe(explainer: Explainer, files: Sequence[Path], progress: Progress) -> 
             scores.append(maps.mean((1, 2), dtype=np.float64))
             confidences.append(Activations.of(table, maps).confidences)
         progress(start + len(pictures), len(files))
-    return Observed(np.concatenate(embeddings), np.array(scores), np.array(confidences))
+    return NetworkOutputs(np.concatenate(embeddings), np.array(scores), np.array(confidences))
 
 
 def similarities(explainer: Explainer, embeddings: np.ndarray) -> np.ndarray:
-    """(n, n) float64, s[query, reference], of embeddings (n, D) as they are, under no condition."""
+    """Return the similarities of embeddings (n, D) without a condition: (n, n) float64, s[query, reference]."""
     model = explainer.model
     return model.query_features(embeddings, None) @ model.reference_features(embeddings, None).T
 
 
-def matches(
+def map_matches(
     explainer: Explainer,
     files: Sequence[Path],
     embeddings: np.ndarray,
@@ -65,18 +70,20 @@ def matches(
     method: str | Method,
     progress: Progress,
 ) -> np.ndarray:
-    """(P, A) float64: agreement of the query's activation maps with its saliency map against the reference.
+    """Return how each attribute of the query matches the saliency map against the reference: (P, A) float64 correlations.
 
-    embeddings: (n, D) float32 of the files; pairs: (P, 2) int. Each query is prepared once; progress counts queries.
+    embeddings: (n, D) float32, of the files; pairs: (P, 2) int, query and reference
+    progress: called with (queries done, queries in all); each query is prepared once
+    Raises ImageError if a file is not a picture, OptionError if the bundle has no attributes.
     """
-    words_of(explainer)
+    require_attributes(explainer)
     queries = np.unique(pairs[:, 0])
     found: dict[int, np.ndarray] = {}
     for done, query in enumerate(queries, 1):
         rows = np.flatnonzero(pairs[:, 0] == query)
         prepared = explainer.prepare(files[query], method)
         explained = prepared.explain_many([embeddings[r] for r in pairs[rows, 1]], top=0)
-        if prepared.activations is not None:  # there is a network: it was asked for above
+        if prepared.activations is not None:  # always so: `require_attributes` has passed
             agreement = match(prepared.activations, np.stack([e.saliency for e in explained]))
             found |= dict(zip(rows.tolist(), agreement, strict=True))
         progress(done, len(queries))

@@ -1,21 +1,18 @@
-"""Files of pairs: CSV, or the paper authors' (docs/method.md, Data layouts)."""
+"""Read files of pairs: CSV, or the paper authors' format (docs/method.md, Data layouts)."""
 
-import csv
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from engine.errors import OptionError
+from engine.evaluate.tables import TABLE_SUFFIXES, read_table, read_text
+from engine.pictures.folders import named_file, pictures_below
 
-PAIR_COLUMNS = ("query", "reference", "condition", "label")
 MATCHING = "1"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """condition: index or name as text, None for none"""
+    """A query and a reference that match. condition: index or name, as text; None for no condition"""
 
     query: Path
     reference: Path
@@ -24,68 +21,52 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """pairs: those that match; left_out: how many are labelled as not matching"""
+    """The pairs of a file. pairs: those that match; non_matching: number of pairs that are labelled as not matching"""
 
     pairs: tuple[Pair, ...]
-    left_out: int
+    non_matching: int
 
 
 def read_pairs(file: Path, images: Path | None) -> Pairs:
-    """Pairs of a `.csv` with a header of `query,reference` and, where wanted, `condition` and `label`; of any other file
-    lines of `query_id reference_id label`, as the authors have them.
+    r"""Read the pairs of a `.csv` or `.tsv` with the columns `query,reference` and, if wanted, `condition` and `label`; or
+    of any other file with lines of `query_id reference_id label`, the authors' format.
 
-    images: where the pictures are: paths of a CSV are relative to it (None: to the CSV); ids name files anywhere below it,
-    by name without suffix. Pairs with a label other than 1 are left out. Raises OptionError.
+    images: folder of the pictures. Paths of a CSV are relative to it (None: to the CSV's own folder), with / or \ between
+        folders. Ids are names of files anywhere below it, without suffix
+    Pairs with a label other than 1 are left out. Raises OptionError, with the line, if the file or a line is not valid.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read the pairs {file}: {getattr(error, 'strerror', None) or error}") from error
-    read = _csv if file.suffix.lower() == ".csv" else _authors
-    rows = read(file, text, images)
+    text = read_text(file, "pairs")
+    table = file.suffix.lower() in TABLE_SUFFIXES
+    rows = _read_csv(file, text, images) if table else _read_authors(file, text, images)
     matching = tuple(pair for pair, label in rows if label in (None, "", MATCHING))
     if not matching:
-        raise OptionError(f"{file} has no pairs that match (label 1, or none)")
+        raise OptionError(f"{file} has no pairs that match: their label must be 1, or left out")
     return Pairs(matching, len(rows) - len(matching))
 
 
-def _csv(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str | None]]:
-    try:
-        reader = csv.DictReader(text.splitlines())
-        names = set(reader.fieldnames or ())
-    except csv.Error as error:
-        raise OptionError(f"{file} is not a CSV file ({error})") from error
-    if not {"query", "reference"} <= names or not names <= set(PAIR_COLUMNS):
-        raise OptionError(
-            f"{file} must begin with a line of column names, query and reference among {', '.join(PAIR_COLUMNS)}"
-        )
+def _read_csv(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str | None]]:
+    """Return the pairs and their labels."""
     folder = file.parent if images is None else images
     found = []
-    for number, row in enumerate(_lines(file, reader), 2):
-        if not row["query"] or not row["reference"]:
+    for number, row in read_table(file, text, ("query", "reference"), ("condition", "label")).rows:
+        query, reference = row["query"], row["reference"]
+        if not query or not reference:
             raise OptionError(f"{file}, line {number}: a query and a reference are needed")
-        pair = Pair(folder / row["query"], folder / row["reference"], row.get("condition") or None)
+        pair = Pair(named_file(folder, query), named_file(folder, reference), row.get("condition") or None)
         found.append((pair, row.get("label")))
     return found
 
 
-def _lines(file: Path, reader: "csv.DictReader[str]") -> Iterator[dict[str, str | None]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise OptionError(f"{file}, line {reader.line_num}, is not CSV ({error})") from error
-
-
-def _authors(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str | None]]:
+def _read_authors(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str | None]]:
+    """Return the pairs and their labels."""
     if images is None:
-        raise OptionError(f"{file} names pictures by their ids: --images says in which folder they are")
+        raise OptionError(f"{file} names pictures by their ids: name their folder with --images")
     if not images.is_dir():
         raise OptionError(f"there is no folder {images}")
     found: list[tuple[Pair, str | None]] = []
     known: dict[str, list[Path]] = {}
-    for path in sorted(images.rglob("*")):
-        if path.suffix.lower() in Image.registered_extensions():
-            known.setdefault(path.stem, []).append(path)
+    for path in pictures_below(images):
+        known.setdefault(path.stem, []).append(path)
     for number, line in enumerate(text.splitlines(), 1):
         parts = line.split()
         if not parts:
@@ -97,6 +78,7 @@ def _authors(file: Path, text: str, images: Path | None) -> list[tuple[Pair, str
             raise OptionError(f"{file}, line {number}: no picture {missing[0]} below {images}")
         several = next((name for name in parts[:2] if len(known[name]) > 1), None)
         if several:
-            raise OptionError(f"{file}, line {number}: {several} is {' and '.join(map(str, known[several]))}: which one?")
+            files = " and ".join(map(str, known[several]))
+            raise OptionError(f"{file}, line {number}: {several} could be {files}: keep only one of them below {images}")
         found.append((Pair(known[parts[0]][0], known[parts[1]][0]), parts[2]))
     return found

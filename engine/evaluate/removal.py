@@ -12,11 +12,12 @@ CONFIDENCE_RANKING = "confidence"
 
 
 def removal_drops(similarities: np.ndarray, truth: np.ndarray, groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(P, A) float64: how far the similarity to the reference falls as the query gives way to one that lacks attribute i.
+    """Return how far the similarity to the reference falls if the query is replaced by a picture without attribute i.
 
     similarities: (n, n) float, s[query, reference]; truth: (n, A) bool; groups: (n,); pairs: (P, 2) int, query and reference
-    The other picture is of those that lack i, are not in the query's group and not the reference itself, the one whose other
-    attributes differ least from the query's; of several that are equal, the mean similarity. nan where there is none.
+    The result is (P, A) float64. The replacement lacks attribute i, is not in the query's group and not the reference; among
+    such pictures it differs least from the query in the other attributes. If several differ equally, their mean similarity
+    counts; the result is nan if there is none.
     """
     count = truth.shape[1]
     differing = _differing(truth)
@@ -25,7 +26,7 @@ def removal_drops(similarities: np.ndarray, truth: np.ndarray, groups: np.ndarra
         allowed = groups != groups[query]
         allowed[reference] = False
         others = np.flatnonzero(allowed)
-        # among those that lack i, differing in i itself adds the same to all
+        # `differing` counts attribute i too, which adds the same to every picture without it
         distance = np.where(truth[others], count + 1, differing[query, others][:, None])  # (o, A)
         least = distance.min(0, initial=count + 1)
         alike = (distance == least) & (least <= count)
@@ -37,17 +38,18 @@ def removal_drops(similarities: np.ndarray, truth: np.ndarray, groups: np.ndarra
 
 
 def _differing(truth: np.ndarray) -> np.ndarray:
-    """(n, n) int: in how many attributes two pictures differ; by products, exact in float32 below 2^24."""
+    """Return in how many attributes two pictures differ, (n, n) int64. Products in float32 are exact below 2^24."""
     has = truth.astype(np.float32)
     both = has @ has.T
-    own = has.sum(1)
-    return np.rint(own[:, None] + own[None] - 2 * both).astype(np.int64)
+    counts = has.sum(1)
+    return np.rint(counts[:, None] + counts[None] - 2 * both).astype(np.int64)
 
 
 def first_named(scores: np.ndarray, confidences: np.ndarray, threshold: float = 0.0) -> np.ndarray:
-    """(P,) int: the attribute each ranking names first; of equals the first in the table.
+    """Return the attribute that is named first for each pair: (P,) int, the one with the highest score.
 
-    scores, confidences: (P, A); attributes below the threshold are not named, unless that leaves none at all
+    scores, confidences: (P, A) float; equal scores count in the order of the table
+    Attributes with less confidence than `threshold` are not named, unless all have less.
     """
     named = confidences >= threshold
     named |= ~named.any(1, keepdims=True)
@@ -55,11 +57,11 @@ def first_named(scores: np.ndarray, confidences: np.ndarray, threshold: float = 
 
 
 @dataclasses.dataclass(frozen=True)
-class Drop:
-    """What removing the attribute that one way of choosing names costs in similarity; differences are pair by pair.
+class RemovalDrop:
+    """How far the similarity falls if the attribute that one ranking names is removed.
 
-    pairs: how many had a value; over_random: less that of a random attribute; over_confidence: less that of the most
-    confident one
+    mean: of the drop; over_random: minus the drop for a random attribute, pair by pair; over_confidence: minus the drop for
+    the attribute with the highest confidence, pair by pair; pairs: number of pairs with a value
     """
 
     mean: Interval
@@ -70,12 +72,14 @@ class Drop:
 
 def removal(
     drops: np.ndarray, truth: np.ndarray, rankings: Mapping[str, np.ndarray], clusters: np.ndarray
-) -> dict[str, Drop]:
-    """The drop for each ranking's first attribute, beside: `random`, any attribute; `random_true`, any of the query's; and
-    `best`, the one with the largest drop.
+) -> dict[str, RemovalDrop]:
+    """Return the drop for each ranking's first attribute, and for comparison for three other choices.
 
-    drops: (P, A) of `removal_drops`; truth: (P, A) bool, of the queries; rankings: name -> (P,) int, the attribute named
-    first, `confidence` among the names; clusters: (P,), pairs to resample together
+    These are `random`, an attribute at random; `random_true`, a random attribute of the query; `best`, the one with the
+    largest drop.
+    drops: (P, A), from `removal_drops`; truth: (P, A) bool, of the queries
+    rankings: by name, the attribute named first (P,) int; the name `confidence` must be there
+    clusters: (P,), equal for pairs that are resampled together
     """
     rows = np.arange(len(drops))
     chosen = {name: drops[rows, first] for name, first in rankings.items()}
@@ -84,7 +88,7 @@ def removal(
     known = np.isfinite(drops).any(1)
     chosen["best"] = np.where(known, np.where(np.isfinite(drops), drops, -np.inf).max(1), np.nan)
     return {
-        name: Drop(
+        name: RemovalDrop(
             bootstrap(values, clusters),
             bootstrap(values - chosen["random"], clusters),
             bootstrap(values - chosen[CONFIDENCE_RANKING], clusters),
@@ -95,21 +99,24 @@ def removal(
 
 
 def _mean(rows: np.ndarray) -> np.ndarray:
-    """(P, A) -> (P,): without the entries that are nan; nan where that leaves none."""
+    """(P, A) -> (P,) means without nan; nan if nothing else is left."""
     known = np.isfinite(rows)
     number = known.sum(1)
     return np.divide(np.where(known, rows, 0).sum(1), number, out=np.full(len(rows), np.nan), where=number > 0)
 
 
 def direction_agreement(forward: np.ndarray, back: np.ndarray, clusters: np.ndarray) -> Interval:
-    """The share of pairs whose first attribute is the same from the query to the reference and the other way round.
+    """Return the share of pairs in which the same attribute is named first in both directions.
 
-    forward, back: (P,) int, of pair p in either direction; clusters: (P,)
+    forward, back: (P,) int, the attribute named first in each direction; clusters: (P,)
     """
     return bootstrap((forward == back).astype(np.float64), clusters)
 
 
 def top_true(first: np.ndarray, truth: np.ndarray, pairs: np.ndarray, clusters: np.ndarray) -> Interval:
-    """The share of pairs (P, 2) whose first attribute (P,) both pictures have; truth: (n, A) bool; clusters: (P,)"""
+    """Return the share of pairs in which both pictures have the attribute that is named first.
+
+    first: (P,) int; truth: (n, A) bool; pairs: (P, 2) int; clusters: (P,)
+    """
     both = truth[pairs[:, 0], first] & truth[pairs[:, 1], first]
     return bootstrap(both.astype(np.float64), clusters)

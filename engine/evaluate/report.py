@@ -1,8 +1,7 @@
-"""What rows say together: means with bootstrap intervals over pairs, as JSON, a page and a figure."""
+"""Summarise the rows: means with bootstrap intervals over pairs, as JSON, a page and a figure."""
 
 import base64
 import dataclasses
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from engine.errors import OptionError
 from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, bootstrap
 from engine.evaluate.curves import scaled
 from engine.evaluate.rows import Row
-from engine.render.html import STYLE
+from engine.render.html import STYLE, escaped
 
 CURVES = ("insertion", "deletion")
 BETTER = {"insertion": "higher", "deletion": "lower"}
@@ -25,7 +24,8 @@ RANDOM = "random"
 class Result:
     """One method in one mode over all pairs.
 
-    passes: network rows behind a map, mean; areas: by metric (P,); curves: by metric (steps,), the mean of the scaled curves
+    passes: mean number of network rows per map
+    areas: by metric, (P,) float64; curves: by metric, (steps,) float64, the mean of the scaled curves
     """
 
     method: str
@@ -36,7 +36,7 @@ class Result:
 
     @classmethod
     def of(cls, rows: Sequence[Row], metrics: Sequence[str]) -> "Result":
-        """rows: of one method and mode, one per pair, in their order"""
+        """Make from the rows of one method and mode: one per pair, in the order of the pairs."""
         return cls(
             rows[0]["method"],
             rows[0]["mode"],
@@ -47,11 +47,12 @@ class Result:
 
     @property
     def name(self) -> str:
+        """The label in the figure."""
         return self.method if self.mode == "fixed" else f"{self.method}, both"
 
 
 def summary(settings: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
-    """Ready for JSON. Intervals are percentiles of means over resampled pairs, the same resamples for every method."""
+    """Return the report, ready for JSON. All methods use the same resamples of pairs for their intervals."""
     base = next((r for r in results if r.method == RANDOM), None)
     table = []
     for result in results:
@@ -66,12 +67,15 @@ def summary(settings: dict[str, Any], results: Sequence[Result]) -> dict[str, An
 
 
 def report_page(found: dict[str, Any], curves_figure: bytes) -> str:
-    """One self-contained HTML page: a table, the figure (PNG), the settings."""
+    """Return the text of a self-contained HTML page: a table, the figure, the settings.
+
+    found: from `summary`; curves_figure: a PNG file
+    """
     results = found["results"]
     metrics = [m for m in CURVES if m in results[0]]
     heads = "".join(f"<th>{m} ({BETTER[m]} is better)</th><th>less random's</th>" for m in metrics)
     rows = "".join(_table_row(row, metrics) for row in results)
-    numbers = "".join(f"<dt>{_safe(k)}</dt><dd>{_safe(v)}</dd>" for k, v in found["settings"].items())
+    numbers = "".join(f"<dt>{escaped(k)}</dt><dd>{escaped(v)}</dd>" for k, v in found["settings"].items())
     image = base64.b64encode(curves_figure).decode()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -87,7 +91,7 @@ def report_page(found: dict[str, Any], curves_figure: bytes) -> str:
 
 
 def _table_row(row: dict[str, Any], metrics: Sequence[str]) -> str:
-    cells = [_safe(row["method"]), _safe(row["mode"]), f"{row['passes']:.0f}"]
+    cells = [escaped(row["method"]), escaped(row["mode"]), f"{row['passes']:.0f}"]
     for metric in metrics:
         cells += [
             interval_text(row[metric]),
@@ -97,15 +101,12 @@ def _table_row(row: dict[str, Any], metrics: Sequence[str]) -> str:
 
 
 def interval_text(value: dict[str, float]) -> str:
+    """Return the text of an interval of `summary`, like "0.500 (0.400 to 0.600)"."""
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
-def _safe(value: object) -> str:
-    return html.escape(str(value))
-
-
 def require_matplotlib() -> None:
-    """Raises OptionError where the figure could not be drawn in the end."""
+    """Raise OptionError if matplotlib is missing: to be called before the work, not after it."""
     try:
         import matplotlib  # noqa: F401, PLC0415 - an optional dependency
     except ImportError as error:
@@ -113,12 +114,12 @@ def require_matplotlib() -> None:
 
 
 def curves_figure(results: Sequence[Result]) -> bytes:
-    """Mean curves, a panel per metric, as a PNG file."""
+    """Draw the mean curves, a panel per metric; return the bytes of a PNG file."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
     metrics = list(results[0].areas)
-    drawn = Figure(figsize=(5.2 * len(metrics), 4), layout="constrained")
-    panels = drawn.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(5.2 * len(metrics), 4), layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(r.method for r in results if r.method != RANDOM))}
     for panel, metric in zip(panels, metrics, strict=True):
         for result in results:
@@ -131,10 +132,10 @@ def curves_figure(results: Sequence[Result]) -> bytes:
     panels[0].set_ylabel("similarity, each curve from 0 to 1")
     panels[-1].legend()
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def files(out: Path) -> dict[str, Path]:
-    """What a run writes beside `out`, by suffix."""
+    """Return the files that a run writes, by suffix: `out` itself and two beside it."""
     return {suffix: out.with_suffix(suffix) for suffix in (".json", ".png", ".html")}

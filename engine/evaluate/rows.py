@@ -1,4 +1,4 @@
-"""One row per pair and method, kept as they are made: a run that was stopped goes on where it was."""
+"""One row per pair and method, saved as soon as it is computed, so that a stopped run continues where it was."""
 
 import json
 import os
@@ -9,27 +9,28 @@ from typing import Any
 from engine.errors import OptionError, OutputError
 
 Row = dict[str, Any]
-ROW_FIELDS = {"pictures", "passes", "insertion_scores", "deletion_scores", "insertion_auc", "deletion_auc"}
-"""Of every row, beside those of its key."""
+KEY_FIELDS = {"pair": int, "method": str, "mode": str}
+VALUE_FIELDS = {"pictures", "passes", "insertion_scores", "deletion_scores", "insertion_auc", "deletion_auc"}
+"""The fields of every row: those of its key, with their types, and the others."""
 Key = tuple[int, str, str]
-"""Number of the pair, method, mode."""
+"""(number of the pair, method, mode)."""
 
 
 class Rows:
-    """JSON lines at `path`: first the settings, then a row each. A line that was cut off is dropped.
+    """A file of JSON lines: first the settings, then one row per line. A last line that is incomplete is dropped.
 
-    Raises OptionError where the file holds rows of other settings, OutputError where it cannot be read or written.
+    Raises OptionError if the file has rows of other settings, OutputError if it cannot be read or written.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path = path
         self._rows: dict[Key, Row] = {}
         try:
-            lines = self._whole_lines()
+            lines = self._complete_lines()
             if lines and lines[0] != settings:
-                other = [name for name in settings if lines[0].get(name) != settings[name]]
+                differing = [name for name in settings if lines[0].get(name) != settings[name]]
                 raise OptionError(
-                    f"{path} holds rows of other settings ({', '.join(other)} differ): choose another --out, or delete it"
+                    f"{path} has rows of other settings ({', '.join(differing)} differ): choose another --out, or delete it"
                 )
             self._rows = {_key(row): row for row in lines[1:]}
             if not lines:
@@ -38,13 +39,15 @@ class Rows:
             raise OutputError(f"cannot use {path}: {error.strerror or error}") from error
 
     def has(self, key: Key, pictures: str) -> bool:
-        """Whether there is a row of this key and these pictures."""
+        """Whether there is a row with this key and this digest of the pictures."""
         return key in self._rows and self._rows[key]["pictures"] == pictures
 
     def __getitem__(self, key: Key) -> Row:
+        """Return the row with this key. Raises KeyError."""
         return self._rows[key]
 
     def add(self, row: Row) -> None:
+        """Append a row to the file. Raises OutputError if it cannot be written."""
         try:
             self._append(row)
         except OSError as error:
@@ -57,8 +60,8 @@ class Rows:
             file.flush()
             os.fsync(file.fileno())
 
-    def _whole_lines(self) -> list[Row]:
-        """What was written whole; a cut-off end is removed from the file."""
+    def _complete_lines(self) -> list[Row]:
+        """Return the lines that were written completely; remove an incomplete end from the file."""
         if not self._path.exists():
             return []
         content = self._path.read_bytes()
@@ -70,13 +73,17 @@ class Rows:
     def _parsed(self, content: bytes) -> Iterator[Row]:
         for number, line in enumerate(content.splitlines(), 1):
             try:
-                row = json.loads(line)
-                if number > 1 and (hash(_key(row)) is None or not row.keys() >= ROW_FIELDS):
-                    raise KeyError
-                row.keys()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise OutputError(f"{self._path}, line {number}, is not a row; delete the file") from error
-            yield row
+                found = json.loads(line)
+            except (ValueError, RecursionError):
+                found = None
+            if not isinstance(found, dict) or not (number == 1 or _is_row(found)):
+                raise OutputError(f"{self._path}, line {number}, is not a row; delete the file")
+            yield found
+
+
+def _is_row(line: Row) -> bool:
+    """Whether a line has every field of a row, and can be found by its key."""
+    return line.keys() >= VALUE_FIELDS and all(isinstance(line.get(name), kind) for name, kind in KEY_FIELDS.items())
 
 
 def _key(row: Row) -> Key:

@@ -1,7 +1,7 @@
-"""Learned masks (Fong and Vedaldi 2017; docs/method.md, Learned mask): what to blur so that the similarity falls.
+"""Learned masks: what to blur so that the similarity falls (Fong and Vedaldi 2017; docs/method.md, Learned mask).
 
-A coarse mask per picture is optimised by Adam. The gradient of the similarity with respect to the pixels comes from a graph
-of its own (`engine.protocol.Gradients`); the rest is a little numpy. Several pairs are optimised side by side, in one batch.
+Adam optimises one coarse mask per picture. The gradient of the similarity with respect to the pixels comes from a separate
+graph (`engine.protocol.Gradients`); the rest is numpy. Several pairs are optimised at the same time, in one batch.
 """
 
 import dataclasses
@@ -17,17 +17,19 @@ from engine.methods.window import corners_aligned
 from engine.protocol import LARGEST_PLAN, Gradients, Progress, Runner, require_seed, require_whole
 
 SIDE = 8
-"""Cells of a mask, a side."""
-RATE, MOMENTS, ADAM_EPSILON = 0.1, (0.9, 0.999), 1e-8
-"""Adam's."""
+"""Cells of a mask per side."""
+LEARNING_RATE, MOMENT_DECAYS, ADAM_EPSILON = 0.1, (0.9, 0.999), 1e-8
+"""The parameters of Adam."""
 SIZE_WEIGHT, VARIATION_WEIGHT = 0.01, 0.2
+"""Weights of the regulariser's two terms, see `regulariser_gradient`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedMask:
-    """iterations: steps of Adam; noise: standard deviation of what is added to the normalised pictures, anew at every step;
-    seed: of the noise, 0..2^64-1.
+    """The learned mask (docs/method.md, Learned mask).
 
+    iterations: steps of Adam; noise: standard deviation of the noise that every step adds to the normalised pictures
+    seed: of the noise, 0..2^64-1
     Needs a bundle with a gradient graph (`python -m export similarity --gradient`). Hidden pixels are blurred unless a
     baseline is given. Raises OptionError for values out of range.
     """
@@ -47,17 +49,17 @@ class LearnedMask:
         require_seed(self.seed)
         number = isinstance(self.noise, (int, float)) and not isinstance(self.noise, bool)
         if not number or not 0 <= self.noise < math.inf:
-            raise OptionError(f"noise must be a number from 0, got {self.noise!r}")
+            raise OptionError(f"noise must be a number of at least 0, got {self.noise!r}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskPair:
-    """One mask to be learned, or two together.
+    """A query and a reference for which a mask is learned: over the query (s = 1), or over both pictures (s = 2).
 
-    images, baselines: (s, ...) float32 as the network takes them, s = 1 the query, s = 2 the reference too
-    target: (D,) float32, the reference's embedding; where it is masked too it is computed anew at every step
-    weights: (D,) float32, what embeddings are multiplied by; scale: what the similarity is divided by
-    seed: of the noise: pairs of one seed get the same
+    images, baselines: (s, ...) float32 as the network takes them: the query, and with s = 2 the reference
+    target: (D,) float32, the reference's embedding; with s = 2 every step computes it again
+    weights: (D,) float32, multiplied with the embeddings; scale: the similarity is divided by it
+    seed: of the noise; pairs with the same seed get the same noise
     """
 
     images: np.ndarray
@@ -70,20 +72,26 @@ class MaskPair:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnedMasks:
-    """masks: (n, 8, 8 * s) float64 in [0, 1], 1 where a picture is shown; iterations: steps that were taken"""
+    """The result of `learn`.
+
+    masks: (n, 8, 8 * s) float64 in [0, 1], 1 where the picture is shown; iterations: steps that were taken
+    """
 
     masks: np.ndarray
     iterations: int
 
     def maps(self, height: int, width: int) -> np.ndarray:
-        """`1 - m`, every half upsampled by itself, corners aligned: (n, s, height, width) float32."""
+        """Return the maps (n, s, height, width) float32: `1 - m`, each side's mask upsampled alone, with corners aligned."""
         halves = np.split(self.masks, self.masks.shape[2] // SIDE, axis=2)
         down, across = corners_aligned(height, SIDE), corners_aligned(width, SIDE)
         return (1 - np.stack([down @ half @ across.T for half in halves], axis=1)).astype(np.float32)
 
 
 def rows_per_step(sides: int) -> int:
-    """Network rows behind a step of one pair: forward and back is one; with two sides each is run forward first."""
+    """Return the network rows that a step takes for one pair.
+
+    A row run forward and backward counts once; with two sides, both pictures are first run forward alone.
+    """
     return 1 if sides == 1 else 4
 
 
@@ -96,10 +104,12 @@ def learn(
     until: float | None,
     progress: Progress,
 ) -> LearnedMasks:
-    """Optimise the masks of all pairs in one batch; pairs have equally many sides.
+    """Optimise the masks of all pairs in one batch; all pairs have the same number of sides.
 
-    network: the similarity graph in fp32; until: time.perf_counter() at which the caller wants the answer: the last step
-    ends before, but one is taken in any case; progress: called with (network rows done, rows in all)
+    session: the gradient graph; network: the similarity graph in fp32
+    until: time.perf_counter() at which the caller wants the answer: no step ends later, except the first
+    progress: called with (network rows done, rows in all)
+    Raises BundleError if a network's result is not finite.
     """
     images, baselines = (np.stack([getattr(p, what) for p in pairs], axis=1) for what in ("images", "baselines"))
     sides, count = images.shape[:2]  # (s, n, ...)
@@ -114,23 +124,24 @@ def learn(
         began = time.perf_counter()
         if until is not None and done and began + slowest > until:
             break
-        shown = np.expand_dims(upsampling.full(masks), channel)  # (s, n, 1, H, W) or (s, n, H, W, 1): a mask is drawn
-        x = (baselines + contrast * shown + noise.drawn()).reshape(-1, *images.shape[2:])
+        shown = np.expand_dims(upsampling.full(masks), channel)  # draws the masks: (s, n, 1, H, W) or (s, n, H, W, 1)
+        x = (baselines + contrast * shown + noise.draw()).reshape(-1, *images.shape[2:])
         if sides == 2:
             targets = network.run(x).reshape(2, count, -1)[::-1].reshape(2 * count, -1)
-        _, gradients = session.run(x, targets, weights)  # the network runs, forward and back
+        _, gradients = session.run(x, targets, weights)  # runs the network forward and backward
         by_pixel = (gradients.reshape(images.shape) * contrast).sum(channel)  # (s, n, H, W)
-        masks = adam.step(masks, upsampling.back(by_pixel) / scales + regular(masks))
+        masks = adam.step(masks, upsampling.back(by_pixel) / scales + regulariser_gradient(masks))
         done, slowest = done + 1, max(slowest, time.perf_counter() - began)
         rows = count * rows_per_step(sides)
         progress(done * rows, options.iterations * rows)
     return LearnedMasks(masks, done)
 
 
-def regular(masks: np.ndarray) -> np.ndarray:
-    """Gradient of `0.01 mean|1 - m| + 0.2 TV_3(m)` for each of masks (n, h, w); the derivative of |1 - m| at 1 is 0.
+def regulariser_gradient(masks: np.ndarray) -> np.ndarray:
+    """Return the gradient (n, h, w) of `0.01 mean|1 - m| + 0.2 TV_3(m)` for each of masks (n, h, w) float64.
 
-    TV_3: the mean over vertical plus the mean over horizontal neighbours of |difference|^3.
+    TV_3 is the mean of |difference|^3 over vertical neighbours, plus the same over horizontal neighbours. The derivative of
+    |1 - m| at 1 is taken as 0.
     """
     gradient = -SIZE_WEIGHT * np.sign(1 - masks) / masks[0].size
     for axis in (1, 2):
@@ -152,11 +163,11 @@ class Adam:
     def step(self, masks: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """Return the masks (n, h, w) float64 after one step along their gradient, of the same shape."""
         self._steps += 1
-        a, b = MOMENTS
+        a, b = MOMENT_DECAYS
         self._first = a * self._first + (1 - a) * gradient
         self._second = b * self._second + (1 - b) * gradient**2
         first, second = self._first / (1 - a**self._steps), self._second / (1 - b**self._steps)
-        return np.clip(masks - RATE * first / (np.sqrt(second) + ADAM_EPSILON), 0, 1)
+        return np.clip(masks - LEARNING_RATE * first / (np.sqrt(second) + ADAM_EPSILON), 0, 1)
 
 
 class Upsampling:
@@ -180,9 +191,11 @@ class Upsampling:
 
 
 class Noise:
-    """Normal noise of a standard deviation for n pairs, each from a stream of its own seed; shape: (s, ...) of one pair.
+    """Normal noise for n pairs, each from the stream of its seed.
 
-    Box and Muller's transform of raw Philox words (key = seed) in halves, all first ones before all second ones.
+    deviation: standard deviation; shape: (s, ...), of one pair's noise
+    Box and Muller's transform of 32-bit halves of raw Philox words (key = seed): every pair of halves gives two numbers, and
+    all the first ones come before all the second ones.
     """
 
     def __init__(self, seeds: Sequence[int], deviation: float, shape: tuple[int, ...]) -> None:
@@ -190,7 +203,7 @@ class Noise:
         self._streams = {seed: np.random.Philox(key=seed) for seed in seeds}
         self._seeds = list(seeds) if len(self._streams) > 1 else list(self._streams)
 
-    def drawn(self) -> np.ndarray:
+    def draw(self) -> np.ndarray:
         """Draw the noise of the next step: (s, n, ...) float32, or a shape that broadcasts to it."""
         if self._deviation == 0:
             return np.zeros(1, np.float32)
@@ -198,7 +211,7 @@ class Noise:
         return np.stack([fields[seed] for seed in self._seeds], axis=1)
 
     def _field(self, stream: np.random.Philox) -> np.ndarray:
-        """(s, ...) float32."""
+        """Return one pair's noise: (s, ...) float32."""
         count = math.prod(self._shape)
         words = stream.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4").astype(np.float32)
         first, second = (words.reshape(-1, 2).T + 0.5) * np.float32(2**-32)

@@ -144,13 +144,14 @@ def draw_independent(options: Rise, count: int, height: int, width: int) -> Rise
 
 
 def draw_balanced(options: Rise, count: int, height: int, width: int) -> RisePlan:
-    """Draw `count` grids in blocks that show every cell, and every two cells together, equally often. Each grid is followed by
-    its complement under the same shift (docs/estimator.md).
+    """Draw `count` grids in blocks that show every cell, and every two cells together, equally often (docs/estimator.md).
 
-    A block is a Hadamard matrix of order h (64 for 8 x 8 cells: 128 masks): its columns are permuted, one is kept for each
-    cell, some are flipped, and its rows are permuted. The randomness is raw Philox words as in `draw_independent`. Each block
-    takes h halves whose order permutes the columns, h halves that flip a column if they are below 2^31, h halves whose order
-    permutes the rows, and 2 h halves for dy and dx of each pair.
+    Each grid is followed by its complement under the same shift. A block is a Hadamard matrix of order h (64 for 8 x 8
+    cells: 128 masks): its columns are permuted, one is kept for each cell, some are flipped, and its rows are permuted.
+
+    The randomness is raw Philox words as in `draw_independent`. Each block takes h halves whose order permutes the columns,
+    h halves that flip a column if they are below 2^31, h halves whose order permutes the rows, and 2 h halves for dy and dx
+    of each pair.
     """
     cells = options.grid**2
     order = max(1 << (cells - 1).bit_length(), BLOCK // 2)

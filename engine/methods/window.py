@@ -54,8 +54,9 @@ class WindowPlan:
 class Window:
     """The sliding window (docs/method.md, Sliding window).
 
-    size: the window's side; stride: distance between windows; pad: how far outside the picture the first one starts; in pixels
-    None means the paper's share of each side, rounded (32, 4 and 8 at 112 x 112). Raises OptionError for values out of range.
+    size: the window's side; stride: distance between windows; pad: how far outside the picture the first one starts
+    All are in pixels; None means the paper's share of each side, rounded (32, 4 and 8 at 112 x 112).
+    Raises OptionError for values out of range.
     """
 
     size: int | None = None
@@ -92,8 +93,9 @@ class Window:
 
 
 def corners_aligned(length: int, count: int) -> np.ndarray:
-    """Return (length, count) float64: weights of `count` samples at each of `length` pixels, for linear interpolation with the
-    first and last sample on the first and last pixel.
+    """Return the weights of `count` samples at each of `length` pixels: (length, count) float64.
+
+    They interpolate linearly; the first and last sample lie on the first and last pixel.
     """
     position = np.linspace(0, count - 1, length)
     return np.maximum(1 - np.abs(position[:, None] - np.arange(count)), 0)

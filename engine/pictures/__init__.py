@@ -1,1 +1,1 @@
-"""Pictures from outside, and what a network sees of them."""
+"""Loading pictures, and preparing them for a network."""

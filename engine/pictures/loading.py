@@ -1,4 +1,4 @@
-"""Pictures from outside: any Pillow format, a PIL image or an array, all to upright 8-bit RGB."""
+"""Load pictures: any format that Pillow reads, a PIL image or an array, all to upright 8-bit RGB."""
 
 import os
 from pathlib import Path
@@ -13,25 +13,25 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 def load_picture(image: ImageLike) -> Image.Image:
-    """`image` as an upright RGB picture: EXIF orientation applied, transparency over white, 16 bits scaled to 8.
+    """Return an upright RGB picture: EXIF orientation is applied, transparency drawn over white, 16 bits scaled to 8.
 
-    Of an animation the first frame is taken; embedded colour profiles are not applied.
-
-    Raises ImageError for anything that is not a readable picture.
+    image: a path, a PIL image or a uint8 RGB array (H, W, 3)
+    Only the first frame of an animation is used; embedded colour profiles are ignored.
+    Raises ImageError if it is not a readable picture.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ImageError(f"an image array must be uint8 (H, W, 3) in RGB, got {image.dtype} {image.shape}")
+            raise ImageError(f"a picture's array must be uint8 (H, W, 3) in RGB, got {image.dtype} {image.shape}")
         return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
         return _upright_rgb(image, "the PIL image")
     if not isinstance(image, (str, os.PathLike)):
         wanted = "a path, a PIL image or a uint8 array (H, W, 3)"
-        raise ImageError(f"an image must be {wanted}, got {type(image).__name__}")
+        raise ImageError(f"a picture must be {wanted}, got {type(image).__name__}")
     path = Path(image)
     try:
         if path.is_dir():
-            raise ImageError(f"{path} is a folder, not a picture")
+            raise ImageError(f"{path} is a folder, not a picture: name a file in it")
         if not path.exists():
             raise ImageError(f"{path} does not exist")
         with Image.open(path) as opened:
@@ -52,8 +52,8 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
         picture.load()
         picture = ImageOps.exif_transpose(picture)
         if picture.mode == "F":
-            raise ImageError(f"{name} holds floating-point pixels, whose range is not defined; convert it to 8 or 16 bits")
-        if picture.mode.startswith("I"):  # I;16 and its byte orders, and 16 bits in 32 as older formats give them
+            raise ImageError(f"{name} has floating-point pixels, whose range is not defined; convert it to 8 or 16 bits")
+        if picture.mode.startswith("I"):  # I;16 in either byte order, and 16 bits stored in 32 as older formats have them
             wide = np.clip(np.asarray(picture, dtype=np.int64), 0, 65535)
             return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
         if picture.has_transparency_data:
@@ -62,5 +62,5 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
         return picture.convert("RGB")
     except ImageError:
         raise
-    except Exception as error:  # as above: truncated data shows only when it is decoded
+    except Exception as error:  # as above: truncated data is noticed only when it is decoded
         raise ImageError(f"{name} is not a readable picture ({first_line(error)})") from error

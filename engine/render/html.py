@@ -1,4 +1,4 @@
-"""Explanations as one self-contained HTML page: nothing fetched, and one small script only where regions are matched."""
+"""Explanations as one self-contained HTML page: it fetches nothing, and has a script only if regions are matched."""
 
 import base64
 import html
@@ -12,10 +12,13 @@ from PIL import Image
 from engine.attributes.table import Attribute
 from engine.findings import ATTRIBUTE_LISTS, Findings
 from engine.render.matched_regions import grid_side, links_text, reliability_text
-from engine.render.png import PANEL, byline, headline, linked_panels, panels
+from engine.render.png import PANEL, Panel, byline, headline, linked_panels, panels
 
 LARGEST_TILED = 256
-"""Tiles a picture may have to be pointed at: the page holds tiles * tiles numbers."""
+"""Most tiles per picture for which the page has a script: it holds tiles * tiles numbers."""
+
+ORIGINALS = ("query_size", "reference_size")
+"""Numbers that a page lists only if its panels are of the original pictures."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -81,13 +84,19 @@ for (const pair of document.querySelectorAll("[data-correspondence]")) {
   });
 }
 """
-"""Lights up in one picture what the tile pointed at, tapped or focused in the other matches."""
+"""Lights up in one picture the tiles that match a tile of the other, which the reader points at, taps or focuses."""
 
 
-def page(explanations: Sequence[Findings]) -> str:
-    """One page with a section per explanation."""
-    sections = "\n".join(section(e, i + 1, len(explanations)) for i, e in enumerate(explanations))
-    script = f"<script>{SCRIPT}</script>\n" if any(tiled(e) for e in explanations) else ""
+def page(explanations: Sequence[Findings], shown: Sequence[Sequence[Panel]] | None = None) -> str:
+    """Return the text of a page with a section per explanation.
+
+    shown: each one's panels, to draw instead of the pictures as the network saw them
+    """
+    each = [None] * len(explanations) if shown is None else shown
+    sections = "\n".join(
+        section(e, i + 1, len(explanations), own) for i, (e, own) in enumerate(zip(explanations, each, strict=True))
+    )
+    script = f"<script>{SCRIPT}</script>\n" if any(has_tiles(e) for e in explanations) else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -96,60 +105,90 @@ def page(explanations: Sequence[Findings]) -> str:
     )
 
 
-def section(explanation: Findings, number: int, count: int) -> str:
-    """Pictures, attributes and numbers of one explanation."""
+def section(explanation: Findings, number: int, count: int, shown: Sequence[Panel] | None = None) -> str:
+    """Return the section of one explanation: its pictures, attributes and numbers. number: 1 to count; shown: see `page`"""
     which = f"Reference {number} of {count}: " if count > 1 else ""
-    numbers = {k: v for k, v in explanation.to_dict().items() if k not in (*ATTRIBUTE_LISTS, "notes") and v is not None}
-    rows = "".join(f"<dt>{_safe(k)}</dt><dd>{_safe(v)}</dd>" for k, v in numbers.items())
-    notes = "".join(f"<p class=by>{_safe(note)}</p>" for note in explanation.notes)
+    left_out = (*ATTRIBUTE_LISTS, "notes", *(ORIGINALS if shown is None else ()))
+    numbers = {k: v for k, v in explanation.to_dict().items() if k not in left_out and v is not None}
+    rows = "".join(f"<dt>{escaped(k)}</dt><dd>{escaped(v)}</dd>" for k, v in numbers.items())
+    notes = "".join(f"<p class=by>{escaped(note)}</p>" for note in explanation.notes)
     return (
-        f"<section><h2>{which}{_safe(headline(explanation))}</h2><p class=by>{_safe(byline(explanation))}</p>"
-        f"{figure(explanation, tiled(explanation))}{_attributes(explanation)}{notes}"
+        f"<section><h2>{which}{escaped(headline(explanation))}</h2><p class=by>{escaped(byline(explanation))}</p>"
+        f"{figure(explanation, has_tiles(explanation), shown)}{_attributes(explanation)}{notes}"
         f"<details><summary>All numbers</summary><dl>{rows}</dl></details></section>"
     )
 
 
-def tiled(explanation: Findings) -> bool:
-    """Whether the page lets its reader point at tiles."""
+def has_tiles(explanation: Findings) -> bool:
+    """Whether the page has tiles to point at for this explanation."""
     return explanation.correspondence is not None and max(explanation.correspondence.shape) <= LARGEST_TILED
 
 
-def figure(explanation: Findings, tiles: bool = False) -> str:
-    """The panels; styled in place, for notebooks show it without the page.
+def figure(explanation: Findings, tiles: bool = False, shown: Sequence[Panel] | None = None) -> str:
+    """Return the panels, with inline styles because notebooks show them without the page.
 
-    tiles: with tiles for the page's script, else with the strongest links drawn
+    tiles: add tiles for the page's script; otherwise the strongest links are drawn; shown: see `page`
     """
+    if not tiles:
+        shown = linked_panels(explanation, shown)
+    elif shown is None:
+        shown = panels(explanation)
     matrix = explanation.correspondence if tiles else None
     text = links_text(explanation)
     layers: dict[str, str] = {}
     data = ""
     if matrix is not None:
-        layers = {"query": tile_grid("query", "reference", matrix), "reference": tile_grid("reference", "query", matrix.T)}
+        query, reference = (next(p for p in shown if p.caption == name) for name in ("query", "reference"))
+        layers = {
+            "query": tile_grid("query", "reference", matrix, inset(query)),
+            "reference": tile_grid("reference", "query", matrix.T, inset(reference)),
+        }
         data = f" data-correspondence='{matrix_json(matrix)}'"
         text = (
             "Point at, tap, or move with the arrow keys over either picture: the other lights up where it matches, "
             f"most at the best match ({reliability_text(explanation)})."
         )
-    shown = "".join(
-        f"<figure><div class=match><img alt='{_safe(caption)}' src='{_data_uri(panel)}'>{layers.get(caption, '')}</div>"
-        f"<figcaption>{_safe(caption)}</figcaption></figure>"
-        for caption, panel in (panels(explanation) if tiles else linked_panels(explanation))
+    drawn = "".join(
+        f"<figure><div class=match><img alt='{escaped(p.caption)}' src='{_data_uri(p.picture)}'>{layers.get(p.caption, '')}"
+        f"</div><figcaption>{escaped(p.caption)}</figcaption></figure>"
+        for p in shown
     )
-    below = f"<p class=by>{_safe(text)}</p>" if text else ""
-    return f"<div class=panels style='{_layout(explanation)}'{data}>{shown}</div>{below}"
+    below = f"<p class=by>{escaped(text)}</p>" if text else ""
+    return f"<div class=panels style='{_layout(explanation)}'{data}>{drawn}</div>{below}"
 
 
 def _layout(explanation: Findings) -> str:
-    """One row; with two maps, each below its picture."""
+    """Return the style of the panels: one row, or with two maps each map below its picture."""
     if explanation.reference_saliency is None:
         return "display:flex;flex-wrap:wrap;gap:1rem"
     return f"display:grid;grid:auto auto/repeat(2,minmax(0,{PANEL}px));grid-auto-flow:column;gap:1rem"
 
 
-def tile_grid(picture: str, other: str, matrix: np.ndarray) -> str:
-    """A button per tile of one picture, in a grid over it; tab reaches the first, the arrow keys the rest.
+def inset(panel: Panel) -> str:
+    """Return the style that lays tiles over what the network saw of a panel, and cuts off what lies outside the panel."""
+    if panel.seen is None:
+        return ""
+    (left, top, right, bottom), (width, height) = panel.seen, panel.picture.size
+    sides = (top / height, 1 - right / width, 1 - bottom / height, left / width)
+    cuts = (
+        -top / (bottom - top),
+        (right - width) / (right - left),
+        (bottom - height) / (bottom - top),
+        -left / (right - left),
+    )
+    clipped = f";clip-path:inset({_percentages([max(0.0, cut) for cut in cuts])})" if max(cuts) > 0 else ""
+    return f";inset:{_percentages(sides)}{clipped}"
 
-    matrix: (T, other T), this picture's tiles in rows
+
+def _percentages(sides: Sequence[float]) -> str:
+    return " ".join(f"{100 * side:.4g}%" for side in sides)
+
+
+def tile_grid(picture: str, other: str, matrix: np.ndarray, style: str = "") -> str:
+    """Return a grid of buttons over a picture, one per tile; the tab key reaches the first, arrow keys the others.
+
+    picture, other: "query" and "reference" or the other way round; matrix: (T, other T), this picture's tiles in rows
+    style: where the grid lies, if not over the whole picture
     """
     side, other_side = (grid_side(count) for count in matrix.shape)
     buttons = []
@@ -161,7 +200,7 @@ def tile_grid(picture: str, other: str, matrix: np.ndarray) -> str:
             f"<button type=button tabindex={focus} aria-label='{picture} {_place(tile, side)}: {match}'></button>"
         )
     return (
-        f"<div class=tiles role=group style='--side:{side}' aria-label='{picture} in {side} by {side} tiles'>"
+        f"<div class=tiles role=group style='--side:{side}{style}' aria-label='{picture} in {side} by {side} tiles'>"
         f"{''.join(buttons)}</div>"
     )
 
@@ -172,22 +211,22 @@ def _place(tile: int, side: int) -> str:
 
 
 def matrix_json(matrix: np.ndarray) -> str:
-    """Rows of numbers, to 4 significant digits."""
+    """Return a matrix as JSON: rows of numbers with 4 significant digits."""
     return json.dumps([[float(f"{value:.4g}") for value in row] for row in matrix], separators=(",", ":"))
 
 
 def _attributes(explanation: Findings) -> str:
-    """One table of what the map shows, one of what the regions show that it is lowest in."""
-    against = _table(explanation.opposing_attributes)
-    title = "<h3>Regions that lower the similarity agree with</h3>" if against else ""
-    return _table(explanation.attributes) + title + against
+    """Return a table of the attributes, and one of the opposing attributes if there are any."""
+    opposing = _table(explanation.opposing_attributes)
+    title = "<h3>Regions that lower the similarity agree with</h3>" if opposing else ""
+    return _table(explanation.attributes) + title + opposing
 
 
 def _table(attributes: Sequence[Attribute]) -> str:
     if not attributes:
         return ""
     rows = "".join(
-        f"<tr><td>{_safe(a.name)}</td><td><div class=bar><i style='width:{100 * a.confidence:.0f}%'></i></div></td>"
+        f"<tr><td>{escaped(a.name)}</td><td><div class=bar><i style='width:{100 * a.confidence:.0f}%'></i></div></td>"
         f"<td class=number>{a.confidence:.3f}</td><td class=number>{a.match:+.3f}</td>"
         f"<td class=number>{a.prior:.3f}</td><td class=number>{a.score:.3f}</td></tr>"
         for a in attributes
@@ -202,5 +241,6 @@ def _data_uri(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _safe(value: object) -> str:
-    return html.escape(str(value), quote=True)
+def escaped(value: object) -> str:
+    """Return a value's text, with the characters that mean something in HTML escaped."""
+    return html.escape(str(value))

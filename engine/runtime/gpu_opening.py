@@ -61,7 +61,8 @@ def tensorrt_session(path: Path, options: Mapping[str, str], without: tuple[str,
 def _load_libraries() -> None:
     """Load CUDA and cuDNN from NVIDIA's wheels if they are installed."""
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot load
-        getattr(ort, "preload_dlls", lambda: None)()
+        if hasattr(ort, "preload_dlls"):  # since ONNX Runtime 1.21
+            ort.preload_dlls()
 
 
 def tensorrt_folder() -> Path:

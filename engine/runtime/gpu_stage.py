@@ -85,7 +85,7 @@ class MaskedNetwork:
         self.finish()
         device.join(self._free[turn])  # so no caller gets more than two batches ahead of the GPU
         self._turn = (turn + 1) % BUFFERS
-        self._pending = Job(lambda: self._run(turn, count, kept, at))
+        self._pending = Job(functools.partial(self._run, turn, count, kept, at))
         return self._pending
 
     def finish(self) -> None:

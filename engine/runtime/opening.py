@@ -4,13 +4,14 @@ import numpy as np
 
 from engine.bundle import Bundle, graph_digest
 from engine.bundle.manifest import Graph, Manifest
-from engine.errors import BundleError
+from engine.errors import BundleError, ProviderError
 from engine.passes import MaskedPasses
 from engine.protocol import GraphSignature, Runner, silent
 from engine.runtime.gpu_session import GpuSession
 from engine.runtime.gpu_stage import BUFFERS
 from engine.runtime.gradient_session import GradientSession
 from engine.runtime.providers import GPU_PROVIDERS, require_gpu
+from engine.runtime.pair_session import PairSession
 from engine.runtime.session import Session
 from kernels.rank import RankRenderer
 
@@ -43,7 +44,9 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     shape = bundle.manifest.preprocessing.input_shape
     signature = GraphSignature(graph.input, shape, graph.output, output)
     session: Runner
-    if provider in GPU_PROVIDERS:
+    if graph.second_input is not None:
+        session = _open_pair(bundle, graph, provider, threads, signature)
+    elif provider in GPU_PROVIDERS:
         require_gpu(provider)  # not every caller has checked this
         session = GpuSession(path, provider, precision, graph_digest(bundle, graph), signature)
     elif provider == "openvino":
@@ -55,6 +58,16 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
     _require_canonical(bundle, graph, provider, got, CANONICAL_TOLERANCE[precision])
     return session
+
+
+def _open_pair(
+    bundle: Bundle, graph: Graph, provider: str, threads: int | None, signature: GraphSignature
+) -> PairSession:
+    """Open a graph of two inputs; its canonical result is the score of the canonical picture and its mirror image."""
+    if provider != "cpu":
+        raise ProviderError(f"a model that takes two pictures runs on provider cpu alone, not on {provider}: leave it out")
+    mirrored = bundle.manifest.preprocessing.normalised(bundle.canonical["picture"][:, ::-1])
+    return PairSession(bundle.folder / graph.file, provider, threads, signature, graph.second_input or "", mirrored)
 
 
 def verify_masked(bundle: Bundle, provider: str, session: Runner) -> None:

@@ -4,7 +4,19 @@ A rule gets a `Step` n: a node y = f(x_0, x_1, ...) with g = dL/dy. It returns d
 derivative; inputs at the end that have none may be left out. `n.x` is the first input, `n.y` the first output.
 """
 
-from export.rules import entrywise, shapes, sums, windows  # importing them registers their rules
+# importing them registers their rules
+from export.rules import attention, entrywise, normalisations, products, resize, shapes, sums, windows
 from export.rules.step import RULES, Step
 
-__all__ = ["RULES", "Step", "entrywise", "shapes", "sums", "windows"]
+__all__ = [
+    "RULES",
+    "Step",
+    "attention",
+    "entrywise",
+    "normalisations",
+    "products",
+    "resize",
+    "shapes",
+    "sums",
+    "windows",
+]

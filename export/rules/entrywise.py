@@ -29,6 +29,12 @@ def _hard_swish(n: Step) -> Value:
     return n.g.where(n.x > 3.0, inside)
 
 
+def _selu(n: Step) -> Value:
+    """y = s x above 0, s a (exp x - 1) below: s g above, g (y + s a) below."""
+    scale, alpha = n.attribute("gamma", 1.0507009873554805), n.attribute("alpha", 1.6732632423543772)
+    return (n.g * scale).where(n.x > 0.0, n.g * (n.y + scale * alpha))
+
+
 def _clip(n: Step) -> Value:
     """y = min(max(x, low), high): g where low < y < high."""
     g = n.g
@@ -60,13 +66,18 @@ ELEMENTWISE: dict[str, Callable[[Step], Value]] = {
     "Reciprocal": lambda n: -n.g * n.y * n.y,
     "Pow": _pow,
     "Erf": lambda n: n.g * (2 / math.sqrt(math.pi)) * (-n.x * n.x).op("Exp"),
+    "Sin": lambda n: n.g * n.x.op("Cos"),
+    "Cos": lambda n: -n.g * n.x.op("Sin"),
     "Tanh": lambda n: n.g * (1.0 - n.y * n.y),
     "Sigmoid": lambda n: n.g * n.y * (1.0 - n.y),
     "Softplus": lambda n: n.g * n.x.op("Sigmoid"),
+    "Softsign": lambda n: n.g * (1.0 + n.x.op("Abs")).op("Pow", -2.0),
     "Relu": lambda n: n.g.where(n.y > 0.0),
     "LeakyRelu": lambda n: n.g.where(n.x > 0.0, n.g * n.attribute("alpha", 0.01)),
     "PRelu": lambda n: n.g.where(n.x > 0.0, n.g * n.xs[1]),
     "Elu": lambda n: n.g.where(n.x > 0.0, n.g * (n.y + n.attribute("alpha", 1.0))),
+    "Celu": lambda n: n.g.where(n.x > 0.0, n.g * (n.x * (1 / n.attribute("alpha", 1.0))).op("Exp")),
+    "Selu": _selu,
     "Clip": _clip,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
@@ -106,6 +117,13 @@ RULES["Div"] = _broadcast(lambda n: n.g / n.xs[1], lambda n: -n.g * n.y / n.xs[1
 def _add(n: Step) -> InputGradients:
     """y = x_0 + x_1 + ...: g to each"""
     return [n.g.summed_to(x, n.y) if wanted else None for x, wanted in zip(n.xs, n.wanted, strict=True)]
+
+
+@rule("Mean")
+def _mean(n: Step) -> InputGradients:
+    """y = (x_0 + x_1 + ...) / count: g / count to each"""
+    g = n.g * (1 / len(n.xs))
+    return [g.summed_to(x, n.y) if wanted else None for x, wanted in zip(n.xs, n.wanted, strict=True)]
 
 
 @rule("Max", "Min")

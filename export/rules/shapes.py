@@ -69,14 +69,34 @@ def _slice(n: Step) -> InputGradients:
 
 @rule("Gather")
 def _gather(n: Step) -> InputGradients:
-    """Rows of x at constant indices: g put back at those rows"""
-    indices, rank = n.needed(1), len(n.x.shape)
+    """Rows of x at these indices: g added up at the rows that it came from"""
+    x, indices = n.xs
+    rank, count = len(x.shape), len(indices.shape)
     axis = n.attribute("axis", 0) % rank
-    (size,) = n.sizes(n.x, [axis])
-    if indices.ndim > 1:
-        raise n.fault("its indices have more than one dimension")
-    g = n.g if indices.ndim else n.g.op("Unsqueeze", [axis])
-    return [_put_back(g, axis, np.atleast_1d(indices % size).tolist(), size, rank)]
+    size, known = x.shape[axis], indices.array
+    if known is not None and known.ndim < 2 and size is not None:
+        g = n.g if known.ndim else n.g.op("Unsqueeze", [axis])
+        return [_put_back(g, axis, np.atleast_1d(known % size).tolist(), size, rank)]
+    order = [axis, *(i for i in range(rank) if i != axis)]
+    chosen = range(axis, axis + count)  # axes of g along which it follows the indices
+    rows = n.g.op("Transpose", perm=[*chosen, *(i for i in range(rank - 1 + count) if i not in chosen)])
+    empty = x.zeros().op("Transpose", perm=order)
+    added = empty.op("ScatterND", indices.op("Unsqueeze", [-1]), rows, reduction="add")
+    return [added.op("Transpose", perm=np.argsort(order).tolist())]
+
+
+@rule("GatherND")
+def _gather_nd(n: Step) -> InputGradients:
+    """Entries or rows of x at these places: g added up at the places that it came from"""
+    if n.attribute("batch_dims", 0):
+        raise n.fault("it has batch_dims")
+    return [n.x.zeros().op("ScatterND", n.xs[1], n.g, reduction="add")]
+
+
+@rule("GatherElements")
+def _gather_elements(n: Step) -> InputGradients:
+    """For each entry of y, one of x along an axis: g added up at the entries that it came from"""
+    return [n.x.zeros().op("ScatterElements", n.xs[1], n.g, axis=n.attribute("axis", 0), reduction="add")]
 
 
 def _put_back(g: Value, axis: int, rows: Sequence[int], size: int, rank: int) -> Value:
@@ -86,9 +106,33 @@ def _put_back(g: Value, axis: int, rows: Sequence[int], size: int, rank: int) ->
     """
     chosen = np.zeros((len(rows), size))
     chosen[np.arange(len(rows)), rows] = 1
-    order = [*(i for i in range(rank) if i != axis), axis]
-    moved = g.op("Transpose", perm=order).op("MatMul", chosen)
-    return moved.op("Transpose", perm=np.argsort(order).tolist())
+    return g.along(axis, chosen, rank)
+
+
+@rule("Tile")
+def _tile(n: Step) -> InputGradients:
+    """x repeated along its axes: g summed over the repetitions"""
+    repeats = n.needed(1).tolist()
+    sizes = [-1 if size is None else size for size in n.x.shape]
+    split = n.g.op("Reshape", [i for pair in zip(repeats, sizes, strict=True) for i in pair])
+    return [split.op("ReduceSum", list(range(0, 2 * len(sizes), 2)), keepdims=0)]
+
+
+@rule("DepthToSpace")
+def _depth_to_space(n: Step) -> InputGradients:
+    """Channels laid out as blocks of pixels: the blocks of g laid back into channels"""
+    size, channels_last = n.attribute("blocksize"), n.attribute("mode", "DCR") == "DCR"
+    _, channels, height, width = (-1 if i is None else i for i in n.x.shape)
+    outer = channels // size**2
+    blocks = n.g.op("Reshape", [-1, outer, height, size, width, size])
+    moved = blocks.op("Transpose", perm=[0, 3, 5, 1, 2, 4] if channels_last else [0, 1, 3, 5, 2, 4])
+    return [moved.like(n.x)]
+
+
+@rule("SpaceToDepth")
+def _space_to_depth(n: Step) -> InputGradients:
+    """Blocks of pixels laid out as channels: the channels of g laid back into blocks"""
+    return [n.g.op("DepthToSpace", blocksize=n.attribute("blocksize"), mode="DCR")]
 
 
 @rule("Pad")

@@ -84,11 +84,17 @@ class Step:
             raise self.fault("it works along the batch")
         return [int(size) for size in found if size is not None]
 
+    def require_fixed(self, *indices: int) -> None:
+        """Raise ExportError if one of these inputs depends on the picture: the rule has no derivative for it."""
+        for index in indices:
+            if index < len(self.wanted) and self.wanted[index]:
+                raise self.fault(f"input {index} is computed from the picture")
+
     def fault(self, why: str) -> ExportError:
         """Return an error that names the node and says why it has no gradient."""
         return ExportError(
             f"the gradient of node {self.node.name!r} ({self.node.op_type}) is not known, because {why}: "
-            "replace this operator in the model, or export the model without --gradient"
+            "replace this operator in the model"
         )
 
 

@@ -12,14 +12,15 @@ from export.tape import Value
 @rule("Conv")
 def _conv(n: Step) -> InputGradients:
     """y = W * x: the transposed convolution of g with W"""
-    weights = n.needed(1)
-    return [_spread(n, n.g, n.xs[1], weights.shape[2:], n.attribute("group", 1))]
+    n.require_fixed(1, 2)
+    return [_spread(n, n.g, n.xs[1], n.sizes(n.xs[1], range(2, len(n.x.shape))), n.attribute("group", 1))]
 
 
 @rule("ConvTranspose")
 def _conv_transpose(n: Step) -> InputGradients:
     """y = W^T * x: the convolution of g with W"""
-    kernel = n.needed(1).shape[2:]
+    n.require_fixed(1, 2)
+    kernel = n.sizes(n.xs[1], range(2, len(n.x.shape)))
     windows = _Windows.of(n, kernel, n.y, n.x)
     options = {"strides": windows.strides, "dilations": windows.dilations, "group": n.attribute("group", 1)}
     left = windows.unseen  # rows of y after the last one that x reaches

@@ -1,17 +1,14 @@
-"""The emoji pair: every emoji as Google's Noto and as Twitter's Twemoji drew it, with tags as attributes.
+"""The emoji pair: every emoji as drawn in Google's Noto and in Twitter's Twemoji, with tags as attributes.
 
-The pictures come from npm (`emoji-datasource-google` Apache-2.0, `emoji-datasource-twitter` CC-BY 4.0), the tags from
-`emojibase-data` (MIT). They are fetched once into a cache folder with `npm pack` and read from the archives.
+The pictures come from npm's `emoji-datasource-google` (Apache-2.0) and `emoji-datasource-twitter` (CC-BY 4.0), the tags from
+`emojibase-data` (MIT). `npm pack` fetches them once into a cache folder, and they are read from the archives there.
 """
 
 import collections
 import dataclasses
 import hashlib
-import io
 import json
 import re
-import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from engine.errors import OptionError
-from engine.pictures.loading import load_picture as upright
+from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
 from training.augment import MEAN, STD, jittered
+from training.datasets.emoji_archives import SIZE, VENDORS, decoded_pictures, fetch, read_member
 from training.datasets.parts import visible_parts
 from training.datasets.protocol import Pairs
 from training.loop import Randomness
 
-SIZE = 64
-VENDORS = ("google", "twitter")
-PACKAGES = {
-    "google": ("emoji-datasource-google", "16.0.0"),
-    "twitter": ("emoji-datasource-twitter", "16.0.0"),
-    "tags": ("emojibase-data", "17.0.0"),
-}
 PERSON_WORDS = ("woman", "man", "girl", "boy", "person")
 MIN_POSITIVES = 30
 HELD_OUT_SHARE = 0.2
@@ -44,20 +35,18 @@ ATTRIBUTE_SETS = ("tags", "parts", "all")
 
 @dataclasses.dataclass(frozen=True)
 class EmojiPair:
-    """All pictures of both vendors, indexed by picture; what is learned is indexed by base emoji.
+    """All P pictures of each vendor, and the attributes and the split of the B base emoji (those without a skin tone).
 
     pictures:   vendor -> (P, 64, 64, 4) uint8 RGBA
-    files:      (P,) file name of each picture, the same for both vendors
-    base:       (B,) picture index of each base emoji (no skin tone)
-    variants:   per base emoji the picture indices of its skin tones (may be empty)
-    labels:     (B,) the emoji's name
+    base:       (B,) int64, the picture of each base emoji
+    variants:   for each base emoji, the pictures (v,) int64 of its skin tones
+    labels:     (B,) names of the emoji
     attributes: (A,) names; truth: (B, A) bool
-    same:       (B,) group number; base emoji drawn identically by either vendor share one
-    train, held_out: base emoji indices, disjoint
+    same:       (B,) int64, group number; base emoji that either vendor drew identically are in one group
+    train, held_out: disjoint base emoji, sorted int64
     """
 
     pictures: dict[str, np.ndarray]
-    files: list[str]
     base: np.ndarray
     variants: list[np.ndarray]
     labels: list[str]
@@ -71,9 +60,9 @@ class EmojiPair:
 class Emoji:
     """The emoji pair as a `DataSet`: a picture is one vendor's drawing of one base emoji, Google's first.
 
-    Its split is by base emoji: half of the held-out ones are for validation, half for the test, less the few that are drawn
-    exactly as one of those to train on. A picture matches the other
-    vendor's drawing of the same emoji. Skin tones take part in `views` alone, and there half of the time.
+    A picture matches the other vendor's drawing of the same emoji. The split is by base emoji: half of the held-out ones are
+    for validation, half for the test, without the few that are drawn exactly like a training emoji. Skin tones are used in
+    `views` only, half of the time.
     """
 
     conditions: tuple[str, ...] = ()
@@ -88,52 +77,57 @@ class Emoji:
         self._preprocessing = Preprocessing(size, size, mean=MEAN, std=STD)
 
     def bases(self, name: str) -> np.ndarray:
-        """(b,) the base emoji of a split."""
+        """Return the base emoji (b,) int64 of a split."""
         return self._bases[name]
 
     def split(self, name: str) -> np.ndarray:
+        """Return the pictures (2b,) int64 of a split."""
         return np.concatenate([self.bases(name), self.bases(name) + len(self.pair.base)])
 
     def pairs(self, name: str) -> Pairs:
+        """Return the pairs of a split: Google's drawing and Twitter's of each emoji."""
         bases = self.bases(name)
         return Pairs(bases, bases + len(self.pair.base), self.pair.same[bases], np.zeros(len(bases), np.int64))
 
     def picture(self, index: int) -> np.ndarray:
-        """(64, 64, 3) uint8, on white."""
-        return np.asarray(upright(Image.fromarray(self._drawn(np.array([index]))[0])))
+        """Return a picture (64, 64, 3) uint8 RGB, on white."""
+        return np.asarray(load_picture(Image.fromarray(self._drawings(np.array([index]))[0])))
 
     def plain(self, indices: np.ndarray) -> Tensor:
+        """Return (n, 3, size, size) float32, normalised."""
         fitted = [self._preprocessing.fitted(Image.fromarray(self.picture(i)))[0] for i in indices]
         return torch.from_numpy(self._preprocessing.normalised(np.stack(fitted)))
 
     def augmented(self, indices: np.ndarray, randomness: Randomness) -> Tensor:
-        return jittered(self._drawn(indices), randomness.torch, self.size)
+        """Return (n, 3, size, size) float32, jittered and normalised."""
+        return jittered(self._drawings(indices), randomness.torch, self.size)
 
     def views(self, pairs: Pairs, randomness: Randomness) -> Tensor:
-        """Both drawings of an emoji have the same skin tone."""
+        """Return (2P, 3, size, size) float32, jittered; both drawings of a pair have the same skin tone."""
         chosen, count = self.pair.base[pairs.left].copy(), len(self.pair.base)
         if (pairs.left >= count).any() or (pairs.right != pairs.left + count).any():
-            raise ValueError("pairs of emoji are Google's drawing and Twitter's of the same emoji")
+            raise ValueError("a pair of emoji must be Google's drawing and Twitter's drawing of the same emoji")
         for i, base in enumerate(pairs.left):
             if len(self.pair.variants[base]) and randomness.numpy.random() < SKIN_TONE_SHARE:
                 chosen[i] = randomness.numpy.choice(self.pair.variants[base])
         return torch.cat([jittered(self.pair.pictures[v][chosen], randomness.torch, self.size) for v in VENDORS])
 
-    def _drawn(self, indices: np.ndarray) -> np.ndarray:
-        """(n, 64, 64, 4) uint8 RGBA"""
+    def _drawings(self, indices: np.ndarray) -> np.ndarray:
+        """Return drawings (n, 64, 64, 4) uint8 RGBA."""
         vendor, base = np.divmod(indices, len(self.pair.base))
         return np.stack([self.pair.pictures[VENDORS[v]][self.pair.base[b]] for v, b in zip(vendor, base, strict=True)])
 
 
 def load_emoji(root: Path, attributes: str = "tags", split_seed: int = 0, size: int = SIZE) -> Emoji:
-    """The emoji pair, fetched into `root` on first use.
+    """Load the emoji pair as a data set; it is fetched into the folder `root` on first use.
 
     attributes: "tags", with groups and subgroups, the same for both vendors; "parts", what is visible in each drawing
-    (`training.datasets.parts`); or "all", both, in which a tag keeps its name
+    (`training.datasets.parts`); or "all": both, with the tag if both have the same name
+    split_seed: of the split by base emoji; size: side in pixels of the networks' pictures. Raises OptionError, OutputError.
     """
     if attributes not in ATTRIBUTE_SETS:
-        raise OptionError(f"the emoji have attributes {' or '.join(ATTRIBUTE_SETS)}, got {attributes!r}")
-    pair = load(root, split_seed)
+        raise OptionError(f"the attributes of emoji must be {' or '.join(ATTRIBUTE_SETS)}, got {attributes!r}")
+    pair = load_pair(root, split_seed)
     tags, tagged = tuple(pair.attributes), np.tile(pair.truth, (2, 1))
     if attributes == "tags":
         return Emoji(pair, tags, tagged, size)
@@ -144,65 +138,18 @@ def load_emoji(root: Path, attributes: str = "tags", split_seed: int = 0, size: 
     return Emoji(pair, (*tags, *(parts[i] for i in new)), np.concatenate([tagged, seen[:, new]], 1), size)
 
 
-def fetch(cache: Path) -> dict[str, Path]:
-    """Package archives in `cache`, by the keys of PACKAGES; those missing are fetched with `npm pack`."""
-    cache.mkdir(parents=True, exist_ok=True)
-    archives = {key: cache / f"{name}-{version}.tgz" for key, (name, version) in PACKAGES.items()}
-    for key, (name, version) in PACKAGES.items():
-        if not archives[key].exists():
-            command = ["npm", "pack", "--silent", "--pack-destination", str(cache), f"{name}@{version}"]
-            try:
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            except (OSError, subprocess.CalledProcessError) as error:
-                told = f"npm is needed to fetch {name} {version}, and {' '.join(command)} failed ({error})"
-                raise OptionError(f"{told}; or put the package's archive at {archives[key]}") from error
-    return archives
-
-
-def load(cache: Path, split_seed: int = 0) -> EmojiPair:
-    """The emoji pair, fetched and decoded into `cache` on first use."""
+def load_pair(cache: Path, split_seed: int = 0) -> EmojiPair:
+    """Load the emoji pair, fetched and decoded into the folder `cache` on first use; raises OptionError or OutputError."""
     archives = fetch(cache)
-    entries = json.loads(_member(archives["google"], "package/emoji.json"))
-    tags = tags_by_code(json.loads(_member(archives["tags"], "package/en/data.json")))
-    pictures = _decoded(cache, archives)
+    entries = json.loads(read_member(archives["google"], "package/emoji.json"))
+    tags = tags_by_code(json.loads(read_member(archives["tags"], "package/en/data.json")))
+    pictures = decoded_pictures(cache, archives)
     rows = picture_rows(entries, tags, set(pictures["google"][1]) & set(pictures["twitter"][1]))
     arrays = {}
     for vendor, (data, names) in pictures.items():
         position = {name: i for i, name in enumerate(names)}
         arrays[vendor] = data[[position[row["file"]] for row in rows]]
     return emoji_pair(rows, arrays, split_seed)
-
-
-def _member(archive: Path, name: str) -> bytes:
-    with tarfile.open(archive) as tar:
-        handle = tar.extractfile(name)
-        if handle is None:
-            raise FileNotFoundError(f"{archive} holds no file {name}")
-        return handle.read()
-
-
-def _decoded(cache: Path, archives: dict[str, Path]) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """vendor -> ((P, 64, 64, 4) uint8, file names); decoding 3,786 PNGs twice takes seconds, so it is kept."""
-    result = {}
-    for vendor in VENDORS:
-        kept = cache / f"{vendor}-{SIZE}.npz"
-        if not kept.exists():
-            names, arrays = [], []
-            with tarfile.open(archives[vendor]) as tar:
-                for entry in tar:
-                    if entry.name.startswith(f"package/img/{vendor}/{SIZE}/") and entry.name.endswith(".png"):
-                        handle = tar.extractfile(entry)
-                        if handle is None:
-                            raise FileNotFoundError(f"{archives[vendor]} holds {entry.name} as no file")
-                        picture = Image.open(io.BytesIO(handle.read())).convert("RGBA")
-                        names.append(Path(entry.name).name)
-                        arrays.append(np.asarray(picture.resize((SIZE, SIZE)) if picture.width != SIZE else picture))
-            beside = kept.with_suffix(".partial.npz")
-            np.savez(beside, pictures=np.stack(arrays), names=np.array(names))
-            beside.rename(kept)
-        with np.load(kept) as data:
-            result[vendor] = (data["pictures"], data["names"].tolist())
-    return result
 
 
 def _code(unified: str) -> str:
@@ -258,7 +205,6 @@ def emoji_pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray], spli
     held = round(HELD_OUT_SHARE * len(base))
     return EmojiPair(
         pictures=pictures,
-        files=[row["file"] for row in rows],
         base=np.array(base),
         variants=[np.array(v, dtype=int) for v in variants],
         labels=[rows[i]["label"] for i in base],
@@ -271,7 +217,7 @@ def emoji_pair(rows: list[dict[str, Any]], pictures: dict[str, np.ndarray], spli
 
 
 def _identical(pictures: dict[str, np.ndarray], base: list[int]) -> np.ndarray:
-    """(B,) the smallest base emoji number among those that share a drawing (flags of dependencies, for example)."""
+    """Return (B,) int64: the smallest base emoji among those that share a drawing, such as flags of dependencies."""
     group = np.arange(len(base))
     for vendor in VENDORS:
         first: dict[str, int] = {}

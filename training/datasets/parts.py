@@ -1,12 +1,12 @@
-"""Visible parts of emoji as attributes: colours, outline, faces, hands; derived from each drawing and from its name.
+"""Visible parts of emoji as attributes: colours, outline, faces and hands, from each drawing and from its name.
 
-The rule, over the opaque pixels (alpha above 127) of one drawing:
-- a pixel's colour is one of eleven, by its hue, saturation and value (`colours`);
-- "mostly C": at least 45% have colour C; "some C": at least 12%, but not mostly;
-- "C above", "C below": at least 45% of those in the upper, the lower third of the drawing's height have colour C;
+The rules, over the opaque pixels (alpha above 127) of a drawing:
+- the colour of a pixel is one of eleven, by its hue, saturation and value (`colours`);
+- "mostly C": at least 45% of the pixels have colour C; "some C": at least 12%, but not mostly;
+- "C above", "C below": at least 45% of the pixels in the upper or lower third of the drawing's height have colour C;
 - "round", "square", "wide", "tall", "thin", "pieces", "hole": from the outline (`outline`);
-- "face", "person", "hand", "heart", "animal face": words of the emoji's name (`NAMED`).
-Attributes true of fewer than 60 drawings, of both vendors together, are left out.
+- "face", "person", "hand", "heart", "animal face": from words in the emoji's name (`NAMED`).
+Attributes that are true of fewer than 60 drawings, both vendors together, are left out.
 """
 
 import re
@@ -27,7 +27,7 @@ HUES = (
     (345, "pink"),
     (361, "red"),
 )
-"""Hue in degrees up to which a saturated pixel has that colour."""
+"""A saturated pixel has the first colour whose number, in degrees, is above its hue."""
 NAMED = {
     "face": r"\bface\b",
     "person": r"\b(man|men|woman|women|person|people|boy|girl|child|baby|adult|prince|princess|mage|fairy|elf)\b",
@@ -40,19 +40,20 @@ NAMED = {
 
 
 def visible_parts(labels: list[str], drawings: list[np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names (A,) and truth (V * B, A) bool, the drawings of the first vendor first.
+    """Return attribute names (A,) and truth (V * B, A) bool, with the drawings of the first vendor first.
 
-    labels: (B,) names of the emoji; drawings: per vendor (B, 64, 64, 4) uint8 RGBA
+    labels: (B,) names of the emoji; drawings: for each of V vendors (B, 64, 64, 4) uint8 RGBA
     """
     named = [[name for name, rule in NAMED.items() if re.search(rule, label)] for label in labels]
-    seen = [{*named[i], *_looks(drawing)} for vendor in drawings for i, drawing in enumerate(vendor)]
+    seen = [{*named[i], *_parts_of(drawing)} for vendor in drawings for i, drawing in enumerate(vendor)]
     names = sorted(set().union(*seen))
     truth = np.array([[name in each for name in names] for each in seen])
     kept = truth.sum(0) >= MIN_DRAWINGS
     return tuple(np.array(names)[kept].tolist()), truth[:, kept]
 
 
-def _looks(drawing: np.ndarray) -> set[str]:
+def _parts_of(drawing: np.ndarray) -> set[str]:
+    """Return the colours and outline of a drawing (64, 64, 4) uint8 RGBA."""
     shown = drawing[..., 3] > 127
     rows = np.flatnonzero(shown.any(1))
     if not len(rows):
@@ -71,15 +72,15 @@ def _looks(drawing: np.ndarray) -> set[str]:
 
 
 def _shares(colour: np.ndarray) -> np.ndarray:
-    """(n,) indices of COLOURS -> (11,) the share of each."""
+    """Return the share (11,) of each colour among pixels (n,), given as indices of COLOURS."""
     return np.bincount(colour, minlength=len(COLOURS)) / max(len(colour), 1)
 
 
 def colours(rgb: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 -> (...) index into COLOURS.
+    """Return the colour of each pixel: (..., 3) uint8 -> (...) int, an index of COLOURS.
 
-    Black: value below 0.25. White: saturation below 0.12 and value above 0.88; grey: saturation below 0.15. Else by hue, but
-    orange of value below 0.7 is brown, and red of saturation below 0.5 and value above 0.8 pink.
+    Black: value below 0.25. White: saturation below 0.12 and value above 0.88. Grey: saturation below 0.15. Others by hue,
+    except that orange of value below 0.7 is brown, and red of saturation below 0.5 and value above 0.8 is pink.
     """
     x = rgb.astype(np.float64) / 255
     value, low = x.max(-1), x.min(-1)
@@ -95,7 +96,7 @@ def colours(rgb: np.ndarray) -> np.ndarray:
 
 
 def _hue(x: np.ndarray) -> np.ndarray:
-    """(..., 3) in [0, 1] -> (...) degrees in [0, 360)."""
+    """Return the hue of (..., 3) in [0, 1]: (...) degrees in [0, 360)."""
     red, green, blue = x[..., 0], x[..., 1], x[..., 2]
     high = x.max(-1)
     span = np.maximum(high - x.min(-1), 1e-12)
@@ -106,11 +107,11 @@ def _hue(x: np.ndarray) -> np.ndarray:
 
 
 def outline(shown: np.ndarray) -> list[str]:
-    """Words for the shape of what is shown (H, W) bool.
+    """Name the attributes of the shape of `shown` (H, W) bool.
 
-    wide, tall: the bounding box is 1.5 times as long one way. round: about as wide as tall, fills 74% to 83% of its box (a
-    disc fills 79%), corners free; square: fills more than 90%. thin: fills less than 45%. pieces: two or more parts of at
-    least 2% of what is shown. hole: background that is enclosed, at least 2% of what is shown.
+    wide, tall: the bounding box is at least 1.5 times as long one way. round: about as wide as tall, fills 74% to 83% of its
+    box (a disc fills 79%), and its corners are free. square: about as wide as tall, fills more than 90%. thin: fills less
+    than 45%. pieces: two or more parts of at least 2% of the shown pixels. hole: enclosed background of at least 2% of them.
     """
     rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
@@ -119,19 +120,19 @@ def outline(shown: np.ndarray) -> list[str]:
     corners = box[[0, 0, -1, -1], [0, -1, 0, -1]].any()
     least = 0.02 * shown.sum()
     enclosed = ndimage.binary_fill_holes(shown) & ~shown
-    words = {
+    found = {
         "wide": width / height >= 1.5,
         "tall": height / width >= 1.5,
         "round": long < 1.15 and 0.74 <= fill <= 0.83 and not corners,
         "square": long < 1.15 and fill > 0.9,
         "thin": fill < 0.45,
-        "pieces": _parts(shown, least) > 1,
-        "hole": _parts(enclosed, least) > 0,
+        "pieces": _connected(shown, least) > 1,
+        "hole": _connected(enclosed, least) > 0,
     }
-    return [word for word, holds in words.items() if holds]
+    return [name for name, holds in found.items() if holds]
 
 
-def _parts(mask: np.ndarray, least: float) -> int:
-    """Connected parts of at least `least` pixels."""
+def _connected(mask: np.ndarray, least: float) -> int:
+    """Count the connected parts of at least `least` pixels in a mask (H, W) bool."""
     numbered, count = ndimage.label(mask)
     return int((np.bincount(numbered.ravel(), minlength=count + 1)[1:] >= least).sum())

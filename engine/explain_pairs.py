@@ -1,0 +1,74 @@
+"""Models that take two pictures and give a score: the query's passes are run anew for every reference.
+
+The score of a masked query is an embedding of one number, and the reference's factor of the similarity is 1: so plans, the
+hot loop, the stopping rule and the maps are those of every other model (docs/method.md, Two-input models).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.explanation import Explanation
+from engine.methods import Method, require_plan
+from engine.model import LoadedModel, Picture
+from engine.prepared import PassOptions, prepare_picture
+from engine.saliency.map_fits import KnownReferences
+
+NOTE = "this model takes both pictures at once: every reference costs all passes anew"
+
+
+def explain_pairs(
+    model: LoadedModel,
+    query: Picture,
+    references: Sequence[Picture],
+    method: Method,
+    mode: str,
+    passes: PassOptions,
+    top: int | None,
+) -> list[Explanation]:
+    """One explanation per reference, in order. In mode "both" each picture's map is against the other shown whole.
+
+    Raises OptionError for method mask, which needs a gradient.
+    """
+    found, sides = [], 2 if mode == "both" else 1
+    for done, reference in enumerate(references):
+        left = sides * (len(references) - done)
+        explanation = _explain_side(model, query, reference, False, method, passes, left, top)
+        if mode == "both":
+            other = _explain_side(model, reference, query, True, method, passes, left - 1, 0)
+            explanation = dataclasses.replace(
+                explanation,
+                mode="both",
+                reference_saliency=other.saliency,
+                reference_saliency_error=other.saliency_error,
+                reference_saliency_reliability=other.saliency_reliability,
+                passes=explanation.passes + other.passes,
+                timings={name: seconds + other.timings[name] for name, seconds in explanation.timings.items()},
+            )
+        found.append(explanation)
+    return found
+
+
+def _explain_side(
+    model: LoadedModel,
+    masked: Picture,
+    whole: Picture,
+    as_first: bool,
+    method: Method,
+    passes: PassOptions,
+    left: int,
+    top: int | None,
+) -> Explanation:
+    """One picture's map against the other shown whole.
+
+    as_first: whether the whole picture is the model's first input; left: sides still to explain, which share the time
+    """
+    view = model.facing(whole, as_first=as_first)
+    one = np.ones((1, 1), np.float32)
+    known: dict[int | None, KnownReferences] = {None: KnownReferences(one.astype(np.float64))}
+    own = dataclasses.replace(passes, budget=passes.budget.share(left), known=known)
+    prepared = prepare_picture(view, masked, require_plan(method), None, own)
+    (explanation,) = prepared.explain_whole([whole], one, [None], top)
+    # the whole pictures are one row here, not two
+    return dataclasses.replace(explanation, passes=explanation.passes - 1, notes=(*explanation.notes, NOTE))
