@@ -4,9 +4,6 @@ import importlib.metadata
 import importlib.util
 import warnings
 
-ORIGIN = "sane-engine"
-"""Tells this package from a user's own `engine.py`; `export` checks it at import."""
-
 if importlib.util.find_spec("onnxruntime") is None:
     raise ImportError("engine needs ONNX Runtime: pip install 'sane-engine[cpu]' (or [cuda] on a machine with a GPU)")
 
@@ -27,6 +24,9 @@ from engine.methods.lime import Lime, LimePlan
 from engine.methods.rise import Rise, RisePlan
 from engine.methods.window import Window, WindowPlan
 from engine.prepared import Prepared
+
+ORIGIN = "sane-engine"
+"""Tells this package from a user's own `engine.py`; `export` checks it at import."""
 
 __all__ = [
     "BundleError",

@@ -15,6 +15,7 @@ from engine.model import LoadedModel, Picture
 from engine.prepared import PassOptions, prepare_picture
 from engine.saliency.map_fits import KnownReferences
 
+NO_EMBEDDINGS = "this model takes both pictures at once: its references must be pictures, not embeddings"
 NOTE = "this model takes both pictures at once: every reference costs all passes anew"
 
 

@@ -14,7 +14,7 @@ from engine.bundle.manifest import Condition
 from engine.cache import CacheInfo, PreparedCache
 from engine.errors import ImageError, OptionError
 from engine.explain_learned import explain_learned
-from engine.explain_pairs import explain_pairs
+from engine.explain_pairs import NO_EMBEDDINGS, explain_pairs
 from engine.explanation import Explanation
 from engine.methods import Method, PlannedMethod, method_named, method_of, require_plan, resolve_baseline
 from engine.methods.learned_mask import LearnedMask
@@ -157,7 +157,7 @@ class Explainer:
         conditions = self.model.conditions(condition, len(references))
         picture = self.model.picture(query)
         if self.model.takes_pairs:
-            whole = require_pictures(self.model.split_references(references)[0])
+            whole = require_pictures(self.model.split_references(references)[0], NO_EMBEDDINGS)
             return explain_pairs(self.model, picture, whole, options, mode, passes, top)
         if isinstance(options, LearnedMask):
             others, embeddings = self.model.split_references(references)

@@ -27,6 +27,7 @@ from engine.runtime.precision import choose_precision, target_of
 from engine.runtime.providers import GPU_PROVIDERS, RUNTIME_PROVIDERS, driver_found, providers_named, require_gpu
 from engine.saliency import similarity
 
+MASKED_TOO = "mode both masks the references too: they must be pictures, not embeddings; or use mode fixed"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -272,11 +273,11 @@ class LoadedModel:
         return None if known is None or condition is None else known.weights[condition]
 
 
-def require_pictures(references: Sequence[Picture | None]) -> list[Picture]:
-    """Return the references if all are pictures; raises ImageError if one is an embedding, which cannot be masked."""
+def require_pictures(references: Sequence[Picture | None], why: str = MASKED_TOO) -> list[Picture]:
+    """Return the references if all are pictures; raises ImageError, which says why, if one is an embedding."""
     found = [picture for picture in references if picture is not None]
     if len(found) < len(references):
-        raise ImageError("mode both masks the references too: they must be pictures, not embeddings; or use mode fixed")
+        raise ImageError(why)
     return found
 
 

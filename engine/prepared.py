@@ -12,11 +12,11 @@ import numpy as np
 
 from engine.assemble import assemble, rank_attributes
 from engine.attributes.ranking import Activations, RankedAttributes
+from engine.bundle.manifest import Condition
 from engine.errors import OptionError
 from engine.explanation import Explanation
 from engine.methods import PlannedMethod
 from engine.methods.rise import Rise, RisePlan
-from engine.bundle.manifest import Condition
 from engine.model import LoadedModel, Picture, RunSettings
 from engine.passes import MaskedPasses
 from engine.prepared_npz import write_prepared

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
 from engine.errors import EngineError, OutputError
@@ -17,12 +17,11 @@ BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 def run_command(run: Callable[[], None], stopped: str = "stopped") -> int:
     """Run a command and return its exit status: 0 or one of the above. Never ends in a traceback for what is not a bug.
 
-    run: raises an EngineError for bad input; may raise SystemExit, as `CommandParser` does
+    run: prints with `say` and `notice` alone; raises an EngineError for bad input, and SystemExit as `CommandParser` does
     stopped: the line to print if the command is stopped from the keyboard
     """
     try:
         run()
-        _flush()
     except EngineError as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -79,8 +78,13 @@ def say(text: str) -> None:
     if sys.stdout is None:
         raise OutputError("cannot write to standard output: it is closed")
     encoding = sys.stdout.encoding or "utf-8"
-    with _output_errors():
+    try:
         print("\n".join(printable(line, encoding) for line in text.split("\n")), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget(sys.stdout)
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def printable(line: str, encoding: str = "utf-8") -> str:
@@ -121,25 +125,6 @@ class Bar:
         """Move the bar to `done` of `total`."""
         self._bar.total = total
         self._bar.update(done - self._bar.n)
-
-
-def _flush() -> None:
-    """Write out what is left of standard output. Raises what `say` raises."""
-    if sys.stdout is not None:
-        with _output_errors():
-            sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def _output_errors() -> Iterator[None]:
-    """Turn an OSError of standard output into an OutputError, but let a BrokenPipeError pass."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _forget(sys.stdout)
-        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def _forget(stream: TextIO) -> None:

@@ -1,53 +1,110 @@
 """Make a graph of batch 1 take any batch.
 
-The graph's shapes are compared at batches of 1 and 2, node by node: where a Reshape names sizes for one picture, the batch is
-left open at the place where its numbers lie in memory; what was made once for one picture is made for each. The result is not
+The graph's shapes are compared at batches of 1 and 2, node by node. Where a Reshape names sizes for one picture, the batch
+is left open in the axis in which its numbers lie; what was made once for one picture is made for each. The result is not
 trusted: `graphs.make` compares a whole batch with the original graph, picture by picture.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 import onnx_ir
-from onnxscript.optimizer import fold_constants
+from onnx_ir.passes import common as passes
 
 from export.onnx_files import sizes_of, without_weights
+from export.onnx_selection import read_by
+from export.runtime import runner_of
 
 SMALL_CONSTANT = 2**16
 """Most bytes of a tensor that is computed in advance: sizes, positions and class tokens are smaller."""
+JOINING = (
+    "Concat",
+    "MatMul",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Min",
+    "Max",
+    "Where",
+    "Equal",
+    "Less",
+    "Greater",
+    "And",
+    "Or",
+)
+"""Operators in which a constant for one picture can meet a tensor that follows the batch."""
 Shape = tuple[int, ...]
 
 
 def with_constant_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph whose input has a fixed shape, in which sizes are constants instead of computed."""
-    graph = onnx_ir.from_proto(model)
-    fold_constants(graph, onnx_shape_inference=True, input_size_limit=SMALL_CONSTANT, output_size_limit=SMALL_CONSTANT)
-    onnx_ir.passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
+    """Return a copy of a graph, declared with batch 1 and fixed sizes, in which sizes and positions are constants.
+
+    Everything that the picture's numbers do not reach is computed once, by running the graph.
+    """
+    depends = _dependent(model.graph)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    sized = set[str]()  # tensors that depend on the sizes of others
+    for node in model.graph.node:
+        if node.op_type in ("Shape", "Size") or not sized.isdisjoint(read_by(node)):
+            sized |= set(node.output)
+    read = {name for node in model.graph.node if depends & set(node.output) for name in read_by(node)}
+    wanted = sorted(read - depends - constants)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    if not wanted:
+        return result
+    del result.graph.output[:], result.graph.value_info[:]
+    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    shape = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
+    found = zip(wanted, runner_of(result).run(np.zeros(shape, np.float32)), strict=True)
+    values = {name: np.asarray(value) for name, value in found}
+    values = {name: value for name, value in values.items() if name in sized or value.nbytes <= SMALL_CONSTANT}
+    nodes = [node for node in model.graph.node if not (set(node.output) & set(values) and not depends & set(node.output))]
+    del result.graph.node[:], result.graph.output[:]
+    result.graph.node.extend(nodes)
+    result.graph.output.extend(model.graph.output)
+    result.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    graph = onnx_ir.from_proto(result)
+    passes.RemoveUnusedNodesPass()(graph)
     return onnx_ir.to_proto(graph)
 
 
-def with_open_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph of `with_constant_sizes`, declared with batch 1, that takes any batch if it can."""
+def with_open_batch(model: onnx.ModelProto, other: str = "") -> tuple[onnx.ModelProto, list[str]]:
+    """Return a copy of a graph of `with_constant_sizes` that takes any batch, if that can be done.
+
+    Returns the outputs of Reshape nodes too that leave it to a guess in which of two axes the batch is.
+    other: such an output, for which the second guess is taken
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.value_info[:]
     result.graph.output[0].type.tensor_type.ClearField("shape")
-    opening = _Opening(result, _shapes(model, 1))
-    while opening.step(_shapes(result, 2)):
+    opening = _Opening(result, _shapes(model, 1), other)
+    while opening.step(_shapes(result, 2, opening.at_two)):
         pass
     result.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    return result
+    return result, opening.guessed
 
 
 class _Opening:
-    """Opens the batch of a graph, in place, from its input on. one: the shapes of its tensors at batch 1"""
+    """Opens the batch of a graph, in place, from its input on. one: the shapes of its tensors at batch 1
 
-    def __init__(self, model: onnx.ModelProto, one: dict[str, Shape]) -> None:
-        self._graph, self._one = model.graph, one
+    guessed: the outputs of Reshape nodes for which there were two axes
+    at_two: added tensors that depend on the batch's size alone, as they are at batch 2; those of many numbers have none
+    """
+
+    def __init__(self, model: onnx.ModelProto, one: dict[str, Shape], other: str) -> None:
+        self._graph, self._one, self._other = model.graph, one, other
+        self.guessed: list[str] = []
         self._constants = {t.name: t for t in model.graph.initializer}
         self._depends = _dependent(model.graph)
+        self._makers = {name: node for node in model.graph.node for name in node.output}
+        self._outer: dict[str, int] = {}
+        self.at_two: dict[str, onnx.TensorProto] = {}
         self._made: set[str] = set()
 
     def step(self, two: dict[str, Shape]) -> bool:
@@ -76,24 +133,30 @@ class _Opening:
         """Change one node, if it must be; return the nodes that have to come before it."""
         if node.op_type == "Reshape" and node.input[1] in self._constants:
             self._open_reshape(node, two)
-        elif node.op_type == "Concat":
-            return self._open_concat(node, two)
+        elif node.op_type in JOINING:
+            return self._repeat(node, two)
         elif node.op_type == "Resize" and len(node.input) > 3 and node.input[3] in self._constants:
             sizes = onnx.numpy_helper.to_array(self._constants[node.input[3]])
             if sizes[0] == 1:
                 rest = self._constant(f"{node.output[0]}_any_batch/rest", sizes[1:])
                 name, nodes = self._size()
                 node.input[3] = f"{node.output[0]}_any_batch"
+                self.at_two[node.input[3]] = onnx.numpy_helper.from_array(np.array([2, *sizes[1:]]), node.input[3])
                 joined = onnx.helper.make_node("Concat", [name, rest], [node.input[3]], name=node.input[3], axis=0)
                 return [*nodes, joined]
         return []
 
     def _open_reshape(self, node: onnx.NodeProto, two: dict[str, Shape]) -> None:
-        axis = self._batch_axis(node.input[0], two)
-        target = self._one.get(node.output[0])
+        given, axis, target = node.input[0], self._batch_axis(node.input[0], two), self._one.get(node.output[0])
         if axis is None or target is None:
             return
-        place = _place(self._one[node.input[0]], axis, target)
+        below = math.prod(self._one[given][axis:]) // self._outside(given, axis)
+        places = _places(below, target, axis)
+        if len(places) > 1 and node.output[0] not in self.guessed:
+            self.guessed.append(node.output[0])
+        place, self._outer[node.output[0]] = (
+            places[min(self._other == node.output[0], len(places) - 1)] if places else (None, 1)
+        )
         if place is None or two.get(node.output[0]) == (*target[:place], 2 * target[place], *target[place + 1 :]):
             return
         opened = np.array([*target[:place], -1, *target[place + 1 :]], np.int64)
@@ -101,27 +164,43 @@ class _Opening:
         for attribute in [a for a in node.attribute if a.name == "allowzero"]:
             node.attribute.remove(attribute)
 
-    def _open_concat(self, node: onnx.NodeProto, two: dict[str, Shape]) -> list[onnx.NodeProto]:
-        """Repeat what does not depend on the picture, such as class tokens, for each picture."""
-        axis = next((a for a in (self._batch_axis(name, two) for name in node.input) if a is not None), None)
+    def _outside(self, name: str, axis: int) -> int:
+        """Return how much of a tensor's axis lies outside the batch: what its maker's inputs of the same size have."""
+        size = self._one[name][axis]
+        while name not in self._outer and name in self._makers:
+            known = [i for i in self._makers[name].input if i in self._depends and size in self._one.get(i, ())]
+            if not known:
+                break
+            name = known[0]
+        return self._outer.get(name, 1) if size % self._outer.get(name, 1) == 0 else 1
+
+    def _repeat(self, node: onnx.NodeProto, two: dict[str, Shape]) -> list[onnx.NodeProto]:
+        """Repeat, for each picture, what a node joins with tensors that follow the batch, such as class tokens and masks."""
+        found = [(self._batch_axis(name, two), name) for name in node.input if name in self._depends]
+        axis, leader = next(((a, name) for a, name in found if a is not None), (None, ""))
+        if axis is None or (node.op_type != "Concat" and self._outside(leader, axis) > 1):
+            return []
+        rank, size = len(self._one[leader]), 1 if node.op_type == "Concat" else self._one[leader][axis]
+        if node.op_type == "MatMul" and axis >= rank - 2:
+            return []
         nodes: list[onnx.NodeProto] = []
         for place, name in enumerate(node.input):
-            shape = self._one.get(name)
-            if axis is None or name in self._depends or shape is None or len(shape) <= axis or shape[axis] != 1:
+            shape = self._one.get(name, ())
+            where = len(shape) - rank + axis  # shapes are compared from their ends
+            if name in self._depends or where < 0 or shape[where] != size or (size == 1 and node.op_type != "Concat"):
                 continue
-            each = f"{name}_for_each"
+            each = f"{name}_for_each_{where}"
             if each not in self._made:
                 self._made.add(each)
-                size, first = self._size()
-                ones = [
-                    self._constant(f"{each}/{i}", np.ones(n, np.int64)) for i, n in enumerate((axis, len(shape) - axis - 1))
-                ]
-                parts = [*ones[: min(axis, 1)], size, *ones[1:]]
-                nodes += [
-                    *first,
-                    onnx.helper.make_node("Concat", parts, [f"{each}/shape"], name=f"{each}/shape", axis=0),
-                    onnx.helper.make_node("Expand", [name, f"{each}/shape"], [each], name=each),
-                ]
+                batch_size, first = self._size()
+                before, after = (
+                    self._constant(f"{each}/{side}", np.ones(count, np.int64))
+                    for side, count in (("before", where), ("after", len(shape) - where - 1))
+                )
+                make, repeats = onnx.helper.make_node, f"{each}/repeats"
+                nodes += [*first, make("Concat", [before, batch_size, after], [repeats], name=repeats, axis=0)]
+                nodes.append(make("Tile", [name, repeats], [each], name=each))
+                self.at_two[each] = _stub(each, self._constants.get(name), (*shape[:where], 2 * size, *shape[where + 1 :]))
             node.input[place] = each
         return nodes
 
@@ -152,31 +231,55 @@ class _Opening:
         return name
 
 
-def _place(given: Shape, axis: int, target: Shape) -> int | None:
-    """Return the axis of a Reshape's target in which the batch is, if it is the outer part of an axis of the input."""
-    below = math.prod(given[axis:])  # numbers of one picture in one position of the axes before
-    fitting = [place for place in range(len(target)) if math.prod(target[place:]) == below]
+def _stub(name: str, like: onnx.TensorProto | None, shape: Shape) -> onnx.TensorProto:
+    """Return a tensor without numbers, of the type of another one."""
+    kind = onnx.TensorProto.FLOAT if like is None else like.data_type
+    stub = onnx.TensorProto(name=name, data_type=kind, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
+    stub.external_data.add(key="location", value="nowhere")
+    return stub
+
+
+def _places(below: int, target: Shape, axis: int) -> list[tuple[int, int]]:
+    """Return axes of a Reshape's target in which the batch may be, and how much of each lies outside the batch; best first.
+
+    below: how many numbers that lie side by side belong to one picture; axis: of the batch before
+    Where the batch lies between two axes, it is taken into the second, unless that is the last, which holds features.
+    """
+    after = [math.prod(target[place:]) for place in range(len(target) + 1)]
+    fitting = [place for place in range(len(target)) if after[place] == below]
     single = [place for place in fitting if target[place] == 1]
-    return axis if axis in single else next(iter(single or fitting), None)
+    if single:
+        return [(place, 1) for place in sorted(single, key=lambda place: place != axis)]
+    if fitting and (fitting[0] == 0 or fitting[0] < len(target) - 1):
+        return [(fitting[0], 1)]
+    return [
+        (place, after[place] // below)
+        for place in range(len(target))
+        if after[place + 1] <= below < after[place] and after[place] % below == 0
+    ]
 
 
-def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, Shape]:
-    """Return the shapes of a graph's tensors at a batch, as far as they can be inferred."""
+def _shapes(model: onnx.ModelProto, batch: int, known: Mapping[str, onnx.TensorProto] | None = None) -> dict[str, Shape]:
+    """Return the shapes of a graph's tensors at a batch, as far as they can be inferred. known: tensors that cannot be"""
     light = without_weights(model)
-    del light.graph.value_info[:]
-    light.graph.output[0].type.tensor_type.ClearField("shape")
-    light.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    graph = light.graph
+    for node in [node for node in graph.node if node.output[0] in (known or {})]:
+        graph.node.remove(node)
+    graph.initializer.extend((known or {}).values())
+    del graph.value_info[:]
+    graph.output[0].type.tensor_type.ClearField("shape")
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     values = [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]
     shapes = {value.name: sizes_of(value) for value in values}
-    known = {name: tuple(s for s in shape if s is not None) for name, shape in shapes.items() if shape and None not in shape}
-    return known | {t.name: tuple(t.dims) for t in model.graph.initializer}
+    found = {name: tuple(s for s in shape if s is not None) for name, shape in shapes.items() if shape and None not in shape}
+    return found | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
 
 
 def _dependent(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the tensors that depend on the picture, not only on its size."""
     depends = {graph.input[0].name}
     for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and depends & set(node.input):
+        if node.op_type not in ("Shape", "Size") and depends & read_by(node):
             depends |= set(node.output)
     return depends

@@ -156,7 +156,7 @@ def _verdict(both: _Both) -> tuple[tuple[str, ...], str]:
     if not found.named:
         return _unexplained(both, agreement, normal)
     kinds = changed_kinds(base, found.variant)
-    theirs, ours = (" and ".join(words(kind, v) for kind in kinds) for v in (found.variant, base))
+    theirs, ours = (_listed([words(kind, v) for kind in kinds]) for v in (found.variant, base))
     cosines = f"least cosine {found.before.cosines.min():.4f} -> {found.after.cosines.min():.4f}"
     told = f"differs: your index was made with {theirs}, this bundle has {ours} ({cosines})"
     if unit:
@@ -186,6 +186,10 @@ def _unexplained(both: _Both, agreement: IndexAgreement, normal: tuple[str, ...]
         "differs, and no other preprocessing that was tried explains it: compare the weights, the layer that the embedding "
         "is taken from, and the size of the network's input"
     )
+
+
+def _listed(things: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(things[:-1]), things[-1]]))
 
 
 def _telling(agreement: IndexAgreement) -> list[int]:

@@ -22,7 +22,7 @@ GRADIENT_OPSET = 18
 """The lowest opset in which all rules can be written: reductions take their axes as inputs."""
 
 
-def with_gradient(similarity_graph: LightGraph, metric: str) -> onnx.ModelProto:
+def with_gradient(similarity_graph: LightGraph, metric: str) -> LightGraph:
     """Return a similarity graph (batch, ...) float32 -> (batch, D), which stays the same, with its gradient added.
 
     Added inputs (see `engine.runtime.gradient_session`), both (batch, D) float32: TARGET_INPUT, the embedding to compare
@@ -53,7 +53,7 @@ def with_gradient(similarity_graph: LightGraph, metric: str) -> onnx.ModelProto:
     graph.output.append(helper.make_tensor_value_info(SIMILARITY_OUTPUT, TensorProto.FLOAT, ["batch"]))
     graph.output.append(helper.make_tensor_value_info(GRADIENT_OUTPUT, TensorProto.FLOAT, ["batch", *size]))
     onnx_files.strip(light.model)
-    return light.whole()
+    return light
 
 
 def _similarity(embedding: Value, target: Value, weights: Value, metric: str) -> Value:

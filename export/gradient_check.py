@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from engine.runtime.gradient_session import GRADIENT_OUTPUT, SIMILARITY_OUTPUT, TARGET_INPUT, WEIGHTS_INPUT
 from engine.saliency.similarity import query_features, reference_features
 from export.errors import ExportError
 from export.float64_graph import Float64Graph
@@ -56,12 +57,29 @@ def verify(gradient: Gradient, light: LightGraph, metric: str, pictures: np.ndar
     spread = np.sqrt(np.square(embeddings).mean(1, keepdims=True))
     targets = (spread * random.normal(size=embeddings.shape)).astype(np.float32)
     weights = random.uniform(0.5, 1.5, embeddings.shape).astype(np.float32)
-    found = gradient(chosen, targets, weights)[1]
-    _compare_alone(gradient, chosen, targets, weights, found)
+    found = np.concatenate([gradient(*(a[i : i + 1] for a in (chosen, targets, weights)))[1] for i in range(len(chosen))])
+    _compare_in_batch(gradient, chosen[:2], targets[:2], weights[:2], found[:2])
     rows = [a.astype(np.float64) for a in (chosen, targets, weights, found)]
     points = [_Point(*(a[i : i + 1] for a in rows)) for i in range(len(chosen))]
     errors = _errors(embed, metric, points, precision, random)
     return _verdict(errors, len(points) * DIRECTIONS, precision)
+
+
+def runner_gradient(light: LightGraph) -> Gradient:
+    """Return what computes similarities and gradients by a graph of `with_gradient`."""
+    runner, image = light.runner(), light.model.graph.input[0].name
+
+    def gradient(pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = runner.run({image: pictures, TARGET_INPUT: targets, WEIGHTS_INPUT: weights})
+        return found[SIMILARITY_OUTPUT], found[GRADIENT_OUTPUT]
+
+    return gradient
+
+
+def require_same(gradient: np.ndarray, expected: np.ndarray, what: str) -> None:
+    """Raise ExportError, with `what` gave `gradient`, unless both (...) are the same but for rounding."""
+    if not np.linalg.norm(gradient - expected) <= BATCH_TOLERANCE * np.linalg.norm(expected):
+        raise ExportError(f"{what} gives another gradient than each picture alone")
 
 
 def _embedder(light: LightGraph, pictures: np.ndarray) -> tuple[str, Embed]:
@@ -75,16 +93,16 @@ def _embedder(light: LightGraph, pictures: np.ndarray) -> tuple[str, Embed]:
         return "float32", lambda x: runner.run({image: x.astype(np.float32)})[output].astype(np.float64)
 
 
-def _compare_alone(
-    gradient: Gradient, pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray, found: np.ndarray
+def _compare_in_batch(
+    gradient: Gradient, pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray, alone: np.ndarray
 ) -> None:
-    """Raise ExportError unless each picture has the gradient alone that it has in the batch."""
-    if not np.isfinite(found).all():
+    """Raise ExportError unless each picture has the gradient in a batch that it has alone."""
+    if alone.shape[1:] != pictures.shape[1:]:
+        raise ExportError(f"the gradient has the shape {alone.shape[1:]}, and the picture {pictures.shape[1:]}")
+    if not np.isfinite(alone).all():
         raise ExportError("some numbers of the gradient are not finite; check the model's weights")
-    for i, together in enumerate(found):
-        alone = gradient(pictures[i : i + 1], targets[i : i + 1], weights[i : i + 1])[1][0]
-        if not np.linalg.norm(alone - together) <= BATCH_TOLERANCE * np.linalg.norm(alone):
-            raise ExportError("the gradients of a batch differ from the gradients of its pictures alone")
+    for one, other in zip(gradient(pictures, targets, weights)[1], alone, strict=True):
+        require_same(one, other, "a batch of pictures")
 
 
 def _errors(

@@ -13,7 +13,7 @@ from engine.runtime.opening import canonical_gradient
 from engine.terminal import notice
 from export import onnx_files
 from export.gradient import with_gradient
-from export.gradient_check import verify
+from export.gradient_check import require_same, runner_gradient, verify
 from export.light_graph import LightGraph
 
 GRADIENT_FILE = "gradient.fp32.onnx"
@@ -29,22 +29,32 @@ def add_gradient(
     manifest: of the bundle so far, with the similarity graph; canonical: the picture and that graph's result, as in
     `export.write.finish`; pictures: (n, H, W, 3) uint8, to verify it on
     """
-    base, preprocessing, path = manifest.base, manifest.preprocessing, folder / GRADIENT_FILE
-    before = set(folder.iterdir())
+    base, path = manifest.base, folder / GRADIENT_FILE
+    picture, embedding = canonical["picture"], canonical[base.file]
+    target, before = np.roll(embedding, 1)[None], set(folder.iterdir())
     try:
-        light = LightGraph.of(model)
-        whole = with_gradient(light, manifest.metric)
-        graph = Graph(GRADIENT_FILE, "gradient", "fp32", "any", onnx_files.opset(whole), base.input, base.output)
-        onnx_files.write_model(whole, path)
-        del whole  # as large as the model
-        signature = GraphSignature(base.input, preprocessing.input_shape, base.output, (manifest.embedding,))
+        opset, expected = _write_verified(model, manifest, pictures, (picture, target), path)
+        signature = GraphSignature(base.input, manifest.preprocessing.input_shape, base.output, (manifest.embedding,))
         session = GradientSession(path, "cpu", None, signature)
-        verify(session.run, light, manifest.metric, preprocessing.normalised(pictures))
-        found = canonical_gradient(session, manifest, canonical["picture"], canonical[base.file])
+        got = session.run(manifest.preprocessing.normalised(picture[None]), target, np.ones_like(target))[1]
+        require_same(got, expected, f"{GRADIENT_FILE}, as ONNX Runtime loads it,")
+        canonical[GRADIENT_FILE] = canonical_gradient(session, manifest, picture, embedding)
     except EngineError as error:
         for file in set(folder.iterdir()) - before:
             file.unlink()
         notice(f"warning: the bundle is written without its gradient, so method mask is not available: {error}")
         return None
-    canonical[GRADIENT_FILE] = found
-    return graph
+    return Graph(GRADIENT_FILE, "gradient", "fp32", "any", opset, base.input, base.output)
+
+
+def _write_verified(
+    model: onnx.ModelProto, manifest: Manifest, pictures: np.ndarray, example: tuple[np.ndarray, np.ndarray], path: Path
+) -> tuple[int, np.ndarray]:
+    """Write the gradient's graph if it is right; return its opset, and its gradient for the example's picture and target."""
+    light = LightGraph.of(model)
+    added = with_gradient(light, manifest.metric)
+    gradient, normalised = runner_gradient(added), manifest.preprocessing.normalised
+    verify(gradient, light, manifest.metric, normalised(pictures))
+    onnx_files.write_model(added.whole(), path)
+    picture, target = example
+    return onnx_files.opset(added.model), gradient(normalised(picture[None]), target, np.ones_like(target))[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import TensorsData
+from onnxruntime.quantization import CalibrationMethod, TensorsData
 
 from engine.bundle import Bundle
 from engine.bundle.manifest import Graph
@@ -67,7 +67,6 @@ class GraphTrials:
         self._path = bundle.folder / self._graph.file
         self.base = self.session(None)
         self.pass_seconds = self._pass_seconds()
-        self._ranges: dict[bool, tuple[onnx.ModelProto, TensorsData, int]] = {}
         compared = (LEAST_TUNED + LEAST_COMPARED) * COMPARED_MASKS * (1 + INT8_COST)
         least = self.pass_seconds * (LEAST_CALIBRATED * (1 + MASKS_PER_PICTURE) + compared)
         if least > keeper.limit:
@@ -96,6 +95,32 @@ class GraphTrials:
         """Return a comparison on the first tuning pictures behind few masks."""
         return self.comparison(self._pictures.calibration[:pictures], masks, seed)
 
+    @functools.cached_property
+    def _ranges(self) -> tuple[TensorsData, int]:
+        """The value ranges of all tensors, and on how many pictures there was time to measure them."""
+        pictures, keeper = self._pictures.calibration, self.keeper
+        stop, shown = keeper.spent + CALIBRATION_SHARE * keeper.limit, 0
+
+        def in_time(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            nonlocal shown
+            for picture in pictures:
+                if shown >= LEAST_CALIBRATED and keeper.spent > stop:
+                    return
+                shown += 1
+                yield picture
+
+        keeper.say(f"measuring value ranges on {len(pictures)} pictures")
+        with keeper.bar(pictures, "measuring value ranges") as bar:
+            return measured_ranges(self.model, self._batches(in_time(bar))), shown
+
+    @functools.cached_property
+    def _token_ranges(self) -> tuple[onnx.ModelProto, TensorsData]:
+        """The graph with a scale per token, and its value ranges. Scaled tokens are in [-1, 1]: few pictures are enough."""
+        model = scaled_per_token(self.model)
+        with self.keeper.bar(self._pictures.calibration[:LEAST_CALIBRATED], "measuring value ranges per token") as pictures:
+            scaled = measured_ranges(model, self._batches(pictures))
+        return model, TensorsData(CalibrationMethod.MinMax, {**scaled.data, **self._ranges[0].data})
+
     def comparison(self, pictures: Sequence[np.ndarray], masks: int, seed: int) -> Fp32Comparison:
         """Return a comparison with fp32 on these pictures."""
         return Fp32Comparison(self.base, self._bundle.manifest, pictures, masks, seed)
@@ -112,26 +137,11 @@ class GraphTrials:
         per_token: give the inputs of matrix products a dynamic range per token
         The ranges are measured once for all targets.
         """
-        if per_token not in self._ranges:
-            model = scaled_per_token(self.model) if per_token else self.model
-            stop = self.keeper.spent + CALIBRATION_SHARE * self.keeper.limit
-            shown = 0
-
-            def some(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-                nonlocal shown
-                for picture in pictures:
-                    if shown >= LEAST_CALIBRATED and self.keeper.spent > stop:
-                        return
-                    shown += 1
-                    yield picture
-
-            with self.keeper.bar(self._pictures.calibration, "measuring value ranges") as pictures:
-                ranges = measured_ranges(model, self._batches(some(pictures)))
-            self._ranges[per_token] = model, ranges, shown
-        model, ranges, shown = self._ranges[per_token]
+        ranges, shown = self._ranges
         found = f"min-max over {shown} pictures, each whole and behind {MASKS_PER_PICTURE} masks"
-        found += PER_TOKEN if per_token else ""
-        return Quantizer(model, ranges, target == "gpu"), found
+        if not per_token:
+            return Quantizer(self.model, ranges, target == "gpu"), found
+        return Quantizer(*self._token_ranges, target == "gpu"), found + PER_TOKEN
 
     def whole_int8_speed(self) -> float:
         """Return the speed of the graph with all nodes in int8, before its value ranges are measured on many pictures."""

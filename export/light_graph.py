@@ -152,6 +152,7 @@ class LightRunner:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.enable_cpu_mem_arena = False  # it keeps what the largest run needed
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # tensors are freed as early as possible
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

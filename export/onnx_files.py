@@ -49,9 +49,12 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model: one file, or a file and beside it (its name + DATA_SUFFIX) the weights if one would be too large."""
-    if not too_large(model):
+def write_model(model: onnx.ModelProto, path: Path, largest: int | None = None) -> None:
+    """Write a model: one file, or a file and beside it (its name + DATA_SUFFIX) the weights, if they are too large for one.
+
+    largest: bytes of weights in one file; None: as many as protobuf allows
+    """
+    if weight_bytes(model) <= (LARGEST_WEIGHTS if largest is None else largest):
         path.write_bytes(serialised(model))
         return
     beside = path.with_name(path.name + DATA_SUFFIX)
@@ -67,9 +70,9 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(serialised(light))
 
 
-def too_large(model: onnx.ModelProto) -> bool:
-    """Say whether a model's weights do not fit in one file with its graph."""
-    return sum(_tensor_bytes(tensor) for tensor in model.graph.initializer) > LARGEST_WEIGHTS
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Return how many bytes the model's weights take."""
+    return sum(_tensor_bytes(tensor) for tensor in model.graph.initializer)
 
 
 def without_weights(

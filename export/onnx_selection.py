@@ -124,7 +124,7 @@ def _needed_nodes(graph: onnx.GraphProto, output: str) -> tuple[list[onnx.NodePr
         if index is None or index in needed:
             continue
         needed.add(index)
-        names = _read_by(graph.node[index]) - wanted
+        names = read_by(graph.node[index]) - wanted
         wanted |= names
         left += names
     return [graph.node[index] for index in sorted(needed)], wanted
@@ -133,7 +133,7 @@ def _needed_nodes(graph: onnx.GraphProto, output: str) -> tuple[list[onnx.NodePr
 def _in_order(path: Path, nodes: list[onnx.NodeProto], read: set[str]) -> list[onnx.NodeProto]:
     """Return nodes so that each comes after those that it reads from; nodes already in order stay where they are."""
     makers = {name: index for index, node in enumerate(nodes) for name in node.output if name in read}
-    waits = [{makers[name] for name in _read_by(node) if name in makers} for node in nodes]
+    waits = [{makers[name] for name in read_by(node) if name in makers} for node in nodes]
     readers: dict[int, list[int]] = {}
     for index, others in enumerate(waits):
         for other in others:
@@ -154,14 +154,14 @@ def _in_order(path: Path, nodes: list[onnx.NodeProto], read: set[str]) -> list[o
     return ordered
 
 
-def _read_by(node: onnx.NodeProto) -> set[str]:
+def read_by(node: onnx.NodeProto) -> set[str]:
     """Return the names that a node reads, also from inside its subgraphs; names local to those do no harm."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
             names.update(v.name for v in graph.output)
             for inner in graph.node:
-                names |= _read_by(inner)
+                names |= read_by(inner)
     return names - {""}
 
 

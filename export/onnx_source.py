@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class OnnxSource:
         """Return the graph for any batch, with batch normalisations folded. It keeps the names of the file, not `output`."""
         try:
             model = self._changed(pictures)
-            return batch.with_open_batch(model) if self._for_one_picture else model
+            return self._opened(model, pictures[:2]) if self._for_one_picture else model
         except ExportError:
             raise
         except Exception as error:  # neither onnx nor onnxscript has an error class of its own
@@ -118,7 +119,7 @@ class OnnxSource:
             ) from error
 
     def _changed(self, pictures: np.ndarray) -> onnx.ModelProto:
-        """Return the graph as a bundle has it, but for its batch: float32, simple, with the pool, and with its sizes declared."""
+        """Return the graph as a bundle has it, but for its batch: float32, simple, with the pool, its sizes declared."""
         model = onnx_files.folded(self._model)
         (example,) = self._run(pictures[:1])
         model.graph.output[0].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(example.dtype)
@@ -132,6 +133,13 @@ class OnnxSource:
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
             return batch.with_constant_sizes(model)
         return model
+
+    def _opened(self, model: onnx.ModelProto, pictures: np.ndarray) -> onnx.ModelProto:
+        """Return the graph for any batch; if there are several ways to open it, one that gives `pictures` their results."""
+        first, guessed = batch.with_open_batch(model)
+        expected = self.results(pictures) if guessed else pictures
+        tries = itertools.chain([first], (batch.with_open_batch(model, name)[0] for name in reversed(guessed)))
+        return next((opened for opened in tries if not guessed or _gives(opened, pictures, expected)), first)
 
     @property
     def _for_one_picture(self) -> bool:
@@ -153,3 +161,11 @@ class OnnxSource:
                 f"{self.path}: input {name!r} is [{sizes}], but the preprocessing gives {['batch', *wanted]}; "
                 "correct --size, --channels or --layout"
             )
+
+
+def _gives(model: onnx.ModelProto, pictures: np.ndarray, expected: np.ndarray) -> bool:
+    try:
+        (got,) = runner_of(model).run(pictures)
+    except ExportError:
+        return False
+    return got.shape == expected.shape and batch_faults.close(expected, got)

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.errors import ExportError
 from export.onnx_files import rename
 
-NUMPY_TYPES = {
+NUMPY_TYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
     TensorProto.DOUBLE: np.dtype(np.float64),
@@ -78,7 +78,9 @@ def take_float32(model: onnx.ModelProto) -> None:
         for op, value in (("Add", 0.5), ("Floor", None), ("Max", 0), ("Min", 255)):
             made = f"{name}_{op}"
             operands = [read] if value is None else [read, f"{made}_constant"]
-            graph.initializer.extend(numpy_helper.from_array(np.float32(value), operand) for operand in operands[1:])
+            graph.initializer.extend(
+                numpy_helper.from_array(np.array(value, np.float32), operand) for operand in operands[1:]
+            )
             nodes.append(helper.make_node(op, operands, [made], name=made))
             read = made
     nodes.append(helper.make_node("Cast", [read], [inner], name=inner, to=kind))

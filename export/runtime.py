@@ -16,6 +16,9 @@ import onnxruntime as ort
 from export import onnx_files
 from export.errors import ExportError, root_cause
 
+LARGEST_IN_MEMORY = 2**26
+"""Most bytes of weights that are handed to ONNX Runtime in memory, where three copies of them meet."""
+
 
 class ModelRunner:
     """Runs one graph silently. Raises ExportError with ONNX Runtime's own message if that fails.
@@ -47,12 +50,12 @@ class ModelRunner:
 
 
 def runner_of(model: onnx.ModelProto) -> ModelRunner:
-    """Return a runner of a graph of any size."""
-    if not onnx_files.too_large(model):
+    """Return a runner of a graph of any size. Large ones pass through a file, of which ONNX Runtime makes no copies."""
+    if onnx_files.weight_bytes(model) <= LARGEST_IN_MEMORY:
         return ModelRunner(onnx_files.serialised(model))
     with tempfile.TemporaryDirectory() as folder:  # the session reads the weights while it is made
         path = Path(folder) / "model.onnx"
-        onnx_files.write_model(model, path)
+        onnx_files.write_model(model, path, LARGEST_IN_MEMORY)
         return ModelRunner(str(path))
 
 

@@ -90,8 +90,8 @@ class TorchSource:
             except Exception as error:  # the exporters run the user's code, and have no error class of their own
                 if _decides_by_numbers(error):  # the older exporter would keep one way of the decision, without a word
                     raise ExportError(
-                        f"torch.onnx.export cannot export the module: {root_cause(error)}; a decision in its forward depends "
-                        "on the numbers of a picture: compute both ways, and choose with torch.where"
+                        f"torch.onnx.export cannot export the module: {root_cause(error)}; a decision in its forward "
+                        "depends on the numbers of a picture: compute both ways, and choose with torch.where"
                     ) from error
                 reasons.append(root_cause(error))
         raise ExportError(
@@ -161,7 +161,7 @@ def _exported_by_torchscript(module: nn.Module, example: torch.Tensor) -> onnx.M
     torch.onnx.export(
         module,
         (example,),
-        content,
+        content,  # type: ignore[arg-type] # a file object is as good: its annotation says less than its docstring
         dynamo=False,
         dynamic_axes={name: {0: "batch"} for name in _OURS},
         opset_version=TORCHSCRIPT_OPSET,

@@ -27,7 +27,7 @@ DECODED_PIXELS = 96_000_000
 LENGTH_SHARE = 0.01
 """Weight of a difference in length beside one in direction."""
 LEAST_LENGTH = 1e-30
-NOISE = 1e-6
+LEAST_DISTANCE = 1e-6
 """A distance that is rounding."""
 MORE_EXPLAINED, EXPLAINED = 0.5, 0.25
 """Most that may be left of the distance for one more difference to be believed, and for any to be named."""
@@ -79,7 +79,7 @@ class IndexAgreement:
 
         weights: (n,) or more
         """
-        return float(np.exp(np.average(np.log(self.distances + NOISE), weights=weights[: len(self.cosines)])))
+        return float(np.exp(np.average(np.log(self.distances + LEAST_DISTANCE), weights=weights[: len(self.cosines)])))
 
 
 class VariantSearch:

@@ -169,13 +169,13 @@ def _resizing_words(p: Preprocessing) -> str:
         return f"stretched to {p.height} x {p.width}"
     if p.fit == "pad":
         colour = "the mean colour" if p.pad_colour is None else f"colour {_numbers(p.pad_colour)}"
-        return f"padded with {colour}, picture {'in the centre' if p.pad_position == 'centre' else 'at the top left'}"
+        return f"padded with {colour} (picture {'in the centre' if p.pad_position == 'centre' else 'at the top left'})"
     if p.resize is None:
-        return f"{p.height} x {p.width} covered, then cropped"
+        return f"{p.height} x {p.width} covered then cropped"
     if not p.resize:
         return "cropped without resizing"
     sizes = f"shorter side {p.resize[0]}" if len(p.resize) == 1 else f"resized to {p.resize[0]} x {p.resize[1]}"
-    return f"{sizes}, then cropped"
+    return f"{sizes} then cropped"
 
 
 def _norm_name(p: Preprocessing) -> str:

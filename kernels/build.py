@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels import nvidia
-from kernels.cubins import FATBIN, FATBIN_RECORD, GPU_ARCHITECTURES, OPTIONS, SOURCE, KernelError, key, record
+from kernels.cubins import FATBIN, FATBIN_RECORD, GPU_ARCHITECTURES, NVRTC_OPTIONS, SOURCE, KernelError, key, record
 
 __all__ = ["cubin_for"]
 
@@ -31,7 +31,7 @@ def cubin_for(architecture: int) -> bytes:
 
 
 def _cubin(architecture: int) -> tuple[bytes, str]:
-    return nvidia.compile_cuda(SOURCE.read_bytes(), SOURCE.name, [*OPTIONS, f"--gpu-architecture=sm_{architecture}"])
+    return nvidia.compile_cuda(SOURCE.read_bytes(), SOURCE.name, [*NVRTC_OPTIONS, f"--gpu-architecture=sm_{architecture}"])
 
 
 def registers(log: str, architecture: int) -> dict[str, int]:
@@ -60,7 +60,7 @@ def build_fatbin() -> tuple[bytes, dict[str, Any]]:
         cubins[architecture], log = _cubin(architecture)
         used[f"sm_{architecture}"] = registers(log, architecture)
     oldest = GPU_ARCHITECTURES[0]
-    flags = [option for option in OPTIONS if "ptxas" not in option]
+    flags = [option for option in NVRTC_OPTIONS if "ptxas" not in option]
     ptx, _ = nvidia.compile_cuda(SOURCE.read_bytes(), SOURCE.name, [*flags, f"--gpu-architecture=compute_{oldest}"])
     code = nvidia.make_fatbin(cubins, (oldest, ptx), SOURCE.name)
     return code, {

@@ -11,7 +11,7 @@ FATBIN_RECORD = Path(__file__).with_name("masks.json")
 
 GPU_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities, times ten, that get machine code. Later ones that are not listed use the PTX of the first."""
-OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
+NVRTC_OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
 """Of NVRTC. No fused multiply-add, as in numpy; the last one makes the log report registers and spills."""
 
 
@@ -21,7 +21,7 @@ class KernelError(RuntimeError):
 
 def key() -> str:
     """Return the sha256 of everything that the compiled kernels depend on: source, options, architectures."""
-    parts = [SOURCE.read_bytes(), *(option.encode() for option in OPTIONS), repr(GPU_ARCHITECTURES).encode()]
+    parts = [SOURCE.read_bytes(), *(option.encode() for option in NVRTC_OPTIONS), repr(GPU_ARCHITECTURES).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

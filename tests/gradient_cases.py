@@ -144,7 +144,13 @@ CASES: list[Case] = [
     entrywise("GlobalMaxPool"),
     with_constants("Tile", integers(1, 2, 1, 3)),
     entrywise("DepthToSpace", blocksize=2),
-    entrywise("DepthToSpace", blocksize=2, mode="CRD"),
+    several(
+        "DepthToSpace",
+        [
+            *(node("Exp", ["x"], ["e"]), node("Concat", ["x", "e"], ["both"], axis=1)),
+            node("DepthToSpace", ["both"], ["y"], blocksize=2, mode="CRD"),
+        ],
+    ),
     several(
         "SpaceToDepth",
         [node("Slice", ["x", "zero", "four", "rows"], ["s"]), node("SpaceToDepth", ["s"], ["y"], blocksize=2)],

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from engine.runtime.gradient_session import GRADIENT_OUTPUT, SIMILARITY_OUTPUT, TARGET_INPUT, WEIGHTS_INPUT
 from export.float64_graph import Float64Graph
-from export.gradient_check import verify
+from export.gradient_check import runner_gradient, verify
 from export.light_graph import LightGraph
 
 SHAPE = (4, 5, 6)
@@ -69,23 +69,17 @@ def doubled(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     return np.asarray(result)
 
 
-def run(model: onnx.ModelProto, x: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> list[np.ndarray]:
+def run(added: LightGraph, x: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> list[np.ndarray]:
     """Return similarity and gradient, as ONNX Runtime computes them."""
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(added.whole().SerializeToString(), providers=["CPUExecutionProvider"])
     ones = np.ones_like(target) if weights is None else weights
     feeds = {session.get_inputs()[0].name: x, TARGET_INPUT: target, WEIGHTS_INPUT: ones}
     return [np.asarray(a) for a in session.run([SIMILARITY_OUTPUT, GRADIENT_OUTPUT], feeds)]
 
 
-def checked(graph: onnx.ModelProto, model: onnx.ModelProto, metric: str, x: np.ndarray) -> str:
-    """Return what the export's own check says of the gradient graph of a model."""
-    runner, image = LightGraph.of(graph).runner(), graph.graph.input[0].name
-
-    def gradient(pictures: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = runner.run({image: pictures, TARGET_INPUT: targets, WEIGHTS_INPUT: weights})
-        return found[SIMILARITY_OUTPUT], found[GRADIENT_OUTPUT]
-
-    return verify(gradient, LightGraph.of(model), metric, x)
+def checked(added: LightGraph, model: onnx.ModelProto, metric: str, x: np.ndarray) -> str:
+    """Return what the export's own check says of the gradient that was added to a model."""
+    return verify(runner_gradient(added), LightGraph.of(model), metric, x)
 
 
 class Vit(nn.Module):

@@ -168,14 +168,14 @@ ONE = {
     "antialias off": (prepare("tensor bilinear"), ["interpolation bilinear without antialias"]),
     "bicubic, antialias off": (prepare("tensor bicubic"), ["interpolation bicubic without antialias"]),
     "nearest of tensors": (prepare("tensor nearest"), ["interpolation nearest without antialias"]),
-    "256 then 224": (prepare(crop=[73]), ["shorter side 73, then cropped"]),
-    "crop_pct .9": (prepare(crop=[71]), ["shorter side 71, then cropped"]),
-    "crop_pct .95": (prepare(crop=[67]), ["shorter side 67, then cropped"]),
-    "squashed, then cropped": (prepare(crop=[73, 73]), ["resized to 73 x 73, then cropped"]),
+    "256 then 224": (prepare(crop=[73]), ["shorter side 73 then cropped"]),
+    "crop_pct .9": (prepare(crop=[71]), ["shorter side 71 then cropped"]),
+    "crop_pct .95": (prepare(crop=[67]), ["shorter side 67 then cropped"]),
+    "squashed then cropped": (prepare(crop=[73, 73]), ["resized to 73 x 73 then cropped"]),
     "stretch": (prepare(fit="stretch"), ["stretched to 64 x 64"]),
-    "pad with black": (prepare(fit="pad"), ["padded with colour 0 0 0, picture in the centre"]),
-    "pad with white": (prepare(fit="pad", colour="white"), ["padded with colour 255 255 255, picture in the centre"]),
-    "pad at a corner": (prepare(fit="pad", corner=True), ["padded with colour 0 0 0, picture at the top left"]),
+    "pad with black": (prepare(fit="pad"), ["padded with colour 0 0 0 (picture in the centre)"]),
+    "pad with white": (prepare(fit="pad", colour="white"), ["padded with colour 255 255 255 (picture in the centre)"]),
+    "pad at a corner": (prepare(fit="pad", corner=True), ["padded with colour 0 0 0 (picture at the top left)"]),
     "crop rounding": (prepare(down=True), ["odd borders of a crop rounded down"]),
     "BGR": (prepare(bgr=True), ["channels in BGR"]),
     "0 and 1": (prepare(norm=((0, 0, 0), (1, 1, 1))), ["mean and std 0 and 1 (pixels / 255)"]),
@@ -186,10 +186,10 @@ ONE = {
     "divided twice": (prepare(divide=(255, 255)), ["mean and std ImageNet's (pixels divided by 255 twice)"]),
 }
 """What is planted alone, and the words that must name it."""
-BLACK_PAD = "padded with colour 0 0 0, picture in the centre"
+BLACK_PAD = "padded with colour 0 0 0 (picture in the centre)"
 TWO = {
     "bicubic, BGR": (prepare("bicubic", bgr=True), ["interpolation bicubic", "channels in BGR"]),
-    "bicubic, 256 then 224": (prepare("bicubic", crop=[73]), ["interpolation bicubic", "shorter side 73, then cropped"]),
+    "bicubic, 256 then 224": (prepare("bicubic", crop=[73]), ["interpolation bicubic", "shorter side 73 then cropped"]),
     "bicubic, CLIP": (prepare("bicubic", norm=CLIP_NORM), ["interpolation bicubic", "mean and std CLIP's (pixels / 255)"]),
     "Caffe": (
         prepare(bgr=True, norm=((103.939, 116.779, 123.68), (1, 1, 1)), divide=()),
@@ -199,7 +199,7 @@ TWO = {
     "antialias off, pad": (prepare("tensor bilinear", "pad"), ["interpolation bilinear without antialias", BLACK_PAD]),
     "256 then 224, 0.5": (
         prepare(crop=[73], norm=((0.5,) * 3, (0.5,) * 3)),
-        ["shorter side 73, then cropped", "mean and std 0.5 and 0.5 (pixels / 255)"],
+        ["shorter side 73 then cropped", "mean and std 0.5 and 0.5 (pixels / 255)"],
     ),
     "crop rounding, nearest": (
         prepare("nearest", down=True),
@@ -218,7 +218,8 @@ def named_right(bench: Bench, planted: dict[str, tuple[Pipeline, list[str]]]) ->
     wrong = []
     for name, (pipeline, expected) in planted.items():
         found = bench.compare(bench.embeddings(pipeline))
-        made = f"your index was made with {' and '.join(expected)}, this bundle has "
+        listed = " and ".join(filter(None, [", ".join(expected[:-1]), expected[-1]]))
+        made = f"your index was made with {listed}, this bundle has "
         if made not in found.verdict or len(found.kinds) != len(expected):
             wrong.append(f"{name}: {found.line()}")
     return wrong
@@ -356,7 +357,7 @@ def dropped(file: Path) -> Image.Image:
     ("load", "said"),
     [
         (over("white"), "equal"),
-        (over("black"), "made with transparency over black, this bundle has EXIF orientation applied, transparency over"),
+        (over("black"), "made with transparency over black, this bundle has EXIF orientation applied and transparency over"),
         (turned, "made with EXIF orientation ignored"),
         (dropped, "made with transparency dropped"),
     ],

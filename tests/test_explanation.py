@@ -188,5 +188,5 @@ def test_other_files_are_not_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", fields=np.zeros(3))
     np.savez(tmp_path / "c.npz", fields=np.array([{}], dtype=object))
     for name in ("a.npz", "b.npz", "c.npz", "missing.npz"):
-        with pytest.raises(OutputError, match="not a saved explanation|cannot read"):
+        with pytest.raises(OutputError, match=r"not a saved explanation|cannot read"):
             Explanation.load(tmp_path / name)

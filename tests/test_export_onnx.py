@@ -87,18 +87,18 @@ def test_a_shape_that_two_nodes_share(tmp_path: Path) -> None:
 
 TOKEN = np.random.default_rng(7).normal(size=(1, 1, 4, 4)).astype(np.float32)
 BAKED = {
-    # (1, 4, 4, 4) to (4, 16): the batch goes into the rows
+    # (1, 4, 4, 4) to (4, 16): the batch goes into the rows, over which a mean is taken
     "rows": [
         conv_node(),
-        helper.make_node("Reshape", ["features", "rows"], ["flat"], name="baked"),
-        helper.make_node("ReduceMean", ["flat"], ["embedding"], axes=[0], keepdims=1),
+        helper.make_node("Reshape", ["features", "rows"], ["flat"], name="innocent"),
+        helper.make_node("ReduceMean", ["flat"], ["embedding"], axes=[0], keepdims=1, name="baked"),
     ],
-    # (1, 4, 4, 4) to (4, -1): the batch is spread over the columns, and a later node fails for it
+    # (1, 4, 4, 4) to (4, -1): the same, named in another way
     "columns": [
         conv_node(),
-        helper.make_node("Reshape", ["features", "columns"], ["flat4"], name="baked"),
-        helper.make_node("MatMul", ["flat4", "m"], ["four"], name="innocent"),
-        helper.make_node("ReduceMean", ["four"], ["embedding"], axes=[0], keepdims=1),
+        helper.make_node("Reshape", ["features", "columns"], ["flat4"], name="innocent"),
+        helper.make_node("MatMul", ["flat4", "m"], ["four"]),
+        helper.make_node("ReduceMean", ["four"], ["embedding"], axes=[0], keepdims=1, name="baked"),
     ],
     # the sum over the batch is invisible while the batch is 1
     "mean": [

@@ -86,12 +86,13 @@ def test_a_gradient_that_mixes_pictures_does_not_pass() -> None:
     graph = with_gradient(LightGraph.of(model), "dot")
     x = floats(np.random.default_rng(0), 3, *SHAPE)
     checked(graph, model, "dot", x)
-    last = graph.graph.node[-1]
+    nodes = graph.model.graph.node
+    last = nodes[-1]
     mean = node("ReduceMean", [last.input[0], "gradient/first"], ["mixed"], keepdims=1)
     spread = node("Add", [last.input[0], "mixed"], ["spread"])
-    graph.graph.initializer.append(numpy_helper.from_array(integers(0), "gradient/first"))
+    graph.model.graph.initializer.append(numpy_helper.from_array(integers(0), "gradient/first"))
     last.input[0] = "spread"
-    del graph.graph.node[-1]
-    graph.graph.node.extend([mean, spread, node("Identity", ["spread"], [GRADIENT_OUTPUT])])
+    del nodes[-1]
+    nodes.extend([mean, spread, node("Identity", ["spread"], [GRADIENT_OUTPUT])])
     with pytest.raises(ExportError, match="batch"):
         checked(graph, model, "dot", x)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine import BundleError, Explainer, LearnedMask, Lime, OptionError, ProviderError, Rise, Window
+from engine import BundleError, Explainer, ImageError, LearnedMask, Lime, OptionError, ProviderError, Rise, Window
 from engine.bundle import load_bundle
 from engine.pictures.preprocessing import Preprocessing
 from export.commands import main
@@ -102,6 +102,8 @@ def test_what_needs_embeddings_is_refused_in_one_line(regions: Path) -> None:
             attempt()
     with pytest.raises(OptionError, match=r"nothing can be prepared|needs a gradient"):
         explainer.explain(bright(0), bright(1), LearnedMask(iterations=1))
+    with pytest.raises(ImageError, match="must be pictures"):
+        explainer.explain(bright(0), np.ones(1, np.float32))
     with pytest.raises(ProviderError, match="provider cpu alone"):
         Explainer(regions, provider="openvino")
 

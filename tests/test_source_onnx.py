@@ -1,4 +1,4 @@
-"""ONNX files as people have them: any tensor, tokens, other types and sizes, nodes in any order, weights beside the graph."""
+"""ONNX files as people have them: any tensor, tokens, types, sizes, nodes in any order, weights beside the graph."""
 
 from collections.abc import Sequence
 from pathlib import Path

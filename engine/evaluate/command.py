@@ -15,7 +15,7 @@ from engine.evaluate import report
 from engine.evaluate.curves import WHITE, InsertionDeletion, insertion_deletion
 from engine.evaluate.options import add_shared_options, evaluate_parser, open_explainer, require_json_name
 from engine.evaluate.pairs import Pair, read_pairs
-from engine.evaluate.report import CURVES, RANDOM, Result
+from engine.evaluate.report import CURVES, RANDOM_ORDER, Result
 from engine.evaluate.rows import Row, Rows
 from engine.explainer import MODES, Explainer
 from engine.files import check_writable, write_whole
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         images_required=False,
         masks="passes of rise and lime, steps of mask (default: each method's own)",
     )
-    known = (*METHODS, RANDOM)
+    known = (*METHODS, RANDOM_ORDER)
     add("--metric", type=_names(CURVES), default=CURVES, metavar="M,M", help=f"of {','.join(CURVES)} (default: both)")
     add("--methods", type=_names(known), default=known, metavar="M,M", help=f"of {','.join(known)} (default: all)")
     add("--modes", type=_names(MODES), default=("fixed",), metavar="M,M", help=f"of {','.join(MODES)} (default: fixed)")
@@ -89,9 +89,11 @@ def _run(options: argparse.Namespace) -> None:
         )
     settings = _settings(options, explainer, methods)
     rows = Rows(options.out.with_suffix(".rows.jsonl"), settings)
-    runs = [(name, mode) for name in options.methods for mode in options.modes if name != RANDOM or mode == "fixed"]
+    runs = [(name, mode) for name in options.methods for mode in options.modes if name != RANDOM_ORDER or mode == "fixed"]
     if not runs:
-        raise OptionError(f"{RANDOM} has only mode fixed: --modes {','.join(options.modes)} leaves nothing to evaluate")
+        raise OptionError(
+            f"{RANDOM_ORDER} has only mode fixed: --modes {','.join(options.modes)} leaves nothing to evaluate"
+        )
     with Bar(options.quiet, "rows", "row") as bar:
         for number, pair in enumerate(pairs):
             digest = _digest(pair)
@@ -120,7 +122,7 @@ def _row(
     options: argparse.Namespace,
 ) -> Row:
     """Judge one map: the part of its row that the key and the digest leave."""
-    if name == RANDOM:
+    if name == RANDOM_ORDER:
         preprocessing = explainer.model.preprocessing
         size = preprocessing.height, preprocessing.width
         saliency, passes = _random_map(options.seed, number, *size), 0

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engine.bundle.manifest import Condition
 from engine.errors import OptionError
 from engine.explainer import Explainer
-from engine.bundle.manifest import Condition
 from engine.passes import MaskedPasses
 from engine.pictures.loading import ImageLike
 from engine.protocol import require_whole, silent

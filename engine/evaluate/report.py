@@ -17,7 +17,7 @@ from engine.render.html import STYLE, escaped
 
 CURVES = ("insertion", "deletion")
 BETTER = {"insertion": "higher", "deletion": "lower"}
-RANDOM = "random"
+RANDOM_ORDER = "random"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Result:
 
 def summary(settings: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
     """Return the report, ready for JSON. All methods use the same resamples of pairs for their intervals."""
-    base = next((r for r in results if r.method == RANDOM), None)
+    base = next((r for r in results if r.method == RANDOM_ORDER), None)
     table = []
     for result in results:
         row: dict[str, Any] = {"method": result.method, "mode": result.mode, "passes": result.passes}
@@ -120,7 +120,8 @@ def curves_figure(results: Sequence[Result]) -> bytes:
     metrics = list(results[0].areas)
     figure = Figure(figsize=(5.2 * len(metrics), 4), layout="constrained")
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(r.method for r in results if r.method != RANDOM))}
+    methods = dict.fromkeys(r.method for r in results if r.method != RANDOM_ORDER)
+    colours = {method: f"C{i}" for i, method in enumerate(methods)}
     for panel, metric in zip(panels, metrics, strict=True):
         for result in results:
             curve = result.curves[metric]

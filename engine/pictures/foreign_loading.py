@@ -8,10 +8,10 @@ from engine.pictures.loading import load_picture
 
 RgbPicture = Image.Image
 """An RGB picture as Pillow has it."""
-UPRIGHT = "EXIF orientation applied, transparency over white"
+UPRIGHT = "EXIF orientation applied and transparency over white"
 LOADINGS = {
     "EXIF orientation ignored": "orientation",
-    "transparency dropped, the colour below it shown": "dropped",
+    "transparency dropped (the colour below it shown)": "dropped",
     "transparency over black": "black",
 }
 """Ways of reading a file other than the engine's, UPRIGHT, and what it is about."""

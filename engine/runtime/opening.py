@@ -10,8 +10,8 @@ from engine.protocol import GraphSignature, Runner, silent
 from engine.runtime.gpu_session import GpuSession
 from engine.runtime.gpu_stage import BUFFERS
 from engine.runtime.gradient_session import GradientSession
-from engine.runtime.providers import GPU_PROVIDERS, require_gpu
 from engine.runtime.pair_session import PairSession
+from engine.runtime.providers import GPU_PROVIDERS, require_gpu
 from engine.runtime.session import Session
 from kernels.rank import RankRenderer
 
@@ -60,9 +60,7 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     return session
 
 
-def _open_pair(
-    bundle: Bundle, graph: Graph, provider: str, threads: int | None, signature: GraphSignature
-) -> PairSession:
+def _open_pair(bundle: Bundle, graph: Graph, provider: str, threads: int | None, signature: GraphSignature) -> PairSession:
     """Open a graph of two inputs; its canonical result is the score of the canonical picture and its mirror image."""
     if provider != "cpu":
         raise ProviderError(f"a model that takes two pictures runs on provider cpu alone, not on {provider}: leave it out")

@@ -14,7 +14,7 @@ from kernels.rise import RiseRenderer
 
 LEAST_FOR_HALVES = 8
 """With fewer masks, comparing two halves of them says nothing."""
-DIRECTIONS = 12
+LEADING_DIRECTIONS = 12
 """So many leading directions of the masked embeddings stand for references that are not known yet."""
 KEPT_CONDITIONS = 4
 """A picture keeps the fits of the conditions used last: a model may have dozens of conditions."""
@@ -65,7 +65,7 @@ class MapFits:
             stand for them
         """
         if known is None:
-            known = {None: KnownReferences(self.regression(None).leading(DIRECTIONS))}
+            known = {None: KnownReferences(self.regression(None).leading(LEADING_DIRECTIONS))}
         found = []
         for condition, references in known.items():
             regression = self.regression(condition)

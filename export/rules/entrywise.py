@@ -9,7 +9,7 @@ from onnx import TensorProto
 from export.rules.step import RULES, InputGradients, Rule, Step, rule
 from export.tape import Value
 
-FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def _gelu(n: Step) -> Value:
@@ -95,7 +95,7 @@ RULES.update({name: _rule_of_one_input(derivative) for name, derivative in ELEME
 @rule("Cast")
 def _cast(n: Step) -> InputGradients:
     """The same number in another type: g in the type of x; a cast to whole numbers has no gradient"""
-    return [n.g.op("CastLike", n.x) if n.attribute("to") in FLOATS else None]
+    return [n.g.op("CastLike", n.x) if n.attribute("to") in FLOAT_TYPES else None]
 
 
 def _broadcast(*gradients: Callable[[Step], Value]) -> Rule:
