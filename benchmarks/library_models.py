@@ -16,14 +16,18 @@ def settle(module: nn.Module, run: Callable[[], object]) -> nn.Module:
     """Give random weights the ways of trained ones, in place, and return the module in evaluation mode.
 
     Parameters that start at zero or near it get values, and batch norms take their statistics from what `run` shows the
-    module. Without that, deep networks give zeros or the same for every picture.
+    module, whose convolutions then pass on what they get. Without that, deep networks give zeros, or the same for every
+    picture.
     """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.numel() > 1 and parameter.abs().max() < TINY:
                 parameter.normal_(0.0 if name.endswith("bias") or not parameter.any() else 0.5, SPREAD)
+        for part in module.modules() if norms else []:
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight)
     module.eval()
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None  # the plain mean over what it sees
         norm.train()

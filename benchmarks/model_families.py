@@ -19,6 +19,7 @@ from torch import nn
 from benchmarks.library_models import ChannelsLast, IResNet, settle, usual
 from benchmarks.mobilenet import embedder_folder
 from engine.errors import OptionError
+from export.torchvision_absence import hidden, works
 
 SEED = 0
 Embed = Callable[[Sequence[Image.Image]], np.ndarray]
@@ -45,16 +46,16 @@ class HfFamily:
     processing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def build(self, folder: Path, small: bool, pictures: Sequence[Image.Image]) -> Built:
-        """Save model and processor as `save_pretrained` does."""
-        import transformers  # noqa: PLC0415 - an optional package
-        from transformers import AutoImageProcessor  # noqa: PLC0415
+        """Save model and processor as `save_pretrained` does. The processor is the one that works on Pillow's pictures."""
+        with hidden(not works()):
+            import transformers  # noqa: PLC0415 - an optional package
 
+            processor = getattr(transformers, f"{self.processor}Pil", None) or getattr(transformers, self.processor)
         torch.manual_seed(SEED)
         settings = {**self.settings, **(SMALL.get(self.model, {}) if small else {})}
         model = getattr(transformers, self.model)(getattr(transformers, self.config)(**settings))
-        processor = getattr(transformers, self.processor)(**self.processing)
-        processor.save_pretrained(folder)
-        processor = AutoImageProcessor.from_pretrained(folder)
+        processor(**self.processing).save_pretrained(folder)
+        processor = processor.from_pretrained(folder)
         settle(model, lambda: self._embedded(model, processor, pictures[:8]))
         model.save_pretrained(folder)
         return Built(["--hf", str(folder)], functools.partial(self._embedded, model.eval(), processor))

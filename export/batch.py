@@ -10,8 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import onnx_ir
-from onnx_ir.passes import common as passes
 
 from export.onnx_files import sizes_of, without_weights
 from export.onnx_selection import read_by
@@ -19,62 +17,46 @@ from export.runtime import runner_of
 
 SMALL_CONSTANT = 2**16
 """Most bytes of a tensor that is computed in advance: sizes, positions and class tokens are smaller."""
-JOINING = (
-    "Concat",
-    "MatMul",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Min",
-    "Max",
-    "Where",
-    "Equal",
-    "Less",
-    "Greater",
-    "And",
-    "Or",
-)
+JOINING = frozenset("Concat MatMul Add Sub Mul Div Pow Min Max Where Equal Less Greater And Or".split())
 """Operators in which a constant for one picture can meet a tensor that follows the batch."""
 Shape = tuple[int, ...]
 
 
-def with_constant_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph, declared with batch 1 and fixed sizes, in which sizes and positions are constants.
+def make_sizes_constant(model: onnx.ModelProto) -> None:
+    """Make sizes and positions constants in a graph that is declared with batch 1 and fixed sizes, in place.
 
-    Everything that the picture's numbers do not reach is computed once, by running the graph.
+    What the picture's numbers do not reach is computed by running the graph once.
     """
-    depends = _dependent(model.graph)
-    constants = {tensor.name for tensor in model.graph.initializer}
+    graph = model.graph
+    depends, constants = _dependent(graph), {tensor.name for tensor in graph.initializer}
     sized = set[str]()  # tensors that depend on the sizes of others
-    for node in model.graph.node:
+    for node in graph.node:
         if node.op_type in ("Shape", "Size") or not sized.isdisjoint(read_by(node)):
             sized |= set(node.output)
-    read = {name for node in model.graph.node if depends & set(node.output) for name in read_by(node)}
+    read = {name for node in graph.node if depends & set(node.output) for name in read_by(node)}
     wanted = sorted(read - depends - constants)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
     if not wanted:
-        return result
-    del result.graph.output[:], result.graph.value_info[:]
-    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    shape = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
-    found = zip(wanted, runner_of(result).run(np.zeros(shape, np.float32)), strict=True)
+        return
+    output = graph.output[0].name
+    del graph.output[:], graph.value_info[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    shape = [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim]
+    found = zip(wanted, runner_of(model).run(np.zeros(shape, np.float32)), strict=True)
     values = {name: np.asarray(value) for name, value in found}
     values = {name: value for name, value in values.items() if name in sized or value.nbytes <= SMALL_CONSTANT}
-    nodes = [node for node in model.graph.node if not (set(node.output) & set(values) and not depends & set(node.output))]
-    del result.graph.node[:], result.graph.output[:]
-    result.graph.node.extend(nodes)
-    result.graph.output.extend(model.graph.output)
-    result.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
-    graph = onnx_ir.from_proto(result)
-    passes.RemoveUnusedNodesPass()(graph)
-    return onnx_ir.to_proto(graph)
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    needed, kept = {output}, []
+    for node in reversed(graph.node):
+        if needed & set(node.output) - set(values):
+            needed |= read_by(node)
+            kept.append(node)
+    del graph.node[:], graph.output[:]
+    graph.node.extend(reversed(kept))
+    graph.output.add(name=output)
 
 
 def with_open_batch(model: onnx.ModelProto, other: str = "") -> tuple[onnx.ModelProto, list[str]]:
-    """Return a copy of a graph of `with_constant_sizes` that takes any batch, if that can be done.
+    """Return a copy of a graph of `make_sizes_constant` that takes any batch, if that can be done.
 
     Returns the outputs of Reshape nodes too that leave it to a guess in which of two axes the batch is.
     other: such an output, for which the second guess is taken
@@ -159,8 +141,10 @@ class _Opening:
         )
         if place is None or two.get(node.output[0]) == (*target[:place], 2 * target[place], *target[place + 1 :]):
             return
-        opened = np.array([*target[:place], -1, *target[place + 1 :]], np.int64)
-        node.input[1] = self._constant(f"{node.output[0]}_any_batch", opened)  # other nodes may share the old one
+        opened, name = np.array([*target[:place], -1, *target[place + 1 :]], np.int64), f"{node.output[0]}_any_batch"
+        if name == node.input[1]:
+            return
+        node.input[1] = self._constant(name, opened)  # other nodes may share the old one
         for attribute in [a for a in node.attribute if a.name == "allowzero"]:
             node.attribute.remove(attribute)
 

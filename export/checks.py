@@ -36,6 +36,7 @@ def _model_lines(loaded: Bundle) -> list[str]:
         f"name        {manifest.name}",
         f"identity    {loaded.identity}",
         f"licence     {manifest.licence or 'not stated'}",
+        *([f"origin      {manifest.origin}"] if manifest.origin else []),
         f"picture     {p.height} x {p.width}, {p.fit}, {p.channel_order}, {p.layout}",
         f"similarity  {manifest.metric} of embeddings ({manifest.embedding},)",
     ]

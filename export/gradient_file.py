@@ -42,7 +42,7 @@ def add_gradient(
     except EngineError as error:
         for file in set(folder.iterdir()) - before:
             file.unlink()
-        notice(f"warning: the bundle is written without its gradient, so method mask is not available: {error}")
+        notice(f"warning: the bundle is written without its gradient, so it serves every method but mask: {error}")
         return None
     return Graph(GRADIENT_FILE, "gradient", "fp32", "any", opset, base.input, base.output)
 

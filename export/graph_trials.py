@@ -27,9 +27,10 @@ from export.token_scaling import scaled_per_token
 
 MASKS_PER_PICTURE = 7
 """Masks that each picture is calibrated behind, beside the whole picture."""
-COMPARED_MASKS = 256
-"""Masks behind which a picture is compared: the fewest that the engine runs by itself, where rounding is seen most."""
-CALIBRATION_SHARE, TUNING_SHARE = 0.25, 0.05
+COMPARED_MASKS, TUNING_MASKS = 256, 128
+"""Masks behind which a picture is compared: for the report the fewest that the engine runs by itself, where rounding is seen
+most; half of them to choose a graph, which is stricter."""
+CALIBRATION_SHARE, TUNING_SHARE = 0.2, 0.07
 """Most of the time limit for measuring value ranges, and for the fp32 graph's maps of the tuning pictures."""
 LEAST_CALIBRATED, LEAST_TUNED, LEAST_COMPARED = 4, 1, 2
 """Pictures to calibrate on, to choose a graph by, and to mask for the report, however slow the network is."""
@@ -67,7 +68,7 @@ class GraphTrials:
         self._path = bundle.folder / self._graph.file
         self.base = self.session(None)
         self.pass_seconds = self._pass_seconds()
-        compared = (LEAST_TUNED + LEAST_COMPARED) * COMPARED_MASKS * (1 + INT8_COST)
+        compared = (LEAST_TUNED * TUNING_MASKS + LEAST_COMPARED * COMPARED_MASKS) * (1 + INT8_COST)
         least = self.pass_seconds * (LEAST_CALIBRATED * (1 + MASKS_PER_PICTURE) + compared)
         if least > keeper.limit:
             raise ExportError(
@@ -83,12 +84,12 @@ class GraphTrials:
     @functools.cached_property
     def tuning(self) -> Fp32Comparison:
         """Maps of the calibration pictures, on which graphs are chosen; the held-out pictures are for the report alone."""
-        return self.comparison(self._pictures.calibration[:TUNING_PICTURES], COMPARED_MASKS, TUNING_SEED)
+        return self.comparison(self._pictures.calibration[:TUNING_PICTURES], TUNING_MASKS, TUNING_SEED)
 
     @functools.cached_property
     def tuning_queries(self) -> range:
         """The tuning pictures that are masked; all are references."""
-        affordable = int(TUNING_SHARE * self.keeper.limit / (COMPARED_MASKS * self.pass_seconds))
+        affordable = int(TUNING_SHARE * self.keeper.limit / (TUNING_MASKS * self.pass_seconds))
         return range(min(max(affordable, LEAST_TUNED), len(self._pictures.calibration), TUNING_PICTURES))
 
     def probe(self, pictures: int, masks: int, seed: int) -> Fp32Comparison:

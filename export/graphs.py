@@ -94,7 +94,8 @@ def _check_embedding(source: Source, expected: np.ndarray) -> None:
     sums = expected.astype(np.float64).sum(1), np.exp(np.minimum(expected, 0).astype(np.float64)).sum(1)
     close = [np.abs(total - 1).max() <= PROBABILITY_TOLERANCE for total in sums]
     if expected.shape[1] <= 2:
-        why = f"the model gives {expected.shape[1]} numbers per picture, as a classifier of two classes does"
+        count = "one number" if expected.shape[1] == 1 else "two numbers"
+        why = f"the model gives {count} per picture, as a classifier of two classes does"
     elif (close[0] and expected.min() >= 0) or (close[1] and expected.max() <= 0):
         why = "the numbers that the model gives are probabilities of classes, as after a softmax"
     else:

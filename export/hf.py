@@ -15,6 +15,7 @@ from export.errors import ExportError, root_cause
 from export.hf_embedder import HfEmbedder
 from export.preprocessor import read_preprocessor
 from export.runtime import silence
+from export.torchvision_absence import hidden, works
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -40,6 +41,11 @@ def load_hf(name: str, pool: str | None = None) -> HfModel:
     pool: cls, or mean (of the patches), in place of what the model's configuration says; None for that
     Raises OptionError without transformers, ExportError if the model is not there or is not one of pictures.
     """
+    with hidden(not works()):
+        return _load_hf(name, pool)
+
+
+def _load_hf(name: str, pool: str | None) -> HfModel:
     try:
         import transformers  # noqa: PLC0415 - an optional package, and slow to load
     except ImportError as error:

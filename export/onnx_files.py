@@ -109,9 +109,9 @@ def sizes_of(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
 
 
-def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+def folded(model: onnx.ModelProto | onnx_ir.Model) -> onnx.ModelProto:
     """Return a copy with BatchNormalization folded into a convolution directly before it, and with every node named."""
-    graph = onnx_ir.from_proto(model)
+    graph = model if isinstance(model, onnx_ir.Model) else onnx_ir.from_proto(model)
     # these rules, and `export.batch`, find constants among the initializers only
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     passes.IdentityEliminationPass()(graph)

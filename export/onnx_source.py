@@ -131,7 +131,7 @@ class OnnxSource:
         onnx_files.declare(model.graph.input[0], pictures.shape[1:])
         if self._for_one_picture:
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-            return batch.with_constant_sizes(model)
+            batch.make_sizes_constant(model)
         return model
 
     def _opened(self, model: onnx.ModelProto, pictures: np.ndarray) -> onnx.ModelProto:

@@ -1,13 +1,8 @@
 """Networks of timm, without their classifiers."""
 
-import contextlib
 import dataclasses
 import functools
-import importlib.abc
-import importlib.machinery
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from export.errors import ExportError, root_cause
 from export.preprocessor import from_timm
 from export.runtime import silence
 from export.torch_files import load_state, state_dict
+from export.torchvision_absence import replaced, works
 
 RANDOM = "random"
 """In place of a file of weights: leave the network as it is made, to try an export."""
@@ -77,75 +73,14 @@ def _is_known(timm: Any, name: str) -> bool:
 
 
 def _import_timm() -> Any:
-    """Import timm. It imports torchvision, but networks and their configurations need nothing of it: if torchvision is not
-    installed, or does not import beside this torch, empty classes take the place of its own meanwhile.
-    """
+    """Import timm. It imports torchvision, of which networks and their configurations need nothing: empty classes do."""
     try:
-        with silence():
+        with silence(), replaced(not works()):
             import timm  # noqa: PLC0415 - an optional package, and slow to load
-
-            return timm
-    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: torchvision's operators do not load
-        if isinstance(error, ImportError) and error.name == "timm":
-            raise OptionError("timm is not installed: pip install 'sane-engine[cpu,export,timm]'") from error
-        _forget_modules("timm", "torchvision")
-    try:
-        with _stand_in("torchvision"), silence():
-            import timm  # noqa: PLC0415
-
-            return timm
     except ImportError as error:
+        if error.name == "timm":
+            raise OptionError("timm is not installed: pip install 'sane-engine[cpu,export,timm]'") from error
         raise OptionError(
-            f"timm does not import ({root_cause(error)}): pip install 'sane-engine[cpu,export,timm]'"
+            f"timm does not import: {root_cause(error)}; pip install 'sane-engine[cpu,export,timm]'"
         ) from error
-
-
-def _forget_modules(*packages: str) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
-        del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _stand_in(package: str) -> Iterator[None]:
-    """Let a package and all modules below it import as modules that have any class that is asked of them."""
-    finder = _Finder(package)
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        _forget_modules(package)
-
-
-class _AnyClass(type):
-    """The metaclass of classes that have any class that is asked of them."""
-
-    def __getattr__(cls, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _AnyClass(name, (), {})
-
-
-class _AnyModule(types.ModuleType):
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        made = _AnyClass(name, (), {})
-        setattr(self, name, made)
-        return made
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def __init__(self, package: str) -> None:
-        self._package = package
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname.partition(".")[0] != self._package:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _AnyModule(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        pass
+    return timm

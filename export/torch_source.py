@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 from torch import nn
 
@@ -139,7 +140,7 @@ def load_module(spec: str, weights: Path | None = None) -> nn.Module:
     return made
 
 
-def _exported(module: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
+def _exported(module: nn.Module, example: torch.Tensor) -> onnx_ir.Model:
     program = torch.onnx.export(
         module,
         (example,),
@@ -153,7 +154,7 @@ def _exported(module: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
     )
     if program is None:
         raise ExportError("torch.onnx.export gave no graph")
-    return program.model_proto
+    return program.model  # its weights are the module's own, not copies
 
 
 def _exported_by_torchscript(module: nn.Module, example: torch.Tensor) -> onnx.ModelProto:

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from engine.runtime.gradient_session import GRADIENT_OUTPUT, TARGET_INPUT
 from export import ExportError
+from export.float64_graph import Float64Graph
 from export.gradient import with_gradient
+from export.gradient_check import runner_gradient, verify
 from export.light_graph import LightGraph
 from export.rules import RULES
 
@@ -63,22 +65,104 @@ def test_of_equal_pixels_max_pooling_takes_the_first_as_torch_does() -> None:
     np.testing.assert_allclose(run(with_gradient(LightGraph.of(model), "dot"), x, v)[1], leaf.grad.numpy(), atol=1e-6)
 
 
-def test_max_pooling_that_numbers_by_columns_is_refused() -> None:
-    model = model_of([node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], storage_order=1)], {})
-    with pytest.raises(ExportError, match="by columns"):
+REFUSED = {
+    "'n' is a Sinh, whose derivative is not known.*replace the operator": ([node("Sinh", ["x"], ["y"], name="n")], 20),
+    "by columns": ([node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], storage_order=1)], 20),
+    r"'n' \(Einsum\).*has dots": ([node("Einsum", ["x"], ["y"], equation="...hw->...wh", name="n")], 20),
+    "already uses": ([node("Relu", ["x"], [TARGET_INPUT]), node("Neg", [TARGET_INPUT], ["y"])], 20),
+    "keeps the aspect ratio": (
+        [node("Resize", ["x", "", "", "sizes"], ["y"], axes=[2, 3], keep_aspect_ratio_policy="not_larger", mode="linear")],
+        20,
+    ),
+    "cuts out a region": (
+        [node("Resize", ["x", "roi", "scales"], ["y"], coordinate_transformation_mode="tf_crop_and_resize", mode="linear")],
+        20,
+    ),
+    "has batch_dims": (
+        [
+            *(node("Shape", ["x"], ["batch"], end=1), node("Concat", ["batch", "two"], ["shape"], axis=0)),
+            *(node("Expand", ["zero", "shape"], ["places"]), node("GatherND", ["x", "places"], ["y"], batch_dims=1)),
+        ],
+        20,
+    ),
+    "input 1 is computed from the picture": (
+        [node("ReduceMean", ["x", "axes"], ["m"], keepdims=0), node("LayerNormalization", ["x", "m"], ["y"], axis=1)],
+        20,
+    ),
+    "its second output or a later one is used": (
+        [node("Attention", ["x", "x", "x"], ["a", "k"]), node("Add", ["a", "k"], ["y"])],
+        23,
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_has_no_derivative_is_named(message: str) -> None:
+    nodes, opset = REFUSED[message]
+    used = {name for n in nodes for name in n.input}
+    every = {"sizes": integers(7, 7), "axes": integers(0), "two": integers(2, 1), "zero": integers(0)}
+    every |= {"roi": np.tile(np.float32([0, 1]), (4, 1)).T.ravel(), "scales": np.float32([1, 1, 2, 2])}
+    constants = {name: value for name, value in every.items() if name in used}
+    with pytest.raises(ExportError, match=message):
+        with_gradient(LightGraph.of(model_of(nodes, constants, opset=opset)), "dot")
+
+
+def test_group_normalisation_of_an_old_opset_is_refused() -> None:
+    scales = {"s": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
+    model = model_of([node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)], scales, opset=21)
+    model.opset_import[0].version = 20
+    for tensor in model.graph.initializer[:2]:
+        tensor.CopyFrom(numpy_helper.from_array(np.ones(2, np.float32), tensor.name))
+    with pytest.raises(ExportError, match="scales groups"):
         with_gradient(LightGraph.of(model), "dot")
 
 
-def test_an_operator_without_a_rule_is_named() -> None:
-    model = model_of([node("Sinh", ["x"], ["y"], name="wave")], {})
-    with pytest.raises(ExportError, match=r"'wave' is a Sinh, whose derivative is not known.*replace the operator"):
+def test_a_rule_that_fails_costs_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, "Relu", lambda n: [n.x.op("Relu") / n.tape.shapes["nothing"]])
+    with pytest.raises(ExportError, match=r"\(Relu\) is not known, because its rule does not fit it \(KeyError"):
+        with_gradient(LightGraph.of(model_of([node("Relu", ["x"], ["y"])], {})), "dot")
+
+
+def test_a_graph_that_does_not_run_is_told_in_one_line() -> None:
+    model = model_of([node("Relu", ["x"], ["y"])], {})
+    model.graph.node[0].input[0] = "lost"
+    with pytest.raises(ExportError, match="lost"):
         with_gradient(LightGraph.of(model), "dot")
-    model = model_of([node("Einsum", ["x"], ["y"], name="turn", equation="...hw->...wh")], {})
-    with pytest.raises(ExportError, match=r"'turn' \(Einsum\).*has dots"):
+    model.opset_import[0].version = 12
+    with pytest.raises(ExportError, match="cannot be prepared for its gradient: it cannot be brought to opset 18"):
         with_gradient(LightGraph.of(model), "dot")
-    model = model_of([node("Relu", ["x"], [TARGET_INPUT]), node("Neg", [TARGET_INPUT], ["y"])], {})
-    with pytest.raises(ExportError, match="already uses"):
-        with_gradient(LightGraph.of(model), "dot")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "message"),
+    [
+        (lambda g: g * np.float32(np.nan), "not finite"),
+        (lambda g: g.swapaxes(1, 2), "has the shape"),
+        (lambda g: g * np.float32(len(g)), "a batch of pictures gives another gradient"),
+        (lambda g: g * np.float32(1.1), r"off by (9|10)% .*: report it"),
+        (lambda g: g * 0, "off by 100%"),
+    ],
+)
+def test_a_spoiled_gradient_does_not_pass(spoiled: Callable[[np.ndarray], np.ndarray], message: str) -> None:
+    model = model_of([node("Sigmoid", ["x"], ["y"])], {})
+    right = runner_gradient(with_gradient(LightGraph.of(model), "euclidean"))
+
+    def gradient(*given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        similarity, found = right(*given)
+        return similarity, spoiled(found)
+
+    pictures = floats(np.random.default_rng(0), 1, *SHAPE)
+    assert "float64" in verify(right, LightGraph.of(model), "euclidean", pictures)
+    with pytest.raises(ExportError, match=message):
+        verify(gradient, LightGraph.of(model), "euclidean", pictures)
+
+
+def test_an_evaluator_that_differs_from_the_runtime_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of([node("Sigmoid", ["x"], ["y"])], {})
+    monkeypatch.setattr(Float64Graph, "run", lambda self, x: np.full((len(x), 120), 0.5))
+    assert "float32" in checked(
+        with_gradient(LightGraph.of(model), "dot"), model, "dot", floats(np.random.default_rng(0), 3, *SHAPE)
+    )
 
 
 def test_a_gradient_that_mixes_pictures_does_not_pass() -> None:

@@ -23,8 +23,9 @@ from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.gradient_session import GRADIENT_OUTPUT
 from engine.runtime.opening import open_gradient
 from engine.saliency.similarity import METRICS
-from export import ExportError, OnnxSource, TorchSource, check, export_similarity, graphs
+from export import OnnxSource, TorchSource, check, export_similarity, graphs
 from export.architectures import SimilarityNet
+from export.commands import main
 from export.gradient import with_gradient
 from export.light_graph import LightGraph
 from export.rules import RULES, Step
@@ -119,14 +120,24 @@ def test_transformers_of_the_older_exporter_serve_too(tmp_path: Path) -> None:
     compared(session.run(x, target, np.ones_like(target))[1], leaf.grad.numpy())
 
 
-def test_a_wrong_gradient_does_not_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_wrong_gradient_costs_the_gradient_not_the_bundle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def wrong(n: Step) -> list[Any]:
         return [n.g * 2.0]
 
     monkeypatch.setitem(RULES, "Relu", wrong)
-    with pytest.raises(ExportError, match="does not change as its gradient says"):
-        export_similarity(TorchSource(ConvNet().eval()), Preprocessing(SIZE, SIZE), tmp_path / "b", gradient=True)
-    assert not list(tmp_path.iterdir())
+    arguments = ["similarity", "--module", "tests.export_models:build", "--size", str(SIZE), "--gradient"]
+    monkeypatch.chdir(ROOT)
+    assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
+    told = capfd.readouterr()
+    assert "wrote" in told.out
+    (line,) = told.err.splitlines()
+    assert re.match(
+        "warning: the bundle is written without its gradient.*does not change as its gradient says: off by", line
+    )
+    assert "gradient" not in check(tmp_path / "b")
+    assert not list((tmp_path / "b").glob("gradient*"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-MODEL_LIBRARIES = ("transformers", "timm", "safetensors", "huggingface_hub")
+MODEL_LIBRARIES = ("transformers", "timm", "torchvision", "safetensors", "huggingface_hub")
 
 MAY_IMPORT = {
     # a room of engine/, or a package -> modules and rooms of ours beside its own, then other people's packages

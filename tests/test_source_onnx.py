@@ -115,7 +115,7 @@ def test_log_probabilities_and_two_classes_are_questioned(tmp_path: Path) -> Non
     two = [conv_node(), POOL, helper.make_node("MatMul", ["pooled", "v"], ["e"])]
     weights = [constant("w", conv_weights()), constant("v", HEAD[:, :2])]
     path = write(tmp_path / "two.onnx", two, "e", (1, 2), initializers=weights)
-    with pytest.raises(ExportError, match="2 numbers per picture, as a classifier of two classes does"):
+    with pytest.raises(ExportError, match="two numbers per picture, as a classifier of two classes does"):
         export_similarity(OnnxSource(path), SMALL, tmp_path / "out")
     export_similarity(OnnxSource(path, sure=True), SMALL, tmp_path / "out")
 

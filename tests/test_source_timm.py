@@ -1,5 +1,6 @@
 """Networks of timm: without the classifier, with the preprocessing of their configuration, or one line."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from helpers import error_line, exit_status, python
 
 from engine.bundle import load_bundle
 from engine.errors import OptionError
-from export import ExportError
+from export import ExportError, torchvision_absence
 from export.commands import main
 from export.timm_source import load_timm
 
@@ -101,18 +102,41 @@ def test_without_timm_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
         load_timm("test_vit", RANDOM)
 
 
-@pytest.mark.parametrize("torchvision", ["missing", "broken"])
-def test_torchvision_is_not_needed(torchvision: str, tmp_path: Path) -> None:
+def test_torchvision_is_not_needed(tmp_path: Path) -> None:
     """timm imports it; PyPI's does not import beside PyTorch's build for CPUs."""
     package = tmp_path / "torchvision"
     package.mkdir()
-    faults = {"missing": "ModuleNotFoundError(name='torchvision')", "broken": "RuntimeError('operator does not exist')"}
-    (package / "__init__.py").write_text(f"raise {faults[torchvision]}\n")
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     code = (
         "import sys; from pathlib import Path; from export.timm_source import load_timm\n"
         "found = load_timm('test_vit', Path('random')); print(found.preprocessing().height)\n"
         "assert 'torchvision' not in sys.modules\n"
     )
-    path = f"{tmp_path}:{Path(__file__).parent.parent}"
-    done = python("-c", code, env={"PYTHONPATH": path})
+    done = python("-c", code, env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"})
     assert (done.returncode, done.stdout) == (0, "160\n"), done.stderr
+
+
+def test_a_broken_torchvision_is_replaced_or_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torchvision_absence._forget()
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("import torchvision.part\nraise RuntimeError('no operator')\n")
+    (tmp_path / "torchvision" / "part.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not torchvision_absence.works()
+    with torchvision_absence.replaced(True):
+        from torchvision.transforms.functional import InterpolationMode  # noqa: PLC0415
+
+        assert InterpolationMode.BICUBIC is not InterpolationMode.NEAREST
+        with pytest.raises(AttributeError):
+            _ = InterpolationMode.__nothing__
+    with torchvision_absence.hidden(True):
+        assert importlib.util.find_spec("torchvision") is None
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("torchvision")
+    assert not [name for name in sys.modules if name.partition(".")[0] == "torchvision"]
+    (tmp_path / "torchvision" / "__init__.py").write_text("fine = True\n")
+    importlib.invalidate_caches()
+    assert torchvision_absence.works()
+    with torchvision_absence.replaced(False), torchvision_absence.hidden(False):
+        assert importlib.import_module("torchvision").fine
+    torchvision_absence._forget()

@@ -12,8 +12,9 @@ from helpers import error_line, exit_status
 from torch import nn
 
 from engine.bundle import load_bundle
+from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
-from export import ExportError, TorchSource, export_similarity, torch_source
+from export import ExportError, TorchSource, check, export_similarity, torch_source
 from export.commands import main
 
 SMALL = Preprocessing(32, 32)
@@ -72,6 +73,14 @@ def test_tokens_of_a_module(pool: str, tmp_path: Path) -> None:
     out = export_similarity(TorchSource(TokenNet(), pool=pool), SMALL, tmp_path / "out")
     assert load_bundle(out).manifest.embedding == 4
     assert not any(node.op_type == "NonZero" for node in onnx.load(out / "similarity.fp32.onnx").graph.node)
+
+
+def test_the_origin_is_recorded(tmp_path: Path) -> None:
+    out = export_similarity(TorchSource(ConvNet()), SMALL, tmp_path / "out", origin="some/model@0123abc")
+    assert load_bundle(out).manifest.origin == "some/model@0123abc"
+    assert "origin      some/model@0123abc" in check(out)
+    with pytest.raises(OptionError, match="origin must be one line of text"):
+        export_similarity(TorchSource(ConvNet()), SMALL, tmp_path / "again", origin="two\nlines")
 
 
 def test_maps_of_a_module(tmp_path: Path) -> None:
