@@ -17,7 +17,8 @@ from export.runtime import runner_of
 
 SMALL_CONSTANT = 2**16
 """Most bytes of a tensor that is computed in advance: sizes, positions and class tokens are smaller."""
-JOINING = frozenset("Concat MatMul Add Sub Mul Div Pow Min Max Where Equal Less Greater And Or".split())
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where", "Equal", "Less", "Greater", "And", "Or")
+JOINING = ("Concat", "MatMul", *ELEMENTWISE)
 """Operators in which a constant for one picture can meet a tensor that follows the batch."""
 Shape = tuple[int, ...]
 

@@ -99,6 +99,9 @@ def _add_similarity(commands: Subcommands) -> None:
         "--siamese", action="store_true", help="the model of --module or --onnx takes two pictures and gives one score"
     )
     parser.add_argument("--gradient", action="store_true", help="add the graph that method mask needs")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="with --gradient: verify it on pictures of yours, not on the demo's"
+    )
     parser.add_argument("--name", help="the model's name (default: the name of the --out folder)")
     parser.add_argument("--licence", default="", help="the licence of the weights (default: not stated)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; a bundle there is replaced")

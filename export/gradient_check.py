@@ -57,7 +57,7 @@ def verify(gradient: Gradient, light: LightGraph, metric: str, pictures: np.ndar
     chosen = (chosen + noise).astype(np.float32)
     embeddings = np.concatenate([embed(picture[None].astype(np.float64)) for picture in chosen])
     spread = np.sqrt(np.square(embeddings).mean(1, keepdims=True))
-    targets = (spread * random.normal(size=embeddings.shape)).astype(np.float32)
+    targets = (embeddings + spread * random.normal(size=embeddings.shape)).astype(np.float32)
     weights = random.uniform(0.5, 1.5, embeddings.shape).astype(np.float32)
     found = np.concatenate([gradient(*(a[i : i + 1] for a in (chosen, targets, weights)))[1] for i in range(len(chosen))])
     _compare_in_batch(gradient, chosen[:2], targets[:2], weights[:2], found[:2])

@@ -9,6 +9,8 @@ import numpy as np
 from engine.attributes.table import CONFIDENCES, AttributeTable
 from engine.bundle import load_bundle
 from engine.errors import OptionError
+from engine.pictures.folders import pictures_below
+from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
 from engine.terminal import notice
 from export.bundles import export_attributes, export_similarity
@@ -23,6 +25,8 @@ from export.quantize import export_quantized
 from export.sources import ChosenModel, OnnxSource, TorchSource, hf_model, load_module, timm_model
 from export.trained import Trained, load_trained
 from export.write import check_free
+
+MOST_GRADIENT_PICTURES = 8
 
 
 def run_handler(options: argparse.Namespace) -> str:
@@ -61,9 +65,22 @@ def _similarity(options: argparse.Namespace) -> str:
         name=options.name,
         licence=options.licence,
         gradient=options.gradient,
+        pictures=_gradient_pictures(options, preprocessing),
         origin=model.origin,
     )
     return f"{model.note}\nwrote {out}".lstrip()
+
+
+def _gradient_pictures(options: argparse.Namespace, preprocessing: Preprocessing) -> np.ndarray | None:
+    """The pictures of --images to verify the gradient on, (n, H, W, 3) uint8; None: the demo's."""
+    if options.images is None:
+        return None
+    if not options.gradient:
+        raise OptionError("--images is used with --gradient only: leave it out")
+    files = pictures_below(options.images)[:MOST_GRADIENT_PICTURES]
+    if len(files) < 2:
+        raise OptionError(f"{options.images} holds {len(files)} pictures; at least 2 are needed to verify the gradient on")
+    return np.stack([preprocessing.fitted(load_picture(file))[0] for file in files])
 
 
 def _siamese(options: argparse.Namespace) -> str:

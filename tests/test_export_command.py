@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from export_models import ConvNet, MapNet
-from helpers import copy_bundle, error_line, exit_status, python
+from helpers import PICTURES, copy_bundle, error_line, exit_status, python
 
 import export
 from engine.bundle import load_bundle
@@ -133,3 +133,14 @@ def test_an_engine_that_is_not_ours_is_one_line(tmp_path: Path) -> None:
         assert str(tmp_path / "engine.py") in done.stderr and "another folder" in done.stderr
     done = python("-c", "import export", cwd=tmp_path)
     assert (done.returncode, "ImportError: export needs sane-engine's own" in done.stderr) == (1, True)
+
+
+def test_the_gradient_is_verified_on_pictures_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["similarity", "--module", "export_models:build", "--size", "32", "--images"]
+    assert main([*common, str(PICTURES), "--gradient", "--out", str(tmp_path / "out")]) == 0
+    assert any(graph.role == "gradient" for graph in load_bundle(tmp_path / "out").manifest.graphs)
+    assert main([*common, str(PICTURES), "--out", str(tmp_path / "x")]) == 2
+    assert "--gradient only" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([*common, str(tmp_path / "empty"), "--gradient", "--out", str(tmp_path / "x")]) == 2
+    assert "at least 2" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def _hard_sigmoid(n: Step) -> Value:
     return (n.g * n.attribute("alpha", 0.2)).where(n.y > 0.0).where(n.y < 1.0)
 
 
-ELEMENTWISE: dict[str, Callable[[Step], Value]] = {
+OF_ONE_INPUT: dict[str, Callable[[Step], Value]] = {
     "Identity": lambda n: n.g,
     "Dropout": lambda n: n.g,  # does nothing at inference
     "Neg": lambda n: -n.g,
@@ -89,7 +89,7 @@ def _rule_of_one_input(derivative: Callable[[Step], Value]) -> Rule:
     return lambda n: [derivative(n)]
 
 
-RULES.update({name: _rule_of_one_input(derivative) for name, derivative in ELEMENTWISE.items()})
+RULES.update({name: _rule_of_one_input(derivative) for name, derivative in OF_ONE_INPUT.items()})
 
 
 @rule("Cast")
