@@ -12,7 +12,7 @@ from typing import NoReturn
 from engine.errors import OptionError
 from engine.explainer import MODES, Explainer
 from engine.explanation import DRAWN, Explanation, Originals, checked_suffix
-from engine.files import check_writable, write_whole
+from engine.files import check_writable, write_json, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.methods.rise import ESTIMATORS, Rise
 from engine.pictures.loading import load_picture
@@ -161,9 +161,7 @@ def _save(explanations: list[Explanation], out: Path, files: list[Path], origina
             shown = [e.original_panels(*own) for e, own in zip(explanations, originals, strict=True)]
         write_whole(out, page(explanations, shown).encode(errors="backslashreplace"))
     else:
-        array = [e.to_dict() for e in explanations]
-        text = json.dumps(array, indent=1, ensure_ascii=False) + "\n"
-        write_whole(out, text.encode(errors="backslashreplace"))  # of half a character, which JSON escapes so
+        write_json(out, [e.to_dict() for e in explanations])
 
 
 def _summary(explanations: list[Explanation], names: list[str], top: int, files: list[Path]) -> str:

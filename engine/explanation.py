@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.attributes.table import Attribute
 from engine.errors import ImageError, OptionError, OutputError, first_line
-from engine.files import read_npz, write_npz, write_whole
+from engine.files import read_npz, write_json, write_npz, write_whole
 from engine.findings import ARRAYS, ATTRIBUTE_LISTS, Findings, ModelName
 from engine.pictures.loading import ImageLike, load_picture
 from engine.saliency.originals import map_on_original
@@ -43,18 +43,18 @@ class Explanation(Findings):
         if suffix == ".npz":
             self._save_npz(target)
             return
+        if suffix == ".json":
+            write_json(target, self.to_dict())
+            return
         shown = None if originals is None else self.original_panels(*originals)
         if suffix == ".png":
             from engine.render.png import png  # noqa: PLC0415 - drawing is not needed to compute
 
             content = png(self, shown)
-        elif suffix == ".html":
+        else:
             from engine.render.html import page  # noqa: PLC0415 - as above
 
             content = page([self], None if shown is None else [shown]).encode(errors="backslashreplace")
-        else:
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-            content = text.encode(errors="backslashreplace")  # of half a character, which JSON escapes so
         write_whole(target, content)
 
     def on_original(self, image: ImageLike | None = None, *, reference: bool = False) -> np.ndarray:

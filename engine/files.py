@@ -1,6 +1,7 @@
 """Reading and writing files: a file appears whole or not at all. And where the engine keeps its own."""
 
 import io
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -29,6 +30,12 @@ def write_whole(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON for people, one space an indent; raises OutputError. Half a character is escaped, as JSON does it."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode(errors="backslashreplace"))
 
 
 def check_writable(path: Path) -> None:

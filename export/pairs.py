@@ -9,8 +9,7 @@ from torch import nn
 
 from engine.bundle.manifest import Graph, Manifest
 from engine.pictures.preprocessing import Preprocessing
-from engine.protocol import GraphSignature
-from engine.runtime.pair_session import PairSession
+from engine.runtime.opening import canonical_result, open_pair
 from export import onnx_files
 from export.errors import ExportError, root_cause
 from export.graphs import EXPORT_TOLERANCE, demo_pictures
@@ -49,10 +48,8 @@ def export_pair(
     manifest = Manifest(name or out.resolve().name, licence, preprocessing, 1, "dot", (graph,))
     with replacing(out) as folder:
         onnx_files.write_model(model, folder / PAIR_FILE)
-        signature = GraphSignature(graph.input, preprocessing.input_shape, graph.output, (1,))
-        mirrored = preprocessing.normalised(pixels[0][:, ::-1])
-        session = PairSession(folder / PAIR_FILE, "cpu", None, signature, second, mirrored)
-        canonical = {"picture": pixels[0], PAIR_FILE: session.run(pictures[:1])[0]}
+        session = open_pair(folder / PAIR_FILE, graph, "cpu", None, preprocessing, pixels[0])
+        canonical = {"picture": pixels[0], PAIR_FILE: canonical_result(session, manifest, pixels[0])}
         finish(folder, manifest, None, canonical)
     shortcut = separable_embedding(model)
     return f"wrote {out}" + (f"\n{shortcut}" if shortcut else "")

@@ -31,13 +31,7 @@ class GradientSession:
     missing or cannot run it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        provider: str,
-        threads: int | None,
-        signature: GraphSignature,
-    ) -> None:
+    def __init__(self, path: Path, provider: str, threads: int | None, signature: GraphSignature) -> None:
         full_fp32 = {"use_tf32": "False"} if provider == "cuda" else None
         self._device = shared_device() if provider in GPU_PROVIDERS else None
         self._path, self._input = path, signature.input

@@ -1,11 +1,14 @@
 """Open a bundle's graphs as sessions; each is checked against its canonical result before it is used."""
 
+from pathlib import Path
+
 import numpy as np
 
 from engine.bundle import Bundle, graph_digest
 from engine.bundle.manifest import Graph, Manifest
 from engine.errors import BundleError, ProviderError
 from engine.passes import MaskedPasses
+from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import GraphSignature, Runner, silent
 from engine.runtime.gpu_session import GpuSession
 from engine.runtime.gpu_stage import BUFFERS
@@ -45,7 +48,7 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     signature = GraphSignature(graph.input, shape, graph.output, output)
     session: Runner
     if graph.second_input is not None:
-        session = _open_pair(bundle, graph, provider, threads, signature)
+        session = open_pair(path, graph, provider, threads, bundle.manifest.preprocessing, bundle.canonical["picture"])
     elif provider in GPU_PROVIDERS:
         require_gpu(provider)  # not every caller has checked this
         session = GpuSession(path, provider, precision, graph_digest(bundle, graph), signature)
@@ -60,12 +63,18 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
     return session
 
 
-def _open_pair(bundle: Bundle, graph: Graph, provider: str, threads: int | None, signature: GraphSignature) -> PairSession:
-    """Open a graph of two inputs; its canonical result is the score of the canonical picture and its mirror image."""
+def open_pair(
+    path: Path, graph: Graph, provider: str, threads: int | None, preprocessing: Preprocessing, picture: np.ndarray
+) -> PairSession:
+    """Open a graph of two inputs, with the mirror image of the canonical picture (H, W, 3) uint8 held fixed.
+
+    So its canonical result is the score of that picture and its mirror image. Raises BundleError, ProviderError.
+    """
     if provider != "cpu":
         raise ProviderError(f"a model that takes two pictures runs on provider cpu alone, not on {provider}: leave it out")
-    mirrored = bundle.manifest.preprocessing.normalised(bundle.canonical["picture"][:, ::-1])
-    return PairSession(bundle.folder / graph.file, provider, threads, signature, graph.second_input or "", mirrored)
+    signature = GraphSignature(graph.input, preprocessing.input_shape, graph.output, (1,))
+    mirrored = preprocessing.normalised(picture[:, ::-1])
+    return PairSession(path, provider, threads, signature, graph.second_input or "", mirrored)
 
 
 def verify_masked(bundle: Bundle, provider: str, session: Runner) -> None:

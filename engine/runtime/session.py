@@ -32,13 +32,7 @@ class Session:
     provider is missing.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        provider: str,
-        threads: int | None,
-        signature: GraphSignature,
-    ) -> None:
+    def __init__(self, path: Path, provider: str, threads: int | None, signature: GraphSignature) -> None:
         self._session = open_session(path, provider, threads)
         self.path, self.signature = path, signature
         check_nodes(path, "input", self._session.get_inputs(), {signature.input: signature.input_shape})
