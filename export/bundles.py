@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.attributes.table import AttributeTable
-from engine.bundle import ATTRIBUTES, CALIBRATION, CANONICAL, PRECISION, SUMS, Bundle, load_bundle
+from engine.bundle import ATTRIBUTES, CALIBRATION, CANONICAL, PRECISION, SUMS, VECTORS, Bundle, load_bundle
 from engine.bundle.external_data import external_files
 from engine.bundle.manifest import MANIFEST, Conditions, Graph, Manifest
 from engine.errors import BundleError, OptionError
@@ -25,7 +25,7 @@ from export.write import check_free, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
 ATTRIBUTES_FILE = "attributes.fp32.onnx"
-OWN_FILES = (MANIFEST, ATTRIBUTES, CALIBRATION, PRECISION, CANONICAL, SUMS)
+OWN_FILES = (MANIFEST, ATTRIBUTES, VECTORS, CALIBRATION, PRECISION, CANONICAL, SUMS)
 
 
 def export_similarity(
@@ -94,7 +94,8 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
     with replacing(bundle) as folder:
         copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
-        (folder / CALIBRATION).unlink(missing_ok=True)  # it was made for the model that is replaced
+        for made_before in (CALIBRATION, VECTORS):  # for the attributes that are replaced
+            (folder / made_before).unlink(missing_ok=True)
         onnx_files.write_model(made.model, folder / graph.file)
         canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
         canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])

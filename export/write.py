@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from engine.attributes.table import AttributeTable
-from engine.bundle import ATTRIBUTES, CANONICAL, SUMS, checksums, load_bundle
+from engine.attributes.vectors import AttributeVectors
+from engine.bundle import ATTRIBUTES, CANONICAL, SUMS, VECTORS, checksums, load_bundle
 from engine.bundle.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, attributes_to_json
 from engine.errors import OutputError
+from engine.files import write_npz
 from engine.runtime.opening import verify_graph
 
 
@@ -55,11 +57,20 @@ def replacing(out: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def finish(folder: Path, manifest: Manifest, table: AttributeTable | None, canonical: dict[str, np.ndarray]) -> None:
+def finish(
+    folder: Path,
+    manifest: Manifest,
+    table: AttributeTable | None,
+    canonical: dict[str, np.ndarray],
+    vectors: AttributeVectors | None = None,
+) -> None:
     """Write the files that lie beside the graphs, which are already in `folder`; then load the bundle and verify each graph.
 
     canonical: `picture` (H, W, 3) uint8, and the result of every graph by the name of its file
+    vectors: of the attributes; None leaves those that are in `folder`
     """
+    if vectors is not None:
+        write_npz(folder / VECTORS, vectors.to_arrays())
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     if table is not None:
         (folder / ATTRIBUTES).write_text(attributes_to_json(table), encoding="utf-8")

@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 
+from engine.attributes.probability import sigmoid, softmax
 from engine.attributes.table import Attribute, AttributeTable, prior_of
 from engine.errors import OptionError
 from kernels.areas import areas
@@ -30,8 +31,8 @@ class Activations:
         """Make from the network's output (A, h, w) float32: confidences from spatial means, maps by a spatial softmax."""
         count = len(activations)
         scores = table.slopes * activations.reshape(count, -1).mean(1, dtype=np.float64) + table.bias
-        confidences = _softmax(scores[None])[0] if table.confidence == "softmax" else (1 + np.tanh(scores / 2)) / 2
-        maps = _softmax(activations.reshape(count, -1)).reshape(activations.shape).astype(np.float32)
+        confidences = softmax(scores[None])[0] if table.confidence == "softmax" else sigmoid(scores)
+        maps = softmax(activations.reshape(count, -1)).reshape(activations.shape).astype(np.float32)
         maps.flags.writeable = False  # every `Attribute` is given a view of it
         return cls(confidences, maps)
 
@@ -173,9 +174,3 @@ def _standardised(rows: np.ndarray, levels: np.ndarray) -> np.ndarray:
     centred = rows - rows.mean(1, keepdims=True, dtype=np.float64)
     norms = np.sqrt(np.square(centred).sum(1, keepdims=True))
     return np.divide(centred, norms, out=np.zeros_like(centred), where=norms > CONSTANT * levels[:, None])
-
-
-def _softmax(rows: np.ndarray) -> np.ndarray:
-    """(n, k) -> (n, k) float64, each row summing to 1."""
-    raised = np.exp(rows.astype(np.float64) - rows.max(1, keepdims=True))
-    return raised / raised.sum(1, keepdims=True)

@@ -7,6 +7,8 @@ import numpy as np
 from engine.errors import OptionError
 
 CONFIDENCES = ("softmax", "sigmoid")
+Joint = tuple[float, float, float]
+"""a, b, c of the probability that an attribute is true of both pictures, see `engine.attributes.probability`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,10 +18,12 @@ class AttributeTable:
     names: one each, distinct
     confidence: "softmax" (over all attributes) or "sigmoid" (of each alone) of `scale * scores + bias`
     bias: (A,) float32, calibrates the scores together with `scale`
-    threshold: attributes with less confidence are not named
-    phi: weights of confidence, match and prior
+    threshold: attributes with a lower probability of being true of both pictures are not named (ranking "joint"), or with
+        less confidence (ranking "sane")
+    phi: weights of confidence, match and prior in ranking "sane"
     prior: (A,) float32 in [0, 1]; None if there is none, then phi_3 counts as 0
     scale: (A,) float32 above 0; None for ones
+    joint: how two pictures' confidences make that probability; None: it is their product
 
     Raises OptionError if these do not fit together.
     """
@@ -31,6 +35,7 @@ class AttributeTable:
     phi: tuple[float, float, float] = (1.0, 1.0, 0.0)
     prior: np.ndarray | None = None
     scale: np.ndarray | None = None
+    joint: Joint | None = None
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -44,6 +49,8 @@ class AttributeTable:
             raise OptionError(
                 f"phi must be three finite numbers and the threshold lie in [0, 1], got {self.phi}, {self.threshold}"
             )
+        if self.joint is not None and (len(self.joint) != 3 or not np.isfinite(self.joint).all()):
+            raise OptionError(f"joint must be three finite numbers, got {self.joint}")
         if not np.isfinite(self.bias).all() or (self.prior is not None and not np.isfinite(self.prior).all()):
             raise OptionError("bias and prior must be finite")
         if self.slopes.shape != (count,) or not (np.isfinite(self.slopes) & (self.slopes > 0)).all():

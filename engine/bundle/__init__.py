@@ -2,6 +2,7 @@
 
 manifest.json      the model: graphs, preprocessing, metric, conditions
 attributes.json    its attributes, if it has any
+attribute_vectors.npz   a vector per attribute, for pictures of which only the embedding is known, or instead of a graph
 calibration.json   how the attributes were calibrated and weighted, if they were; a record for people
 precision.json     how close its int8 and fp16 graphs come to the fp32 graph, if it has any
 canonical.npz      `picture` (H, W, 3) uint8, and each graph's result for it on the machine that exported the bundle
@@ -17,13 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from engine.attributes.table import AttributeTable
+from engine.attributes.vectors import AttributeVectors
 from engine.bundle.external_data import external_files
 from engine.bundle.manifest import MANIFEST, Graph, Manifest, attributes_from_json, identity
 from engine.bundle.report import Report
-from engine.errors import BundleError, OutputError
+from engine.errors import BundleError, OptionError, OutputError
 from engine.files import read_npz
 
 ATTRIBUTES = "attributes.json"
+VECTORS = "attribute_vectors.npz"
 CALIBRATION = "calibration.json"
 PRECISION = "precision.json"
 CANONICAL = "canonical.npz"
@@ -34,7 +37,8 @@ SUMS = "SHA256SUMS"
 class Bundle:
     """A bundle whose files were all verified.
 
-    attributes: None if the model has none; identity: see `engine.bundle.manifest.identity`
+    attributes: None if the model has none; vectors: a vector for each attribute, None if there are none
+    identity: see `engine.bundle.manifest.identity`
     digests: sha256 by file name
     canonical: `picture` (H, W, 3) uint8, and by graph file the expected result (n,) float32
     precision: None if the bundle was never quantized
@@ -47,6 +51,7 @@ class Bundle:
     digests: dict[str, str]
     canonical: dict[str, np.ndarray]
     precision: Report | None = None
+    vectors: AttributeVectors | None = None
 
 
 def demo_bundle() -> Path:
@@ -85,14 +90,28 @@ def _load(folder: Path) -> Bundle:
             _require_listed(folder, external, sums)
     base = manifest.base
     table = attributes_from_json(_text(folder, ATTRIBUTES)) if ATTRIBUTES in sums else None
-    if (table is None) != (manifest.graph("attributes", "fp32", "cpu") is None):
-        raise BundleError(f"{folder} must have both an attribute graph and {ATTRIBUTES}, or neither")
+    vectors = _vectors(folder, manifest, table) if VECTORS in sums else None
+    shown = manifest.graph("attributes", "fp32", "cpu") is not None
+    if (table is not None) != (shown or vectors is not None):
+        raise BundleError(f"{folder} must have {ATTRIBUTES} and an attribute graph or {VECTORS}, or none of them")
     similarity = [sums[name] for name in (base.file, *weights[base.file])]
     found = identity(manifest, similarity)
     report = Report.from_json(_text(folder, PRECISION)) if PRECISION in sums else None
     if report is not None and (report.identity != found or not set(report.graphs) <= {g.file for g in manifest.graphs}):
         raise BundleError(f"{folder / PRECISION} is about another model; quantize the bundle again")
-    return Bundle(folder, manifest, table, found, sums, _canonical(folder, manifest), report)
+    return Bundle(folder, manifest, table, found, sums, _canonical(folder, manifest), report, vectors)
+
+
+def _vectors(folder: Path, manifest: Manifest, table: AttributeTable | None) -> AttributeVectors:
+    try:
+        vectors = AttributeVectors.from_arrays(read_npz(_inside(folder, VECTORS)))
+    except (OutputError, OptionError) as error:
+        raise BundleError(f"{folder / VECTORS} is not valid: {error}; export the attributes again") from error
+    wanted = (0 if table is None else len(table.names), manifest.embedding)
+    if vectors.vectors.shape != wanted:
+        got = vectors.vectors.shape
+        raise BundleError(f"{folder / VECTORS} must have a vector {wanted} for each attribute of the bundle, got {got}")
+    return vectors
 
 
 def graph_digest(bundle: Bundle, graph: Graph) -> str:

@@ -200,6 +200,8 @@ def attributes_to_json(table: AttributeTable) -> str:
     fields: dict[str, Any] = {**vars(table), "names": list(table.names), "phi": list(table.phi)}
     fields |= {"bias": _shortest(table.bias), "scale": _shortest(table.slopes)}
     fields["prior"] = None if table.prior is None else _shortest(table.prior)
+    if table.joint is None:  # older engines do not know it
+        del fields["joint"]
     return json.dumps({"version": BUNDLE_VERSION, **fields}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -213,6 +215,8 @@ def attributes_from_json(text: str) -> AttributeTable:
             )
         fields |= {"names": tuple(fields["names"]), "phi": tuple(fields["phi"]), "bias": _floats(fields["bias"])}
         fields["prior"] = None if fields["prior"] is None else _floats(fields["prior"])
+        if "joint" in fields:  # only bundles whose pairs were calibrated have it
+            fields["joint"] = tuple(fields["joint"])
         if "scale" in fields:  # older bundles have none
             fields["scale"] = _floats(fields["scale"])
         return AttributeTable(**fields)
