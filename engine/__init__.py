@@ -24,6 +24,7 @@ from engine.methods.lime import Lime, LimePlan
 from engine.methods.rise import Rise, RisePlan
 from engine.methods.window import Window, WindowPlan
 from engine.prepared import Prepared
+from engine.reference_vectors import StoredReference
 
 ORIGIN = "sane-engine"
 """Tells this package from a user's own `engine.py`; `export` checks it at import."""
@@ -44,6 +45,7 @@ __all__ = [
     "ProviderError",
     "Rise",
     "RisePlan",
+    "StoredReference",
     "Window",
     "WindowPlan",
 ]

@@ -1,29 +1,73 @@
 """Puts an explanation together: what every method says beside its maps."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from engine.attributes.of_both import KnownAttributes, rank_of_both, rank_rather_than
 from engine.attributes.ranking import Activations, RankedAttributes, rank_both_ways
-from engine.attributes.table import Attribute, AttributeTable
+from engine.attributes.table import AttributeTable
+from engine.errors import OptionError
 from engine.explanation import Explanation
 from engine.findings import ModelName
 from engine.model import LoadedModel, Picture
+from engine.protocol import require_top
+from engine.references import References
 from engine.saliency.regression import Estimate
+
+JOINT, SANE = RANKED_BY = ("joint", "sane")
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How attributes are ranked, and how many are named.
+
+    ranking: "joint": by the probability of being true of both pictures; "sane": by confidence, match and prior, as published
+    top: of a kind at most; None: all that reach the bundle's threshold
+
+    Raises OptionError.
+    """
+
+    ranking: str = JOINT
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.ranking not in RANKED_BY:
+            raise OptionError(f"ranking must be one of {', '.join(RANKED_BY)}, got {self.ranking!r}")
+        require_top(self.top)
 
 
 def rank_attributes(
-    model: LoadedModel, activations: Activations | None, saliencies: Sequence[np.ndarray], top: int | None
+    model: LoadedModel,
+    query: Activations | None,
+    saliencies: Sequence[np.ndarray],
+    references: References | Activations | None,
+    naming: Naming,
+    rival: References | None = None,
 ) -> list[RankedAttributes]:
-    """Attributes for each of the query's maps (H, W), all ranked at once; none where the bundle has no attribute network.
+    """Attributes for each of the query's maps (H, W), all ranked at once; none where the bundle has no attributes.
 
-    activations: what the attribute network gave for the query; top: attributes of either kind at most
+    query: what was seen of it; references: one per map, or what was seen of the only one; rival: the one of "rather than"
     """
     table = model.bundle.attributes
-    if table is None or activations is None or not len(saliencies):
+    if table is None or query is None or not len(saliencies) or naming.top == 0:
         return [RankedAttributes()] * len(saliencies)
-    return rank_both_ways(table, activations, np.stack(saliencies), top)
+    maps = np.stack(saliencies)
+    if naming.ranking == SANE:
+        if rival is not None:
+            raise OptionError('ranking "sane" knows one reference at a time: leave out rather_than, or use ranking "joint"')
+        return rank_both_ways(table, query, maps, naming.top)
+    if isinstance(references, Activations):
+        known = KnownAttributes(references.confidences[None], [references.maps])
+    elif references is None:
+        known = KnownAttributes(np.full((len(maps), len(table.names)), np.nan), [None] * len(maps))
+    else:
+        known = references.known_attributes(model)
+    if rival is not None:
+        return rank_rather_than(table, query, maps, known, rival.known_attributes(model), naming.top)
+    return rank_of_both(table, query, maps, known, naming.top)
 
 
 def assemble(
@@ -34,15 +78,17 @@ def assemble(
     estimate: Estimate,
     condition: int | None,
     ranked: RankedAttributes,
+    naming: Naming,
     deadline_reached: bool,
     **fields: Any,
 ) -> Explanation:
     """One explanation.
 
-    reference: None where its embedding was given; ranked: by the map; deadline_reached: whether a deadline ended the passes
+    reference: None where its embedding was given; ranked: by `naming`; deadline_reached: whether a deadline ended the passes
     fields: the other fields of `Explanation`, as they are
     """
     table = model.bundle.attributes
+    sane = naming.ranking == SANE
     return Explanation(
         similarity=similarity,
         saliency=estimate.saliency,
@@ -50,6 +96,9 @@ def assemble(
         saliency_reliability=estimate.reliability,
         attributes=ranked.agreeing,
         opposing_attributes=ranked.opposing,
+        only_query=ranked.only_query,
+        only_reference=ranked.only_reference,
+        rather_than_attributes=ranked.for_other,
         query_image=query.pixels,
         query_box=query.box,
         query_size=query.original_size,
@@ -58,19 +107,26 @@ def assemble(
         reference_size=None if reference is None else reference.original_size,
         condition=model.condition_name(condition),
         model=ModelName(model.manifest.name, model.bundle.identity),
-        phi=table.weights if table else None,
+        ranking=naming.ranking,
+        phi=table.weights if table and sane else None,
+        joint=table.joint if table and not sane else None,
         attribute_threshold=table.threshold if table else None,
-        notes=_notes(table, ranked.agreeing, deadline_reached),
+        notes=_notes(table, ranked, naming, deadline_reached),
         **fields,
     )
 
 
-def _notes(table: AttributeTable | None, attributes: tuple[Attribute, ...], deadline_reached: bool) -> tuple[str, ...]:
+def _notes(
+    table: AttributeTable | None, ranked: RankedAttributes, naming: Naming, deadline_reached: bool
+) -> tuple[str, ...]:
     notes = ["the deadline ended the passes early: see the map's error"] if deadline_reached else []
     if table is None:
-        return (*notes, "this bundle has no attribute network: no attributes")
-    if not attributes:
-        notes.append(f"no attribute is named: none reaches confidence {table.threshold:g}")
-    if table.prior is None:
+        return (*notes, "this bundle has no attributes: `python -m export attributes` adds them")
+    if ranked.note:
+        notes.append(ranked.note)
+    elif not ranked.agreeing and naming.top != 0:
+        wanted = "confidence" if naming.ranking == SANE else "probability"
+        notes.append(f"no attribute is named: none reaches {wanted} {table.threshold:g}")
+    if table.prior is None and naming.ranking == SANE:
         notes.append("this bundle has no attribute prior: phi_3 counts as 0")
     return tuple(notes)

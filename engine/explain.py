@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.errors import OptionError
-from engine.explainer import MODES, Explainer
+from engine.explainer import Explainer
 from engine.explanation import DRAWN, Explanation, Originals, checked_suffix
 from engine.files import check_writable, write_json, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.methods.rise import ESTIMATORS, Rise
 from engine.pictures.loading import load_picture
-from engine.protocol import ignore_notice
+from engine.protocol import MODES, ignore_notice
 from engine.reference_vectors import ReferenceLike, named_vectors, read_embedding_file
 from engine.runtime.providers import PROVIDERS
 from engine.terminal import Bar, CommandParser, notice, printable, run_command, say

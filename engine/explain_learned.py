@@ -1,20 +1,24 @@
 """Method mask: pictures to pairs, pairs side by side to learned masks, masks to explanations."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from engine.assemble import assemble, rank_attributes
+from engine.assemble import Naming, assemble, rank_attributes
+from engine.attributes.ranking import Activations
 from engine.explanation import Explanation
 from engine.methods.learned_mask import LearnedMask, MaskPair, learn, rows_per_step
 from engine.model import LoadedModel, Picture
+from engine.passed import PassOptions
 from engine.passes import whole_embeddings
-from engine.prepared import PassOptions
 from engine.protocol import Progress
+from engine.references import References
 from engine.runtime.batch_size import largest_batch
 from engine.saliency.regression import Estimate
 from engine.saliency.stopping import Budget
+from engine.seen_attributes import seen_in_embedding
 
 ROOM = 4
 """Activations kept for the backward pass take about this many times the memory of a forward pass."""
@@ -23,27 +27,26 @@ ROOM = 4
 def explain_learned(
     model: LoadedModel,
     query: Picture,
-    references: Sequence[Picture | None],
-    embeddings: np.ndarray,
+    references: References,
     conditions: Sequence[int | None],
     options: LearnedMask,
     mode: str,
     passes: PassOptions,
-    top: int | None,
+    naming: Naming,
 ) -> list[Explanation]:
     """One explanation per reference, in order; references are learned from side by side, as many at once as memory allows.
 
-    references: None for those whose embedding was given; in mode "both" all are pictures
-    embeddings: (R, D) float32; the rows of pictures are computed here, in fp32
+    references: in mode "both" all are pictures; the embeddings of pictures are computed here, in fp32
     Raises OptionError where the model has no gradient graph.
     """
     sides = 1 + (mode == "both")
     network, preprocessing = model.gradient().network, model.preprocessing
     preprocessing.baseline(passes.baseline, query.pixels)  # an unknown name costs no passes
-    whole = [query.pixels, *(r.pixels for r in references if r is not None)]
+    whole = [query.pixels, *(r.pixels for r in references.pictures if r is not None)]
     embedded = whole_embeddings(network, preprocessing, whole, largest_batch(preprocessing))
-    targets = embeddings.copy()
-    targets[[r is not None for r in references]] = embedded[1:]
+    targets = references.embeddings.copy()
+    targets[[r is not None for r in references.pictures]] = embedded[1:]
+    references = dataclasses.replace(references, embeddings=targets)
     at_once = max(largest_batch(preprocessing) // ROOM // sides, 1)
     rows = options.iterations * rows_per_step(sides)
     found: list[Explanation] = []
@@ -54,17 +57,15 @@ def explain_learned(
             passes.progress(before + done, len(references) * rows)
 
         share = passes.budget.share(-(-(len(references) - start) // at_once))
-        learners = _Learners(
-            model, query, embedded[:1], references[part], targets[part], conditions[part], passes.baseline, sides
-        )
-        found += learners.explanations(options, share, top, shown)
+        learners = _Learners(model, query, embedded[:1], references[part], conditions[part], passes.baseline, sides)
+        found += learners.explanations(options, share, naming, shown)
     return found
 
 
 class _Learners:
     """A query and the references that are learned from side by side, in fp32.
 
-    own (1, D), targets (R, D) float32: embeddings of query and references, whole; sides: 1, or 2 where references are
+    own: (1, D) float32, the query's embedding; references: with embeddings of all; sides: 1, or 2 where references are
     masked too; the rest as above
     """
 
@@ -73,22 +74,21 @@ class _Learners:
         model: LoadedModel,
         query: Picture,
         own: np.ndarray,
-        references: Sequence[Picture | None],
-        targets: np.ndarray,
+        references: References,
         conditions: Sequence[int | None],
         hidden: str,
         sides: int,
     ) -> None:
         self._model, self._query, self._references, self._conditions = model, query, references, conditions
-        self._own, self._targets, self._hidden, self._sides = own, targets, hidden, sides
+        self._own, self._hidden, self._sides = own, hidden, sides
 
-    def explanations(self, options: LearnedMask, budget: Budget, top: int | None, progress: Progress) -> list[Explanation]:
+    def explanations(self, options: LearnedMask, budget: Budget, naming: Naming, progress: Progress) -> list[Explanation]:
         began, model, gradient = time.perf_counter(), self._model, self._model.gradient()
         channels_last = model.preprocessing.layout == "nhwc"
         pairs = self._pairs(options.seed)
         learned = learn(gradient.session, gradient.network, pairs, options, channels_last, budget.until, progress)
         maps = learned.maps(model.preprocessing.height, model.preprocessing.width)  # (n, s, H, W)
-        ranked = rank_attributes(model, model.activations(self._query), list(maps[:, 0]), top)
+        ranked = rank_attributes(model, self._seen(), list(maps[:, 0]), self._references, naming)
         seconds = (time.perf_counter() - began) / len(pairs)
         return [
             assemble(
@@ -99,6 +99,7 @@ class _Learners:
                 Estimate(maps[i, 0]),
                 self._conditions[i],
                 ranked[i],
+                naming,
                 deadline_reached=learned.iterations < options.iterations,
                 reference_saliency=maps[i, 1] if self._sides == 2 else None,
                 method=options.name,
@@ -113,13 +114,19 @@ class _Learners:
                 threads=model.threads,
                 batch=self._sides * len(pairs),
             )
-            for i, reference in enumerate(self._references)
+            for i, reference in enumerate(self._references.pictures)
         ]
+
+    def _seen(self) -> Activations | None:
+        """What is seen of the query's attributes; there are no masked passes to say where vectors see them."""
+        vectors = self._model.bundle.vectors
+        seen = self._model.activations(self._query)
+        return seen if seen is not None or vectors is None else seen_in_embedding(vectors, self._own[0])
 
     def _pairs(self, seed: int) -> list[MaskPair]:
         preprocessing = self._model.preprocessing
         pairs, blank = [], self._blank()
-        for i, reference in enumerate(self._references):
+        for i, reference in enumerate(self._references.pictures):
             pictures = [self._query, reference][: self._sides]
             pixels = [p.pixels for p in pictures if p is not None]
             images = preprocessing.normalised(np.stack(pixels))
@@ -128,7 +135,7 @@ class _Learners:
             if blank is not None:
                 scale = abs(self._similarity(self._own, i) - self._similarity(blank, i)) or 1.0
             weights = self._model.weights(self._conditions[i])
-            pairs.append(MaskPair(images, baselines, self._targets[i], weights, scale, seed))
+            pairs.append(MaskPair(images, baselines, self._references.embeddings[i], weights, scale, seed))
         return pairs
 
     @property
@@ -145,5 +152,5 @@ class _Learners:
     def _similarity(self, embedding: np.ndarray, index: int) -> float:
         """Similarity of an embedding (1, D) to one reference."""
         condition, model = self._conditions[index], self._model
-        other = model.reference_features(self._targets[index : index + 1], condition)
+        other = model.reference_features(self._references.embeddings[index : index + 1], condition)
         return float((model.query_features(embedding, condition) @ other.T).item())

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engine.assemble import Naming
 from engine.explanation import Explanation
 from engine.methods import Method, require_plan
 from engine.model import LoadedModel, Picture
-from engine.prepared import PassOptions, prepare_picture
+from engine.passed import PassOptions
+from engine.prepared import prepare_picture
+from engine.references import References
 from engine.saliency.map_fits import KnownReferences
 
 NO_EMBEDDINGS = "this model takes both pictures at once: its references must be pictures, not embeddings"
@@ -26,7 +29,7 @@ def explain_pairs(
     method: Method,
     mode: str,
     passes: PassOptions,
-    top: int | None,
+    naming: Naming,
 ) -> list[Explanation]:
     """One explanation per reference, in order. In mode "both" each picture's map is against the other shown whole.
 
@@ -35,9 +38,9 @@ def explain_pairs(
     found, sides = [], 2 if mode == "both" else 1
     for done, reference in enumerate(references):
         left = sides * (len(references) - done)
-        explanation = _explain_side(model, query, reference, False, method, passes, left, top)
+        explanation = _explain_side(model, query, reference, False, method, passes, left, naming)
         if mode == "both":
-            other = _explain_side(model, reference, query, True, method, passes, left - 1, 0)
+            other = _explain_side(model, reference, query, True, method, passes, left - 1, Naming(naming.ranking, top=0))
             explanation = dataclasses.replace(
                 explanation,
                 mode="both",
@@ -59,7 +62,7 @@ def _explain_side(
     method: Method,
     passes: PassOptions,
     left: int,
-    top: int | None,
+    naming: Naming,
 ) -> Explanation:
     """One picture's map against the other shown whole.
 
@@ -70,6 +73,6 @@ def _explain_side(
     known: dict[int | None, KnownReferences] = {None: KnownReferences(one.astype(np.float64))}
     own = dataclasses.replace(passes, budget=passes.budget.share(left), known=known)
     prepared = prepare_picture(view, masked, require_plan(method), None, own)
-    (explanation,) = prepared.explain_whole([whole], one, [None], top)
+    (explanation,) = prepared.explain_whole(References([whole], one, [None]), [None], naming)
     # the whole pictures are one row here, not two
     return dataclasses.replace(explanation, passes=explanation.passes - 1, notes=(*explanation.notes, NOTE))

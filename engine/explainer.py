@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.assemble import JOINT, Naming
 from engine.bundle import demo_bundle
 from engine.bundle.manifest import Condition
 from engine.cache import CacheInfo, PreparedCache
@@ -19,17 +20,19 @@ from engine.explanation import Explanation
 from engine.methods import Method, PlannedMethod, method_named, method_of, require_plan, resolve_baseline
 from engine.methods.learned_mask import LearnedMask
 from engine.methods.rise import Rise
-from engine.model import LoadedModel, Picture, load_model, require_pictures
+from engine.model import Picture, load_model
+from engine.passed import PassOptions, with_fits
 from engine.pictures.loading import ImageLike
 from engine.prepare_together import prepare_together
-from engine.prepared import PassOptions, Prepared, prepare_picture, with_fits
+from engine.prepared import Prepared, prepare_picture
 from engine.prepared_npz import read_prepared
-from engine.protocol import Notice, Plan, Progress, ignore_notice, require_top, require_whole, silent
+from engine.protocol import Notice, Plan, Progress, ignore_notice, require_mode, require_whole, silent
+from engine.rather_than import known_references, require_rather_than
 from engine.reference_vectors import ReferenceLike
-from engine.saliency.map_fits import KnownReferences
-from engine.saliency.stopping import AUTO, BLOCK, Budget
+from engine.references import References
+from engine.refining import refined
+from engine.saliency.stopping import AUTO, Budget
 
-MODES = ("fixed", "both")
 MOST_THREADS = 2**31 - 1
 """The largest number that ONNX Runtime takes."""
 
@@ -100,6 +103,8 @@ class Explainer:
         tolerance: float | None = None,
         deadline: float | None = None,
         top: int | None = None,
+        ranking: str = JOINT,
+        rather_than: ReferenceLike | None = None,
         progress: Progress | None = None,
     ) -> Explanation:
         """Why does `query` match `reference`? See `explain_many`."""
@@ -113,6 +118,8 @@ class Explainer:
             tolerance=tolerance,
             deadline=deadline,
             top=top,
+            ranking=ranking,
+            rather_than=rather_than,
             progress=progress,
         )[0]
 
@@ -128,6 +135,8 @@ class Explainer:
         tolerance: float | None = None,
         deadline: float | None = None,
         top: int | None = None,
+        ranking: str = JOINT,
+        rather_than: ReferenceLike | None = None,
         progress: Progress | None = None,
     ) -> list[Explanation]:
         """One explanation per reference, in order; the passes over the query are run once.
@@ -142,37 +151,42 @@ class Explainer:
         tolerance, deadline: when the passes may end early, see `prepare`; in mode "fixed", without a cache, the tolerance is
             judged on the references given (mean); in mode "both" each picture is judged against the others as they are
             masked, and the time is divided among the pictures
-        top: attributes to name at most; None: all that reach the bundle's threshold
+        top: attributes of a kind to name at most; None: all that reach the bundle's threshold
+        ranking: "joint": attributes by the probability of being true of both pictures; "sane": by the paper's rule
+        rather_than: one more reference: why the references given, rather than this one? The map is of the difference of the
+            two similarities, from the same passes. In mode "fixed", not for method mask
         progress: called with (passes done, passes in all), once for each picture that is masked
 
         Raises ImageError, OptionError.
         """
         require_mode(mode)
         # what is wrong with the input should not cost the passes
-        require_top(top)
+        naming = Naming(ranking, top)
         options = method_named(method)
         passes = PassOptions(
             resolve_baseline(options, baseline), Budget.of(options, True, tolerance, deadline), None, progress or silent
         )
         conditions = self.model.conditions(condition, len(references))
+        if rather_than is not None:
+            require_rather_than(self.model, options, mode)
         picture = self.model.picture(query)
         if self.model.takes_pairs:
-            whole = require_pictures(self.model.split_references(references)[0], NO_EMBEDDINGS)
-            return explain_pairs(self.model, picture, whole, options, mode, passes, top)
+            whole = References.loaded(self.model, references).all_pictures(NO_EMBEDDINGS)
+            return explain_pairs(self.model, picture, whole, options, mode, passes, naming)
+        if mode == "fixed" and not isinstance(options, LearnedMask):
+            shown = References.embedded(self.model, references)
+            rival = None if rather_than is None else References.embedded(self.model, [rather_than])
+            known = known_references(self.model, shown, conditions, rival)
+            passes = passes if self._cache.limit else dataclasses.replace(passes, known=known)
+            return self._prepared(picture, passes, options).explain_whole(shown, conditions, naming, rival)
+        others = References.loaded(self.model, references)
+        if mode == "both":
+            pictures = [picture, *others.all_pictures()]
         if isinstance(options, LearnedMask):
-            others, embeddings = self.model.split_references(references)
-            if mode == "both":
-                require_pictures(others)
-            return explain_learned(self.model, picture, others, embeddings, conditions, options, mode, passes, top)
-        if mode == "fixed":
-            shown, embeddings = self.model.references(references)
-            known = None if self._cache.limit else known_references(self.model, embeddings, conditions)
-            prepared = self._prepared(picture, dataclasses.replace(passes, known=known), options)
-            return prepared.explain_whole(shown, embeddings, conditions, top)
-        pictures = [picture, *require_pictures(self.model.split_references(references)[0])]
+            return explain_learned(self.model, picture, others, conditions, options, mode, passes, naming)
         prepare = functools.partial(self._prepared, options=options)
         sides = prepare_together(prepare, pictures, conditions, passes, for_others=bool(self._cache.limit))
-        return sides[0].explain_many(sides[1:], conditions, top)
+        return sides[0].explain_many(sides[1:], conditions, top, ranking=ranking)
 
     def refining(
         self,
@@ -184,6 +198,7 @@ class Explainer:
         baseline: str | None = None,
         *,
         top: int | None = None,
+        ranking: str = JOINT,
     ) -> Iterator[Explanation]:
         """Explanations of one pair, each from 128 masks more than the last, for as long as the caller goes on.
 
@@ -194,26 +209,19 @@ class Explainer:
         if not isinstance(options, Rise):
             raise OptionError(f"refining needs method rise, got {options.name}: other methods have no map before their end")
         require_mode(mode)
-        require_top(top)
-        conditions = self.model.conditions(condition, 1)
-        picture, shown = self.model.picture(query), self.model.references([reference])
-        pictures = [picture, *(require_pictures(shown[0]) if mode == "both" else [])]
+        naming, conditions = Naming(ranking, top), self.model.conditions(condition, 1)
+        picture, shown = self.model.picture(query), References.embedded(self.model, [reference])
+        pictures = [picture, *(shown.all_pictures() if mode == "both" else [])]
         first = dataclasses.replace(options, masks=min(AUTO[0], options.most_masks))
         passes = PassOptions(resolve_baseline(options, baseline), Budget())
         sides = [self._prepared(p, passes, first) for p in pictures]
 
-        def each(sides: list[Prepared]) -> Iterator[Explanation]:
-            while True:
-                if mode == "both":
-                    yield sides[0].explain_many([sides[1]], conditions, top)[0]
-                else:
-                    yield sides[0].explain_whole(*shown, conditions, top)[0]
-                left = options.most_masks - len(sides[0].plan)
-                if not left:
-                    return
-                sides = [side.refine(min(BLOCK, left)) for side in sides]
+        def explain(sides: list[Prepared]) -> Explanation:
+            if mode == "both":
+                return sides[0].explain_many([sides[1]], conditions, top, ranking=ranking)[0]
+            return sides[0].explain_whole(shown, conditions, naming)[0]
 
-        return each(sides)
+        return refined(sides, options.most_masks, explain)
 
     def prepare(
         self,
@@ -275,20 +283,16 @@ class Explainer:
     def embed(self, images: Sequence[ImageLike]) -> np.ndarray:
         """(n, D) float32, one row per image, as the network gives them. Raises ImageError."""
         self.model.require_embeddings("embed pictures")
+        return self.model.embed(self._pictures("embed", images))
+
+    def confidences(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """(n, A) float64 in [0, 1], one row per image: how likely each of the bundle's attributes is true of it.
+
+        A `StoredReference` takes such a row. Raises ImageError; OptionError where the bundle has no attributes.
+        """
+        return self.model.confidences(self._pictures("confidences", images))
+
+    def _pictures(self, caller: str, images: Sequence[ImageLike]) -> list[Picture]:
         if isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
-            raise ImageError(f"embed takes a list of images, got {type(images).__name__}")
-        return self.model.embed([self.model.picture(image) for image in images])
-
-
-def known_references(
-    model: LoadedModel, embeddings: np.ndarray, conditions: Sequence[int | None]
-) -> dict[int | None, KnownReferences]:
-    """References shown whole (R, D), each under its condition, by condition."""
-    which = {c: [i for i, own in enumerate(conditions) if own == c] for c in conditions}
-    return {c: KnownReferences(model.reference_features(embeddings[rows], c)) for c, rows in which.items()}
-
-
-def require_mode(mode: str) -> None:
-    """Raises OptionError."""
-    if mode not in MODES:
-        raise OptionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+            raise ImageError(f"{caller} takes a list of images, got {type(images).__name__}")
+        return [self.model.picture(image) for image in images]

@@ -22,7 +22,10 @@ Originals = tuple[ImageLike, ImageLike | None]
 
 SUFFIXES = (".png", ".html", ".json", ".npz")
 DRAWN = (".png", ".html")
-TUPLES = ("query_box", "reference_box", "query_size", "reference_size", "phi", "notes")
+TUPLES = (
+    *("query_box", "reference_box", "rather_than_box", "query_size", "reference_size", "rather_than_size"),
+    *("phi", "joint", "notes"),
+)
 
 
 class Explanation(Findings):
@@ -102,6 +105,7 @@ class Explanation(Findings):
     def _save_npz(self, path: Path) -> None:
         arrays = {k: getattr(self, k) for k in ARRAYS if getattr(self, k) is not None}
         maps = {_map_name(kind, i): a.map for kind in ATTRIBUTE_LISTS for i, a in enumerate(getattr(self, kind))}
+        maps = {name: map_ for name, map_ in maps.items() if map_ is not None}
         write_npz(path, {"fields": np.array(json.dumps(self.to_dict())), **arrays, **maps}, compressed=True)
 
     @classmethod
@@ -113,7 +117,7 @@ class Explanation(Findings):
             arrays: dict[str, Any] = {k: data.get(k) for k in ARRAYS}
             for kind in ATTRIBUTE_LISTS:
                 found = fields.pop(kind, ())  # older files have no opposing ones
-                arrays[kind] = tuple(Attribute(**a, map=data[_map_name(kind, i)]) for i, a in enumerate(found))
+                arrays[kind] = tuple(Attribute(**a, map=_map_of(data, kind, i)) for i, a in enumerate(found))
             for name in TUPLES:
                 value = fields.get(name)  # older files have no sizes
                 fields[name] = value if value is None else tuple(value)
@@ -137,6 +141,12 @@ def _original(image: ImageLike, size: tuple[int, int] | None, which: str) -> np.
         got = " x ".join(map(str, picture.size))
         raise ImageError(f"the {which} that was explained is {explained} pixels, the picture given is {got}: give that one")
     return np.asarray(picture)
+
+
+def _map_of(data: dict[str, np.ndarray], kind: str, index: int) -> np.ndarray | None:
+    """Read an attribute's map; only what is true of the reference alone may have none. Raises KeyError."""
+    name = _map_name(kind, index)
+    return data.get(name) if kind == "only_reference" else data[name]
 
 
 def _map_name(kind: str, index: int) -> str:

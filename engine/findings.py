@@ -10,10 +10,10 @@ from engine.attributes.table import Attribute
 from engine.pictures.preprocessing import Box
 from engine.terminal import printable
 
-ATTRIBUTE_LISTS = ("attributes", "opposing_attributes")
+ATTRIBUTE_LISTS = ("attributes", "opposing_attributes", "only_query", "only_reference", "rather_than_attributes")
 ARRAYS = (
     *("saliency", "saliency_error", "reference_saliency", "reference_saliency_error"),
-    *("correspondence", "query_image", "reference_image"),
+    *("correspondence", "query_image", "reference_image", "rather_than_image"),
 )
 
 LONGEST_NAME = 40
@@ -43,15 +43,22 @@ class Findings:
     correspondence: (T, T) float32 in mode "both" with RISE plans: how well tiles match, query by reference, row-major
         on the grid of the masks
     correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
-    attributes: best first, those of at least `attribute_threshold` confidence (the `top` of them, where that was asked for)
-    opposing_attributes: best first, attributes of the regions that lower the similarity: ranked by the same formula with
-        the same phi and threshold, where `match` is with `opposing`; only those that match it, and the saliency negatively.
-        A confident attribute may stand in both lists: the sign of its match says on which side it is
-    phi: the weights they were ranked with
-    query_image, reference_image: (H, W, 3) uint8 as the network saw them (None: given as an embedding)
-    query_box, reference_box: that part of the upright original, (left, top, right, bottom) in its pixels
-    query_size, reference_size: (width, height) of the upright original in pixels; None in files of older versions, and for
-        a reference given as an embedding
+    attributes: best first, those that reach `attribute_threshold` (the `top` of them, where that was asked for). Ranking
+        "joint": with the probability of being true of both pictures; "sane": with their confidence, ranked by phi
+    only_query, only_reference: best first, attributes that are true of one picture and not of the other, with that
+        probability; none where nothing is known of the reference, in ranking "sane" and in answers to "rather than"
+    opposing_attributes: best first, attributes of the regions that lower the similarity: ranked by phi and confidence, where
+        `match` is with `opposing`; only those that match it, and the saliency negatively. A confident attribute may stand in
+        both lists: the sign of its match says on which side it is
+    ranking: "joint" or "sane"; phi: the weights of ranking "sane"; joint: the parameters of the joint probability, None if
+        it is the product of the two confidences
+    rather_than_similarity: of the query to the reference that this one is told from ("rather than"); None if there is none.
+        If there is, saliency is the map of the difference of the two similarities; `attributes` are true of the query and
+        the reference and not of that one, and `rather_than_attributes` the reverse
+    query_image, reference_image, rather_than_image: (H, W, 3) uint8 as the network saw them (None: given as an embedding)
+    query_box, reference_box, rather_than_box: that part of the upright original, (left, top, right, bottom) in its pixels
+    query_size, reference_size, rather_than_size: (width, height) of the upright original in pixels; None in files of older
+        versions, and for a reference given as an embedding
     passes: network rows behind it, shared ones and the whole images included, padding not
     threads, batch: of the network runs over masked pictures
     seed: of the masks; None where a plan was handed in
@@ -92,6 +99,15 @@ class Findings:
     correspondence_reliability: float | None = None
     query_size: tuple[int, int] | None = None
     reference_size: tuple[int, int] | None = None
+    ranking: str = "sane"
+    joint: tuple[float, float, float] | None = None
+    only_query: tuple[Attribute, ...] = ()
+    only_reference: tuple[Attribute, ...] = ()
+    rather_than_similarity: float | None = None
+    rather_than_attributes: tuple[Attribute, ...] = ()
+    rather_than_image: np.ndarray | None = None
+    rather_than_box: Box | None = None
+    rather_than_size: tuple[int, int] | None = None
 
     @property
     def opposing(self) -> np.ndarray:

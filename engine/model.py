@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import os
 import threading
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +12,11 @@ import numpy as np
 from engine.attributes.ranking import Activations
 from engine.bundle import load_bundle
 from engine.bundle.manifest import PRECISIONS, Condition, Graph
-from engine.errors import EngineError, ImageError, OptionError
+from engine.errors import EngineError, OptionError
 from engine.passes import whole_embeddings
 from engine.pictures.loading import ImageLike, load_picture
 from engine.pictures.preprocessing import Box
 from engine.protocol import Gradients, Notice, Runner, ignore_notice
-from engine.reference_vectors import ReferenceLike, as_vector
 from engine.runtime import opening
 from engine.runtime.batch_size import calibrated_batch, largest_batch
 from engine.runtime.gpu_session import GpuSession
@@ -26,8 +24,6 @@ from engine.runtime.pair_session import PairSession
 from engine.runtime.precision import choose_precision, target_of
 from engine.runtime.providers import GPU_PROVIDERS, RUNTIME_PROVIDERS, driver_found, providers_named, require_gpu
 from engine.saliency import similarity
-
-MASKED_TOO = "mode both masks the references too: they must be pictures, not embeddings; or use mode fixed"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -214,29 +210,20 @@ class LoadedModel:
         (maps,) = self._whole(self.attributes, [picture])
         return Activations.of(self.bundle.attributes, maps)
 
+    def confidences(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """How likely each attribute is true of whole pictures, (n, A) float64 in [0, 1]. Raises OptionError."""
+        table, vectors = self.bundle.attributes, self.bundle.vectors
+        if self.attributes is not None and table is not None:
+            maps = self._whole(self.attributes, pictures) if pictures else ()
+            seen = [Activations.of(table, own).confidences for own in maps]
+            return np.array(seen).reshape(len(pictures), len(table.names))
+        if vectors is not None:
+            return vectors.confidences(self.embed(pictures))
+        raise OptionError("this bundle has no attributes: `python -m export attributes` adds them")
+
     def _whole(self, session: Runner, pictures: Sequence[Picture]) -> np.ndarray:
         pixels = [p.pixels for p in pictures]
         return whole_embeddings(session, self.preprocessing, pixels, largest_batch(self.preprocessing))
-
-    def references(self, others: Sequence[ReferenceLike]) -> tuple[list[Picture | None], np.ndarray]:
-        """References as pictures (None for those given as embeddings) and embeddings (R, D) float32."""
-        self.require_embeddings("compare embeddings")
-        pictures, embeddings = self.split_references(others)
-        embeddings[[p is not None for p in pictures]] = self.embed([p for p in pictures if p is not None])
-        return pictures, embeddings
-
-    def split_references(self, others: Sequence[ReferenceLike]) -> tuple[list[Picture | None], np.ndarray]:
-        """The same without running the network: the embeddings of pictures are 0."""
-        embeddings = np.zeros((len(others), self.manifest.embedding), np.float32)
-        pictures: list[Picture | None] = []
-        for i, other in enumerate(others):
-            vector = as_vector(other, self.manifest.embedding)
-            if vector is None:
-                pictures.append(self.picture(typing.cast(ImageLike, other)))
-            else:
-                embeddings[i] = vector
-                pictures.append(None)
-        return pictures, embeddings
 
     def conditions(self, condition: Condition | Sequence[Condition], count: int) -> list[int | None]:
         """A condition index for each of `count` references; None where none was asked for. Raises OptionError."""
@@ -271,14 +258,6 @@ class LoadedModel:
         """(D,) float32, before relu."""
         known = self.manifest.conditions
         return None if known is None or condition is None else known.weights[condition]
-
-
-def require_pictures(references: Sequence[Picture | None], why: str = MASKED_TOO) -> list[Picture]:
-    """Return the references if all are pictures; raises ImageError, which says why, if one is an embedding."""
-    found = [picture for picture in references if picture is not None]
-    if len(found) < len(references):
-        raise ImageError(why)
-    return found
 
 
 def _cores() -> int:

@@ -14,6 +14,7 @@ Progress = Callable[[int, int], None]
 """Called with (network rows done, network rows in all)."""
 Notice = Callable[[str], None]
 """Called with one line about something that takes long, or that was tried and did not work."""
+MODES = ("fixed", "both")
 LARGEST_PLAN = 1_000_000
 """Passes a plan may ask for."""
 
@@ -118,6 +119,12 @@ class Plan(Protocol):
 
     def maps(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
         """Scores (N, R) of the masked query against R references -> maps (R, H, W) float32."""
+
+
+def require_mode(mode: str) -> None:
+    """Raise OptionError unless `mode` is one of MODES."""
+    if mode not in MODES:
+        raise OptionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
 
 
 def require_seed(seed: object) -> None:

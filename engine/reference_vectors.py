@@ -1,5 +1,6 @@
 """References given as embeddings: arrays, lists and tensors in Python, .npy and .npz files on the command line."""
 
+import dataclasses
 import re
 import sys
 import typing
@@ -12,8 +13,21 @@ import numpy.typing as npt
 from engine.errors import ImageError, first_line
 from engine.pictures.loading import ImageLike
 
-ReferenceLike = ImageLike | npt.ArrayLike
-"""A picture, or an embedding: D floating-point numbers in an array, a tensor or a list."""
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredReference:
+    """A reference as an index stores it.
+
+    embedding: D floating-point numbers, as `Explainer.embed` gives them
+    confidences: (A,), a number in [0, 1] per attribute, as `Explainer.confidences` gives them; None: not stored
+    """
+
+    embedding: npt.ArrayLike
+    confidences: npt.ArrayLike | None = None
+
+
+ReferenceLike = ImageLike | npt.ArrayLike | StoredReference
+"""A picture, or an embedding: D floating-point numbers in an array, a tensor or a list; or what an index stored."""
 
 _PICTURES = tuple(typing.get_origin(kind) or kind for kind in typing.get_args(ImageLike))
 _FILE_AND_KEY = re.compile(r"(.+?\.np[yz]):(.+)", re.IGNORECASE | re.DOTALL)
@@ -22,7 +36,7 @@ MOST_KEYS = 8
 """Arrays of a file that a message names."""
 
 
-def as_vector(reference: ReferenceLike, size: int) -> np.ndarray | None:
+def as_vector(reference: ImageLike | npt.ArrayLike, size: int) -> np.ndarray | None:
     """Return a reference as an embedding, (size,) float32; None if it is a picture, or a path or an array to load as one.
 
     reference: an embedding is (size,) or (1, size) floating-point numbers: a numpy array, a torch tensor or another

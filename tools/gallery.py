@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from engine import Explainer, Explanation
-from engine.explainer import MODES
 from engine.files import write_whole
 from engine.methods import METHODS
+from engine.protocol import MODES
 from engine.render.matched_regions import reliability_text
 from engine.render.png import draw_explanation, enlarged, heat_map
 

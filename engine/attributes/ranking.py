@@ -60,24 +60,41 @@ class Ranking:
 class RankedAttributes:
     """The attributes named for one map, best first.
 
-    agreeing: ranked by the map; opposing: ranked by its `opposing` part, which they match, while they match the whole map
-    negatively
+    agreeing: true of both pictures, or ranked by the map; opposing: those that go with what lowers the similarity
+    only_query, only_reference: true of one picture and not of the other
+    for_other: of the query and the reference that was asked about too ("rather than"), and not of the reference explained
+    note: what a reader should know; "" for nothing
     """
 
     agreeing: tuple[Attribute, ...] = ()
     opposing: tuple[Attribute, ...] = ()
+    only_query: tuple[Attribute, ...] = ()
+    only_reference: tuple[Attribute, ...] = ()
+    for_other: tuple[Attribute, ...] = ()
+    note: str = ""
 
 
 def rank_both_ways(
     table: AttributeTable, activations: Activations, saliencies: np.ndarray, top: int | None = None
 ) -> list[RankedAttributes]:
     """Return the agreeing and opposing attributes of R maps, saliencies (R, H, W) float; at most `top` of either kind."""
-    by_map, by_opposing = rank(table, activations, saliencies), rank(table, activations, saliencies, by_opposing=True)
-    # an activation map with two peaks may match both the map and its opposing part
-    allowed = (by_opposing.agreement > 0) & (by_map.agreement < 0)
+    by_map = rank(table, activations, saliencies)
     agreeing = name_attributes(table, activations, by_map, top)
-    opposed = name_attributes(table, activations, by_opposing, top, allowed)
+    opposed = opposing_attributes(table, activations, saliencies, by_map.agreement, top)
     return [RankedAttributes(*pair) for pair in zip(agreeing, opposed, strict=True)]
+
+
+def opposing_attributes(
+    table: AttributeTable, activations: Activations, saliencies: np.ndarray, agreement: np.ndarray, top: int | None = None
+) -> list[tuple[Attribute, ...]]:
+    """Return the attributes that go with what lowers the similarity, for R maps; at most `top` each.
+
+    They are ranked by the maps' `opposing` parts, which they match, while they match the whole map negatively.
+    saliencies: (R, H, W) float; agreement: (R, A) float, from `match`
+    """
+    by_opposing = rank(table, activations, saliencies, by_opposing=True)
+    # an activation map with two peaks may match both the map and its opposing part
+    return name_attributes(table, activations, by_opposing, top, (by_opposing.agreement > 0) & (agreement < 0))
 
 
 def rank(table: AttributeTable, activations: Activations, saliencies: np.ndarray, by_opposing: bool = False) -> Ranking:

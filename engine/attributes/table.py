@@ -71,10 +71,15 @@ class AttributeTable:
 class Attribute:
     """One attribute of an explanation.
 
-    score: phi_1 * confidence + phi_2 * match + phi_3 * prior
-    confidence: in [0, 1]; prior: in [0, 1]
-    match: Pearson correlation in [-1, 1] of `map` with the saliency map; for an opposing attribute, with its opposing part
-    map: (h, w) float32, where the network sees the attribute, sums to 1; read-only, shared by explanations of one query
+    score: ranking "joint": the probability in [0, 1] that it is true of both pictures (of the query alone, where nothing is
+        known of the reference); for what is true of one picture only, that probability. Ranking "sane", and opposing
+        attributes: phi_1 * confidence + phi_2 * match + phi_3 * prior
+    confidence, reference_confidence: that it is true of the query, and of the reference, in [0, 1]; None: not known
+    match: Pearson correlation in [-1, 1] of its map over the query with the saliency map; for an opposing attribute, with
+        the map's opposing part
+    prior: in [0, 1]
+    map: (h, w) float32, where it is seen, sums to 1; read-only, shared by explanations of one query. It lies over the query,
+        and over the reference for an attribute of the reference only; None: not known
     """
 
     name: str
@@ -82,7 +87,8 @@ class Attribute:
     confidence: float
     match: float
     prior: float
-    map: np.ndarray
+    map: np.ndarray | None
+    reference_confidence: float | None = None
 
 
 def prior_of(table: AttributeTable) -> np.ndarray:

@@ -17,10 +17,10 @@ from engine.evaluate.options import add_shared_options, evaluate_parser, open_ex
 from engine.evaluate.pairs import Pair, read_pairs
 from engine.evaluate.report import CURVES, RANDOM_ORDER, Result
 from engine.evaluate.rows import Row, Rows
-from engine.explainer import MODES, Explainer
+from engine.explainer import Explainer
 from engine.files import check_writable, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
-from engine.protocol import random_words, require_seed
+from engine.protocol import MODES, random_words, require_seed
 from engine.terminal import Bar, printable, run_command, say
 
 BACKGROUNDS = {"white": WHITE, "grey": (127, 127, 127), "black": (0, 0, 0)}

@@ -11,6 +11,7 @@ from engine.explainer import Explainer
 from engine.passes import MaskedPasses
 from engine.pictures.loading import ImageLike
 from engine.protocol import require_whole, silent
+from engine.references import References
 from kernels.rank import RankRenderer
 
 WHITE = (255, 255, 255)
@@ -66,7 +67,7 @@ def insertion_deletion(
     colour = _colour(background)
     (chosen,) = model.conditions(condition, 1)
     pixels = model.picture(query).pixels
-    _, embeddings = model.references([reference])
+    embeddings = References.embedded(model, [reference]).embeddings
     counts, inserted = _counts(steps, height * width)
     passes = MaskedPasses(
         model.similarity,
