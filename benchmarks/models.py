@@ -1,7 +1,7 @@
 """Every family of models at the first try: exported, compared with the library's own pipeline, explained once.
 
     pip install '.[cpu,hf,timm]' scikit-image scikit-learn
-    python -m benchmarks.models [--only NAME ...] [--small] [--out rows.json]
+    python -m benchmarks.models [--only NAME ...] [--small] [--gradient] [--quantize] [--out rows.json]
 
 Each model is built from its configuration with seeded random weights (`benchmarks.model_families`). A row of results has
     export_s, export_peak_mb   of `python -m export similarity`, wall seconds and resident memory
@@ -9,10 +9,14 @@ Each model is built from its configuration with seeded random weights (`benchmar
     least_centred_cosine       the same after the mean of the 24 is taken off, which random networks share
     neighbours                 pictures of 24 that keep their nearest neighbour
     explain_cpu_s, explain_peak_mb, passes   of one explanation at defaults, in a process of its own
+    gradient                   with --gradient: "accepted", or the line with which the export left it out; seconds, memory
+    quantize                   with --quantize: the precision that auto takes then, and why; its seconds
 or `error`, the line with which one of these failed.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import re
 import sys
@@ -32,6 +36,7 @@ from benchmarks.settings import chosen_names
 from engine import Explainer
 from engine.terminal import CommandParser, notice, run_command, say
 
+LIBRARIES = ("torch", "transformers", "timm")
 PICTURES = 24
 """14 photos, and parts of them in other proportions."""
 PARTS = ((0.1, 0.2, 0.7, 0.6), (0.0, 0.0, 0.45, 1.0), (0.3, 0.1, 1.0, 0.5))
@@ -48,6 +53,8 @@ def _parser() -> CommandParser:
     add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="NAME", help=f"families (default: all): {', '.join(FAMILIES)}")
     add("--small", action="store_true", help="fewer layers, and no explanation")
+    add("--gradient", action="store_true", help="export with --gradient, too")
+    add("--quantize", action="store_true", help="quantize on the 24 pictures, too: up to ten minutes each")
     add("--out", type=Path, metavar="FILE", help="write the rows as JSON; rows of other families there are kept")
     add("--keep", type=Path, metavar="DIR", help="keep the bundles in this folder")
     return parser
@@ -60,24 +67,34 @@ def _run(options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             kept = Path(folder) / "bundle" if options.keep is None else options.keep / name
             kept.parent.mkdir(parents=True, exist_ok=True)
-            row = {"model": name, **_row(name, Path(folder), kept, pictures, options.small)}
+            row = {"model": name, **_row(name, Path(folder), kept, pictures, options)}
         say(json.dumps(row))
         if options.out is not None:
             save_rows(options.out, [row])
 
 
-def _row(name: str, folder: Path, bundle: Path, pictures: Sequence[Image.Image], small: bool) -> dict[str, Any]:
+def _row(
+    name: str, folder: Path, bundle: Path, pictures: Sequence[Image.Image], options: argparse.Namespace
+) -> dict[str, Any]:
     """Return one family's figures, or the line with which it failed."""
-    row: dict[str, Any] = {"small": small}
+    row: dict[str, Any] = {"small": options.small}
     try:
-        built = FAMILIES[name](folder, small, pictures)
+        built = FAMILIES[name](folder, options.small, pictures)
         row |= exported(built, bundle) | compared(built, bundle, pictures)
-        if not small:
+        if not options.small:
             row |= explained(bundle, folder, pictures)
+        if options.gradient:
+            row |= with_gradient(built, folder / "with-gradient")
+        if options.quantize:
+            row |= quantized(bundle, folder / "pictures", pictures)
     except Exception as error:  # a family that fails is a row, whatever it raises
         notice(f"{name}: {error}")
         row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return row | circumstances()
+    return (
+        row
+        | circumstances()
+        | {name: importlib.metadata.version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
+    )
 
 
 def exported(built: Built, bundle: Path) -> dict[str, Any]:
@@ -118,6 +135,35 @@ def explained(bundle: Path, folder: Path, pictures: Sequence[Image.Image]) -> di
         "explain_cpu_s": round(took["cpu_s"], 1),
         "explain_peak_mb": round(took["peak_bytes"] / 1e6),
         "passes": int(passes[1]) if passes else None,
+    }
+
+
+def with_gradient(built: Built, bundle: Path) -> dict[str, Any]:
+    """Export a model once more, with its gradient."""
+    _, took = measured("export.commands", ["similarity", *built.options, "--gradient", "--out", bundle], built.folder)
+    warnings = [line.removeprefix("warning: ") for line in took["notices"] if line.startswith("warning: ")]
+    accepted = any(bundle.glob("gradient*"))
+    return {
+        "gradient": "accepted" if accepted else " ".join(warnings),
+        "gradient_s": round(took["wall_s"], 1),
+        "gradient_peak_mb": round(took["peak_bytes"] / 1e6),
+    }
+
+
+def quantized(bundle: Path, folder: Path, pictures: Sequence[Image.Image]) -> dict[str, Any]:
+    """Add int8 for CPUs to a bundle; what auto takes then."""
+    folder.mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(folder / f"{number:02}.png")
+    lines, took = measured(
+        "export.commands", ["quantize", bundle.resolve(), "--images", folder, "--targets", "cpu", "--quiet"]
+    )
+    explainer = Explainer(bundle)
+    return {
+        "quantize": explainer.precision,
+        "quantize_reason": explainer.precision_reason,
+        "quantize_said": lines[:-1],
+        "quantize_s": round(took["wall_s"], 1),
     }
 
 

@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
 def measured(module: str, arguments: Sequence[str | Path], folder: Path | None = None) -> tuple[list[str], dict[str, Any]]:
     """Run a command in a new process, in a folder; return the lines that it printed, and what it took.
 
+    What it took has `notices` too, the lines of standard error.
     Raises RuntimeError with its error line if it fails.
     """
     command = [sys.executable, "-m", "benchmarks.peak", module, *map(str, arguments)]
@@ -43,7 +44,7 @@ def measured(module: str, arguments: Sequence[str | Path], folder: Path | None =
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
     *lines, last = done.stdout.splitlines()
-    return lines, json.loads(last)
+    return lines, {**json.loads(last), "notices": done.stderr.strip().splitlines()}
 
 
 if __name__ == "__main__":

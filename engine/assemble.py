@@ -88,7 +88,6 @@ def assemble(
     fields: the other fields of `Explanation`, as they are
     """
     table = model.bundle.attributes
-    sane = naming.ranking == SANE
     return Explanation(
         similarity=similarity,
         saliency=estimate.saliency,
@@ -108,8 +107,8 @@ def assemble(
         condition=model.condition_name(condition),
         model=ModelName(model.manifest.name, model.bundle.identity),
         ranking=naming.ranking,
-        phi=table.weights if table and sane else None,
-        joint=table.joint if table and not sane else None,
+        phi=table.weights if table else None,
+        joint=table.joint if table and naming.ranking == JOINT else None,
         attribute_threshold=table.threshold if table else None,
         notes=_notes(table, ranked, naming, deadline_reached),
         **fields,
@@ -125,7 +124,7 @@ def _notes(
     if ranked.note:
         notes.append(ranked.note)
     elif not ranked.agreeing and naming.top != 0:
-        wanted = "confidence" if naming.ranking == SANE else "probability"
+        wanted = "confidence" if naming.ranking == SANE else "a probability of"
         notes.append(f"no attribute is named: none reaches {wanted} {table.threshold:g}")
     if table.prior is None and naming.ranking == SANE:
         notes.append("this bundle has no attribute prior: phi_3 counts as 0")

@@ -3,12 +3,16 @@
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
+from engine.assemble import JOINT, RANKED_BY
 from engine.errors import OptionError
 from engine.explainer import Explainer
 from engine.explanation import DRAWN, Explanation, Originals, checked_suffix
@@ -18,11 +22,13 @@ from engine.methods.rise import ESTIMATORS, Rise
 from engine.pictures.loading import load_picture
 from engine.protocol import MODES, ignore_notice
 from engine.reference_vectors import ReferenceLike, named_vectors, read_embedding_file
+from engine.render.attribute_groups import attribute_groups, numbers
 from engine.runtime.providers import PROVIDERS
 from engine.terminal import Bar, CommandParser, notice, printable, run_command, say
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
+EMBEDDING_FILE = re.compile(r"\.np[yz](:|$)", re.IGNORECASE)
 _EXAMPLES = """examples:
   python -m engine.explain                                      the demo pair, drawn to explanation.png
   python -m engine.explain query.jpg match.jpg --bundle models/shoes
@@ -30,6 +36,7 @@ _EXAMPLES = """examples:
   python -m engine.explain query.jpg match.jpg --json           numbers only, for another program
   python -m engine.explain query.jpg match.jpg --original       drawn on the pictures as they are, before the crop
   python -m engine.explain query.jpg --reference-embedding index.npz:vectors    a reference per row of the array
+  python -m engine.explain query.jpg match.jpg --rather-than other.jpg          why this one, and not that one?
   python -m engine.explain query.jpg match.jpg --estimator sane --masks 2000    the paper's own map
 """
 
@@ -66,6 +73,17 @@ def _parser() -> argparse.ArgumentParser:
         help="passes over a picture (default: rise 256 to 1024 as it needs, lime 1000, mask 500 steps)",
     )
     add("--estimator", metavar="E", help=f"of rise: {' or '.join(ESTIMATORS)}, the paper's own (default: {ESTIMATORS[0]})")
+    add(
+        "--ranking",
+        default=JOINT,
+        metavar="R",
+        help=f"of attributes: {' or '.join(RANKED_BY)}, the paper's own (default: %(default)s)",
+    )
+    add(
+        "--rather-than",
+        metavar="FILE",
+        help="why the references, rather than this one? A picture, or an embedding: FILE.npy, FILE.npz or FILE.npz:KEY",
+    )
     add("--seed", type=_whole_number, metavar="S", help="of the masks (default: 0)")
     add("--condition", metavar="C", help="name or index, for models with conditions")
     add("--top", type=_whole_number, default=5, metavar="K", help="attributes to print (default: %(default)s)")
@@ -81,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 def _explain(options: argparse.Namespace) -> None:
     query, pictures = _pictures(options)
     arrays = [(given, read_embedding_file(given)) for given in options.reference_embedding]
+    rival = None if options.rather_than is None else _rival(options.rather_than)
     out = _out(options)
     files = _files(out, len(pictures) + sum(len(a) if a.ndim > 1 else 1 for _, a in arrays)) if out else []
     for file in files:
@@ -89,14 +108,23 @@ def _explain(options: argparse.Namespace) -> None:
     explainer = Explainer(
         options.bundle, options.provider, options.precision, notice=ignore_notice if options.quiet else notice
     )
-    if arrays:
+    if arrays or isinstance(rival, np.ndarray):
         explainer.model.require_embeddings("compare embeddings")
     named: list[tuple[str, ReferenceLike]] = [(picture.name, picture) for picture in pictures]
     for given, array in arrays:
         named += named_vectors(given, array, explainer.model.manifest.embedding)
     names, references = [name for name, _ in named], [reference for _, reference in named]
     with Bar(options.quiet, "passes", "pass") as bar:
-        explanations = explainer.explain_many(query, references, method, options.mode, options.condition, progress=bar.show)
+        explanations = explainer.explain_many(
+            query,
+            references,
+            method,
+            options.mode,
+            options.condition,
+            ranking=options.ranking,
+            rather_than=rival,
+            progress=bar.show,
+        )
     if out:
         _save(explanations, out, files, _originals(query, references) if options.original else None)
     if options.json:
@@ -110,6 +138,16 @@ def _out(options: argparse.Namespace) -> Path | None:
     if options.original and (out is None or checked_suffix(out) not in DRAWN):
         raise OptionError(f"--original is about what is drawn: give --out a name that ends in {' or '.join(DRAWN)}")
     return out
+
+
+def _rival(given: str) -> Path | np.ndarray:
+    """The reference that the others are told from: a picture's path, or an embedding (D,)."""
+    if not EMBEDDING_FILE.search(given):
+        return Path(given)
+    array = read_embedding_file(given)
+    if array.ndim > 1 and len(array) != 1:
+        raise OptionError(f"--rather-than takes one reference, and {given} holds {len(array)} rows: save one of them alone")
+    return array.reshape(-1)
 
 
 def _originals(query: Path, references: Sequence[ReferenceLike]) -> list[Originals]:
@@ -170,23 +208,29 @@ def _summary(explanations: list[Explanation], names: list[str], top: int, files:
         known = explanation.saliency_reliability
         map_ = "" if known is None else f", map reliability {known:.2f} after {explanation.passes} passes"
         lines += [
-            f"{printable(name)}: similarity {explanation.similarity:.3f}{map_}",
+            f"{printable(name)}: similarity {explanation.similarity:.3f}{_rather_than(explanation)}{map_}",
             *_attribute_lines(explanation, top),
         ]
     lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
     return "\n".join([*lines, *(f"wrote {printable(str(file))}" for file in files)])
 
 
+def _rather_than(explanation: Explanation) -> str:
+    other = explanation.rather_than_similarity
+    return "" if other is None else f" rather than {other:.3f}"
+
+
 def _attribute_lines(explanation: Explanation, top: int) -> list[str]:
-    """A line for each attribute, and one of those that lower the similarity, where there are any."""
-    attributes, opposing = explanation.attributes[:top], explanation.opposing_attributes[:top]
-    has_prior = any(a.prior for a in explanation.attributes) or (explanation.phi is not None and explanation.phi[2] != 0)
+    """A line for each attribute of the match, and one for each kind of difference."""
+    has_prior = explanation.phi is not None and explanation.phi[2] != 0
     lines = []
-    for a in attributes:
-        prior = f"  prior {a.prior:.2f}" if has_prior else ""
-        lines.append(f"  {printable(a.name):<24} confidence {a.confidence:.2f}  match {a.match:+.2f}{prior}")
-    if opposing:
-        lines.append(f"  lowered by: {', '.join(printable(a.name) for a in opposing)}")
+    for group in attribute_groups(explanation, top):
+        if group.main:
+            lines += [
+                f"  {printable(a.name):<24} {group.title} {a.score:.2f}   {numbers(a, has_prior)}" for a in group.attributes
+            ]
+        else:
+            lines.append(f"  {group.title}: {', '.join(printable(a.name) for a in group.attributes)}")
     return lines
 
 

@@ -153,16 +153,13 @@ class Explainer:
             masked, and the time is divided among the pictures
         top: attributes of a kind to name at most; None: all that reach the bundle's threshold
         ranking: "joint": attributes by the probability of being true of both pictures; "sane": by the paper's rule
-        rather_than: one more reference: why the references given, rather than this one? The map is of the difference of the
-            two similarities, from the same passes. In mode "fixed", not for method mask
+        rather_than: one more reference: why those given and not this one? Maps of the difference, from the same passes
         progress: called with (passes done, passes in all), once for each picture that is masked
 
         Raises ImageError, OptionError.
         """
         require_mode(mode)
-        # what is wrong with the input should not cost the passes
-        naming = Naming(ranking, top)
-        options = method_named(method)
+        naming, options = Naming(ranking, top), method_named(method)
         passes = PassOptions(
             resolve_baseline(options, baseline), Budget.of(options, True, tolerance, deadline), None, progress or silent
         )
@@ -180,8 +177,7 @@ class Explainer:
             passes = passes if self._cache.limit else dataclasses.replace(passes, known=known)
             return self._prepared(picture, passes, options).explain_whole(shown, conditions, naming, rival)
         others = References.loaded(self.model, references)
-        if mode == "both":
-            pictures = [picture, *others.all_pictures()]
+        pictures = [picture, *(others.all_pictures() if mode == "both" else [])]
         if isinstance(options, LearnedMask):
             return explain_learned(self.model, picture, others, conditions, options, mode, passes, naming)
         prepare = functools.partial(self._prepared, options=options)

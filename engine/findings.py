@@ -50,8 +50,8 @@ class Findings:
     opposing_attributes: best first, attributes of the regions that lower the similarity: ranked by phi and confidence, where
         `match` is with `opposing`; only those that match it, and the saliency negatively. A confident attribute may stand in
         both lists: the sign of its match says on which side it is
-    ranking: "joint" or "sane"; phi: the weights of ranking "sane"; joint: the parameters of the joint probability, None if
-        it is the product of the two confidences
+    ranking: "joint" or "sane"; phi: the weights of confidence, match and prior
+    joint: the parameters of the joint probability; None if it is the product of the two confidences
     rather_than_similarity: of the query to the reference that this one is told from ("rather than"); None if there is none.
         If there is, saliency is the map of the difference of the two similarities; `attributes` are true of the query and
         the reference and not of that one, and `rather_than_attributes` the reverse

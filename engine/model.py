@@ -115,7 +115,8 @@ class LoadedModel:
         if provider == "tensorrt":
             notice("TensorRT builds its engines for a graph once, which takes minutes, and keeps them in the cache folder")
         self.similarity = self._open("similarity", self.precision)
-        self.attributes = self._open("attributes", "fp32") if self.bundle.attributes else None
+        seen_by_network = self.manifest.graph("attributes", "fp32", target_of(provider)) is not None  # else by vectors
+        self.attributes = self._open("attributes", "fp32") if seen_by_network else None
         self.graph_digest = self.bundle.digests[self.similarity.path.name]
         batch = self._batch(notice)  # found now, so that it does not count against the first caller's deadline
         self._gradient: GradientNetworks | None = None

@@ -91,12 +91,18 @@ class PassedPicture:
         features = self.model.reference_features(self.embeddings, condition)
         return KnownReferences(features.mean(0, keepdims=True), [features])
 
-    def estimates(self, references: np.ndarray, condition: int | None) -> list[Estimate]:
-        """A map against each of the references (R, F), factors of the similarity."""
+    def estimates(self, references: np.ndarray, condition: int | None, *, differences: bool = False) -> list[Estimate]:
+        """A map against each of the references (R, F), factors of the similarity.
+
+        differences: whether they are differences of two factors, so that the maps are differences of two maps
+        """
         if self.fits is not None:
             return self.fits.estimates(references, condition)
         scores = self.model.query_features(self.embeddings, condition) @ references.T
-        return [Estimate(saliency) for saliency in self.plan.maps(scores, *self.picture.size)]  # the maps are summed
+        maps = self.plan.maps(scores, *self.picture.size)  # the maps are summed
+        if differences:  # a map may have a constant part, which two maps share
+            maps = maps - self.plan.maps(np.zeros_like(scores[:, :1]), *self.picture.size)
+        return [Estimate(saliency) for saliency in maps]
 
     def tile_effects(self, plan: RisePlan, features: np.ndarray) -> list[np.ndarray]:
         """What showing a tile does to the features (N, F), see `MapFits.tile_effects`; by the picture's own estimator."""

@@ -114,7 +114,8 @@ class Prepared(PassedPicture):
             own = self.model.query_features(self.whole[None], chosen)[0]
             to_rival = None if rival is None else self._similarity(rival.embeddings[0], own, chosen)
             to_each = [(self._similarity(references.embeddings[i], own, chosen), to_rival) for i in which]
-            found |= dict(zip(which, zip(to_each, self.estimates(features, chosen), strict=True), strict=True))
+            maps = self.estimates(features, chosen, differences=rival is not None)
+            found |= dict(zip(which, zip(to_each, maps, strict=True), strict=True))
         saliencies = [found[i][1].saliency for i in range(len(references))]
         ranked = rank_attributes(self.model, self.seen, saliencies, references, naming, rival)
         seconds = (time.perf_counter() - began) / max(len(references), 1)

@@ -10,7 +10,7 @@ import pytest
 from helpers import BANDAGE, CAT, COUPLE, copy_bundle, error_line, exit_status, python, write_broken
 from PIL import Image
 
-from engine import Explanation
+from engine import Explainer, Explanation
 from engine.bundle import ATTRIBUTES, demo_bundle
 from engine.bundle.manifest import attributes_from_json
 from engine.explain import DEFAULT_OUT, main
@@ -18,6 +18,7 @@ from engine.explain import DEFAULT_OUT, main
 QUERY, OTHER = str(CAT[0]), str(BANDAGE[1])
 PAIR = [str(path) for path in COUPLE]
 FEW = ["--masks", "16"]
+SANE = ["--ranking", "sane", *FEW]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def test_without_pictures_the_demo_pair_is_explained(capsys: pytest.CaptureFixtu
     assert main(FEW) == 0
     printed = capsys.readouterr()
     assert "similarity 0.92" in printed.out
-    assert "confidence" in printed.out
+    assert "in both" in printed.out
     assert f"wrote {DEFAULT_OUT}" in printed.out
     assert DEFAULT_OUT.exists()
 
@@ -51,14 +52,14 @@ def bundle_with_prior(demo_with: Callable[..., Path]) -> Path:
 
 
 def test_json_has_every_term_of_each_word(bundle_with_prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*PAIR, "--bundle", str(bundle_with_prior), "--json", *FEW]) == 0
+    assert main([*PAIR, "--bundle", str(bundle_with_prior), "--ranking", "sane", "--json", *FEW]) == 0
     (fields,) = json.loads(capsys.readouterr().out)
     names = attributes_from_json((bundle_with_prior / ATTRIBUTES).read_text()).names
     assert fields["phi"] == [1, 1, 0.5]
     for kind in ("attributes", "opposing_attributes"):
         assert fields[kind]
         for word in fields[kind]:
-            assert set(word) == {"name", "score", "confidence", "match", "prior"}
+            assert set(word) == {"name", "score", "confidence", "match", "prior", "reference_confidence"}
             assert word["prior"] == pytest.approx(0.25 + 0.5 * names.index(word["name"]) / (len(names) - 1))
             assert word["score"] == pytest.approx(word["confidence"] + word["match"] + 0.5 * word["prior"])
 
@@ -66,22 +67,42 @@ def test_json_has_every_term_of_each_word(bundle_with_prior: Path, capsys: pytes
 def test_the_summary_says_the_prior_where_there_is_one(
     bundle_with_prior: Path, demo_with: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*PAIR, "--bundle", str(demo_with(prior=None)), *FEW]) == 0
+    assert main([*PAIR, "--bundle", str(demo_with(prior=None)), *SANE]) == 0
     assert not any(line.startswith("  ") and "prior" in line for line in capsys.readouterr().out.splitlines())
-    assert main([*PAIR, "--bundle", str(bundle_with_prior), "--out", "e.npz", *FEW]) == 0
+    assert main([*PAIR, "--bundle", str(bundle_with_prior), "--out", "e.npz", *SANE]) == 0
     printed = capsys.readouterr().out
     for attribute in Explanation.load("e.npz").attributes[:5]:
         (line,) = (line for line in printed.splitlines() if line.startswith(f"  {attribute.name} "))
-        assert line.endswith(f"match {attribute.match:+.2f}  prior {attribute.prior:.2f}")
+        assert line.endswith(f"match {attribute.match:+.2f}   prior {attribute.prior:.2f}")
 
 
-def test_the_summary_says_what_lowers_the_similarity(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*PAIR, "--top", "2", "--out", "e.npz", *FEW]) == 0
-    opposing = [a.name for a in Explanation.load("e.npz").opposing_attributes]
-    assert len(opposing) > 2
-    assert f"  lowered by: {opposing[0]}, {opposing[1]}\n" in capsys.readouterr().out
-    assert main(["--masks", "400"]) == 0
-    assert "lowered by" not in capsys.readouterr().out  # all words of the demo pair agree with its map
+def test_the_summary_says_what_tells_the_pictures_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(COUPLE[0]), str(CAT[0]), "--top", "2", "--out", "e.npz", *FEW]) == 0
+    apart = Explanation.load("e.npz")
+    printed = capsys.readouterr().out
+    for name, attributes in (("query", apart.only_query), ("reference", apart.only_reference)):
+        assert len(attributes) > 2
+        assert f"  only in the {name}: {attributes[0].name}, {attributes[1].name}\n" in printed
+    assert "note: no attribute is named" in printed
+    assert apart.opposing_attributes  # a fact in the file, not a line
+    assert "lowered" not in printed
+
+
+def test_rather_than_takes_a_picture_or_an_embedding(capsys: pytest.CaptureFixture[str]) -> None:
+    pair = [*map(str, COUPLE), "--out", "e.npz", *FEW]
+    assert main([*pair, "--rather-than", str(CAT[0])]) == 0
+    told = Explanation.load("e.npz")
+    assert f"similarity {told.similarity:.3f} rather than {told.rather_than_similarity:.3f}" in capsys.readouterr().out
+    embedding = Explainer().embed([CAT[0]])
+    np.savez("index.npz", cat=embedding, two=np.concatenate([embedding, embedding]))
+    assert main([*pair, "--rather-than", "index.npz:cat"]) == 0
+    np.testing.assert_array_equal(Explanation.load("e.npz").saliency, told.saliency)
+    assert main([*pair, "--rather-than", "index.npz:two"]) == 2
+    assert "holds 2 rows" in capsys.readouterr().err
+    assert main([*pair, "--rather-than", str(COUPLE[1])]) == 2
+    assert "give another picture" in capsys.readouterr().err
+    assert main([*pair, "--mode", "both", "--rather-than", str(CAT[0])]) == 2
+    assert "use mode fixed" in capsys.readouterr().err
 
 
 def test_files_by_suffix(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +118,7 @@ def test_files_by_suffix(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_seed_masks_and_top_are_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([QUERY, OTHER, "--seed", "7", "--masks", "20", "--top", "1", "--out", "a.npz"]) == 0
-    assert capsys.readouterr().out.count("confidence") == 1
+    assert capsys.readouterr().out.count("in both") == 1
     explanation = Explanation.load("a.npz")
     assert (explanation.seed, explanation.passes) == (7, 22)
 

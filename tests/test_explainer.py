@@ -71,7 +71,7 @@ def test_many_references_run_the_masked_rows_once(
 def test_a_bad_reference_is_found_before_the_passes(
     explainer: Explainer, golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.prepared.MaskedPasses", None)  # calling it would be a TypeError
+    monkeypatch.setattr("engine.passed.MaskedPasses", None)  # calling it would be a TypeError
     for mode in ("fixed", "both"):
         with pytest.raises(ImageError, match="nowhere"):
             explainer.explain_many(golden["query"], [golden["reference"], "nowhere.png"], mode=mode)
@@ -101,15 +101,18 @@ def test_notes_say_what_is_missing(
     explainer: Explainer, golden: dict[str, np.ndarray], demo_with: Callable[..., Path]
 ) -> None:
     without_words = explainer.explain(golden["query"], golden["reference"], Rise(masks=4))
-    assert without_words.notes == ("this bundle has no attribute network: no attributes",)
+    assert without_words.notes == ("this bundle has no attributes: `python -m export attributes` adds them",)
     assert without_words.timings["prepare"] > 0
     assert without_words.timings["explain"] > 0
-    blank = Explainer(demo_with(prior=None, threshold=1.0)).explain(golden["query"], golden["reference"], Rise(masks=4))
+    few, unsure = Rise(masks=4), Explainer(demo_with(prior=None, threshold=1.0))
+    blank = unsure.explain(golden["query"], golden["reference"], few)
     assert blank.attributes == ()
-    assert blank.notes == (
+    assert blank.notes == ("no attribute is named: none reaches a probability of 1",)
+    assert unsure.explain(golden["query"], golden["reference"], few, ranking="sane").notes == (
         "no attribute is named: none reaches confidence 1",
         "this bundle has no attribute prior: phi_3 counts as 0",
     )
+    assert unsure.explain(golden["query"], golden["reference"], few, top=0).notes == ()
 
 
 def test_equal_settings_give_identical_maps(explainer: Explainer, golden: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ NOT_IMPORTED = {"torch", "scipy", "sklearn", "skimage", "matplotlib", "onnx", "t
 def test_the_demo_pair_matches_because_of_the_cats_face() -> None:
     explanation = Explainer().explain(*CAT, Rise(masks=300))
     assert explanation.similarity > 0.9
-    assert [a.name for a in explanation.attributes][:4] == ["mostly yellow", "Smileys & Emotion", "face", "yellow above"]
+    assert [a.name for a in explanation.attributes][:4] == ["mostly yellow", "Smileys & Emotion", "yellow above", "face"]
     assert min(a.match for a in explanation.attributes) > 0.3
     row, column = np.unravel_index(explanation.saliency.argmax(), explanation.saliency.shape)
     assert 16 <= row < 56

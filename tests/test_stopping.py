@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Explainer, ImageError, Lime, OptionError, Rise, Window
-from engine.explainer import known_references
 from engine.files import cache_folder
+from engine.rather_than import known_references
+from engine.references import References
 from engine.runtime.batch_size import calibrated_batch, largest_batch
 from engine.runtime.session import Session
 from engine.saliency.stopping import Budget, Convergence
@@ -37,7 +38,7 @@ def test_by_default_the_map_is_as_good_as_the_published_one() -> None:
     found = explainer.explain(*COUPLE)
     assert 258 <= found.passes < 1026
     prepared = explainer.prepare(COUPLE[0], Rise(masks=found.passes - 2))
-    known = known_references(explainer.model, explainer.embed([COUPLE[1]]), [None])
+    known = known_references(explainer.model, References.embedded(explainer.model, [COUPLE[1]]), [None])
     told = prepared.fits.convergence(known)
     assert told.reliability >= told.published
     fewer = explainer.prepare(COUPLE[0], Rise(masks=found.passes - 2 - 128)).fits.convergence(known)
@@ -58,7 +59,7 @@ def test_what_was_asked_about_decides_when_it_is_enough(demo: Explainer, tiny_bu
     vector = conditioned.embed([CAT[1]])[0]
     prepared = conditioned.prepare(CAT[0], Rise(masks=256))
     for condition in (None, 0, 1, 2):
-        known = known_references(conditioned.model, vector[None], [condition])
+        known = known_references(conditioned.model, References.embedded(conditioned.model, [vector]), [condition])
         told = prepared.explain(vector, condition=condition).saliency_reliability
         assert prepared.fits.convergence(known).reliability == pytest.approx(told)
 
@@ -248,3 +249,19 @@ def test_the_batch_is_measured_once_and_kept(demo: Explainer, tmp_path: Path, mo
     assert len(list(cache_folder().glob("batch-*.json"))) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")  # cannot be written: measured each time
     assert calibrated(2) <= largest_batch(preprocessing)
+
+
+def test_no_batch_is_tried_whose_activations_would_fill_the_memory(demo: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    held = [0]
+
+    class Greedy:
+        def run(self, batch: np.ndarray) -> np.ndarray:
+            sizes.append(len(batch))
+            held[0] = max(held[0], len(batch) * 9 * 10**6)  # an arena keeps its largest size
+            return batch
+
+    monkeypatch.setattr("engine.runtime.batch_size._resident_bytes", lambda: 10**9 + held[0])
+    picture = np.zeros((64, 64, 3), np.uint8)
+    assert calibrated_batch(Greedy(), demo.model.preprocessing, ("greedy",), picture) in (16, 32)
+    assert max(sizes) == 32  # 64 would take 576 MB

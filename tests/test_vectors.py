@@ -124,7 +124,7 @@ def test_numbers_that_are_not_finite_are_refused_by_their_place(demo: Explainer)
 
 
 def test_a_vector_cannot_be_masked(demo: Explainer, vector: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.prepared.MaskedPasses", None)  # calling it would be a TypeError
+    monkeypatch.setattr("engine.passed.MaskedPasses", None)  # calling it would be a TypeError
     for method in (FEW, LearnedMask(iterations=1)):
         with pytest.raises(ImageError, match=r"mode both masks the references too.*or use mode fixed"):
             demo.explain_many(CAT[0], [CAT[1], vector.tolist()], method, mode="both")

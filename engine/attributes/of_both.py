@@ -1,4 +1,7 @@
-"""Attributes of a match: true of both pictures, of one only, or of this match rather than another (docs/method.md)."""
+"""Attributes of a match: true of both pictures, of one only, or of this match rather than another.
+
+(docs/method.md, Attributes of both)
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,8 +12,8 @@ from engine.attributes.probability import joint_probability, only_probability
 from engine.attributes.ranking import Activations, RankedAttributes, match, opposing_attributes
 from engine.attributes.table import Attribute, AttributeTable, prior_of
 
-UNKNOWN = "the reference's attributes are not known: they are ranked by the query's alone"
-UNTOLD = "what speaks for one reference rather than the other is not known: the attributes of both are needed"
+NOT_KNOWN = "the reference's attributes are not known: they are ranked by the query's alone"
+NOT_TOLD = "what speaks for one reference rather than the other is not known: the attributes of both are needed"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ def rank_of_both(
     for row, theirs in enumerate(known.confidences):
         named = _Namer(table, query, agreement[row], top)
         if np.isnan(theirs).any():
-            found.append(RankedAttributes(named(ours, None), against[row], note=UNKNOWN))
+            found.append(RankedAttributes(named(ours, None), against[row], note=NOT_KNOWN))
             continue
         both = joint_probability(ours, theirs, table.joint)
         only_query, only_reference = only_probability(ours, theirs), only_probability(theirs, ours)
@@ -72,7 +75,7 @@ def rank_rather_than(
     found = []
     for row, theirs in enumerate(known.confidences):
         if np.isnan(theirs).any() or np.isnan(others).any():
-            found.append(RankedAttributes(note=UNTOLD))
+            found.append(RankedAttributes(note=NOT_TOLD))
             continue
         named = _Namer(table, query, agreement[row], top)
         here = only_probability(joint_probability(ours, theirs, table.joint), others)

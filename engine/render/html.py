@@ -1,4 +1,4 @@
-"""Explanations as one self-contained HTML page: it fetches nothing, and has a script only if regions are matched."""
+"""Explanations as one self-contained HTML page: it fetches nothing, and its scripts only light up what is pointed at."""
 
 import base64
 import html
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from engine.attributes.table import Attribute
 from engine.findings import ATTRIBUTE_LISTS, Findings
+from engine.render.attribute_table import ATTRIBUTE_SCRIPT, ATTRIBUTE_STYLE, attribute_tables, where_canvas
 from engine.render.matched_regions import grid_side, links_text, reliability_text
 from engine.render.png import PANEL, Panel, byline, headline, linked_panels, panels
 
 LARGEST_TILED = 256
 """Most tiles per picture for which the page has a script: it holds tiles * tiles numbers."""
 
-ORIGINALS = ("query_size", "reference_size")
+ORIGINALS = ("query_size", "reference_size", "rather_than_size")
 """Numbers that a page lists only if its panels are of the original pictures."""
 
 STYLE = """
@@ -28,11 +28,6 @@ section { border-top: 1px solid #ddd; padding: 1.5rem 0; }
 .panels { margin: 1rem 0; }
 figure { margin: 0; } figcaption, .by, th { color: #6e6e73; font-size: .9rem; font-weight: normal; }
 img { display: block; max-width: 100%; border-radius: 4px; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
-th:first-child { width: 12rem; } th:nth-child(2) { width: 18rem; }
-td.number { font-variant-numeric: tabular-nums; }
-.bar { background: #f0eeec; width: 12rem; height: .8rem; border-radius: 2px; }
-.bar i { display: block; height: 100%; background: #c8401e; border-radius: 2px; }
 details { margin-top: 1rem; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { color: #6e6e73; } dd { margin: 0; overflow-wrap: anywhere; }
 .match { position: relative; width: fit-content; }
@@ -40,10 +35,6 @@ dt { color: #6e6e73; } dd { margin: 0; overflow-wrap: anywhere; }
 .tiles button { appearance: none; border: 0; padding: 0; margin: 0; min-width: 0; border-radius: 0; cursor: crosshair;
   background: rgb(20 90 255 / calc(.8 * var(--match, 0))); outline: none; touch-action: manipulation; }
 .tiles .here { box-shadow: inset 0 0 0 3px #145aff, inset 0 0 0 5px #fff, 0 0 0 2px #fff; z-index: 1; }
-@media (max-width: 600px) {
-  th, td { padding-right: .4rem; font-size: .85rem; }
-  th:nth-child(2), td:nth-child(2) { display: none; }
-}
 """
 
 SCRIPT = """
@@ -96,11 +87,13 @@ def page(explanations: Sequence[Findings], shown: Sequence[Sequence[Panel]] | No
     sections = "\n".join(
         section(e, i + 1, len(explanations), own) for i, (e, own) in enumerate(zip(explanations, each, strict=True))
     )
-    script = f"<script>{SCRIPT}</script>\n" if any(has_tiles(e) for e in explanations) else ""
+    scripts = [SCRIPT] if any(has_tiles(e) for e in explanations) else []
+    scripts += [ATTRIBUTE_SCRIPT] if any(getattr(e, kind) for e in explanations for kind in ATTRIBUTE_LISTS) else []
+    script = "".join(f"<script>{text}</script>\n" for text in scripts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Why do these images match?</title><style>{STYLE}</style></head>\n"
+        f"<title>Why do these images match?</title><style>{STYLE}{ATTRIBUTE_STYLE}</style></head>\n"
         f"<body><h1>Why do these images match?</h1>\n{sections}\n{script}</body></html>\n"
     )
 
@@ -114,7 +107,7 @@ def section(explanation: Findings, number: int, count: int, shown: Sequence[Pane
     notes = "".join(f"<p class=by>{escaped(note)}</p>" for note in explanation.notes)
     return (
         f"<section><h2>{which}{escaped(headline(explanation))}</h2><p class=by>{escaped(byline(explanation))}</p>"
-        f"{figure(explanation, has_tiles(explanation), shown)}{_attributes(explanation)}{notes}"
+        f"{figure(explanation, has_tiles(explanation), shown)}{attribute_tables(explanation)}{notes}"
         f"<details><summary>All numbers</summary><dl>{rows}</dl></details></section>"
     )
 
@@ -148,6 +141,9 @@ def figure(explanation: Findings, tiles: bool = False, shown: Sequence[Panel] | 
             "Point at, tap, or move with the arrow keys over either picture: the other lights up where it matches, "
             f"most at the best match ({reliability_text(explanation)})."
         )
+    for panel in shown:
+        if panel.caption in ("query", "reference"):
+            layers[panel.caption] = layers.get(panel.caption, "") + where_canvas(panel.caption, inset(panel).lstrip(";"))
     drawn = "".join(
         f"<figure><div class=match><img alt='{escaped(p.caption)}' src='{_data_uri(p.picture)}'>{layers.get(p.caption, '')}"
         f"</div><figcaption>{escaped(p.caption)}</figcaption></figure>"
@@ -213,26 +209,6 @@ def _place(tile: int, side: int) -> str:
 def matrix_json(matrix: np.ndarray) -> str:
     """Return a matrix as JSON: rows of numbers with 4 significant digits."""
     return json.dumps([[float(f"{value:.4g}") for value in row] for row in matrix], separators=(",", ":"))
-
-
-def _attributes(explanation: Findings) -> str:
-    """Return a table of the attributes, and one of the opposing attributes if there are any."""
-    opposing = _table(explanation.opposing_attributes)
-    title = "<h3>Regions that lower the similarity agree with</h3>" if opposing else ""
-    return _table(explanation.attributes) + title + opposing
-
-
-def _table(attributes: Sequence[Attribute]) -> str:
-    if not attributes:
-        return ""
-    rows = "".join(
-        f"<tr><td>{escaped(a.name)}</td><td><div class=bar><i style='width:{100 * a.confidence:.0f}%'></i></div></td>"
-        f"<td class=number>{a.confidence:.3f}</td><td class=number>{a.match:+.3f}</td>"
-        f"<td class=number>{a.prior:.3f}</td><td class=number>{a.score:.3f}</td></tr>"
-        for a in attributes
-    )
-    heads = "".join(f"<th>{name}</th>" for name in ("attribute", "", "confidence", "match", "prior", "score"))
-    return f"<table><tr>{heads}</tr>{rows}</table>"
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 
 from engine.findings import Findings
 from engine.render.matched_regions import Region
-from engine.render.png import PANEL, Panel, coloured, enlarged
+from engine.render.png import PANEL, Panel, coloured, enlarged, map_caption, rival_panel
 from engine.saliency.originals import map_on_original, seen_part
 
 STRIP = 256
@@ -17,13 +17,15 @@ def original_panels(explanation: Findings, query: np.ndarray, reference: np.ndar
 
     query, reference: the upright originals, (H0, W0, 3) uint8; the reference is not needed if its embedding was given
     """
-    shown = _side("query", query, explanation.query_box, explanation.saliency)
+    shown = _side("query", query, explanation.query_box, explanation.saliency, map_caption(explanation))
     if reference is not None and explanation.reference_box is not None:
         shown += _side("reference", reference, explanation.reference_box, explanation.reference_saliency)
-    return shown
+    return shown + rival_panel(explanation)
 
 
-def _side(caption: str, pixels: np.ndarray, box: Region, saliency: np.ndarray | None) -> list[Panel]:
+def _side(
+    caption: str, pixels: np.ndarray, box: Region, saliency: np.ndarray | None, of_map: str = "what matters in it"
+) -> list[Panel]:
     """Return the panel of a picture, and of its map if there is one."""
     picture = enlarged(pixels)
     across, down = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
@@ -31,7 +33,7 @@ def _side(caption: str, pixels: np.ndarray, box: Region, saliency: np.ndarray | 
     small = np.asarray(picture)
     found = [Panel(caption, framed(picture, seen), seen)]
     if saliency is not None:
-        found.append(Panel("what matters in it", overlay(small, saliency, seen), seen))
+        found.append(Panel(of_map, overlay(small, saliency, seen), seen))
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.findings import Findings
+from engine.render.attribute_groups import AttributeGroup, attribute_groups, numbers
 from engine.render.matched_regions import Region, links_text, mark_links
 
 PANEL = 300
@@ -17,7 +18,7 @@ GAP = 24
 LINE = 34
 """Height of a line of text, in pixels."""
 BARS = 5
-"""At most this many attributes are drawn."""
+"""At most this many attributes of a kind are drawn."""
 INK, PALE, BAR = "#1c1c1e", "#6e6e73", "#c8401e"
 HEAT = np.array([[255, 255, 255], [255, 221, 120], [250, 150, 50], [205, 40, 25], [90, 0, 40]], np.float64)
 """(5, 3) colours from least to most salient, evenly spaced."""
@@ -43,14 +44,25 @@ def panels(explanation: Findings) -> list[Panel]:
     """Return the query, its map, the reference and its map as the network saw them; the last two only if there are any."""
     shown = [
         Panel("query", enlarged(explanation.query_image)),
-        Panel("what matters in it", heat_map(explanation.query_image, explanation.saliency)),
+        Panel(map_caption(explanation), heat_map(explanation.query_image, explanation.saliency)),
     ]
     if explanation.reference_image is not None:
         shown.append(Panel("reference", enlarged(explanation.reference_image)))
         if explanation.reference_saliency is not None:
             map_ = heat_map(explanation.reference_image, explanation.reference_saliency)
             shown.append(Panel("what matters in it", map_))
-    return shown
+    return shown + rival_panel(explanation)
+
+
+def rival_panel(explanation: Findings) -> list[Panel]:
+    """Return the panel of the reference that this one is told from, as the network saw it; [] if there is none."""
+    pixels = explanation.rather_than_image
+    return [] if pixels is None else [Panel("rather than", enlarged(pixels))]
+
+
+def map_caption(explanation: Findings) -> str:
+    """Return what the query's map shows."""
+    return "what matters in it" if explanation.rather_than_similarity is None else "what speaks for the reference"
 
 
 def linked_panels(explanation: Findings, shown: Sequence[Panel] | None = None) -> Sequence[Panel]:
@@ -98,13 +110,13 @@ def draw_explanation(explanation: Findings, shown: Sequence[Panel] | None = None
     """
     shown = linked_panels(explanation, shown)
     links = links_text(explanation)
-    attributes = explanation.attributes[:BARS]
+    groups = attribute_groups(explanation, BARS)
     columns = max(len(shown), 3)  # a bar with its name and numbers needs three
     width = columns * PANEL + (columns + 1) * GAP
     top = 2 * LINE + GAP
     bottom = top + LINE + max(panel.picture.height for panel in shown)
     below = bottom + GAP + (LINE if links else 0)
-    lines = max(len(attributes), 1)
+    lines = max(sum(len(group.attributes) if group.main else 1 for group in groups), 1)
     canvas = Image.new("RGB", (width, below + lines * LINE + GAP), "white")
     draw = ImageDraw.Draw(canvas)
     _text(draw, (GAP, GAP - 6), headline(explanation), 24)
@@ -116,22 +128,33 @@ def draw_explanation(explanation: Findings, shown: Sequence[Panel] | None = None
         left += PANEL + GAP
     if links:
         _text(draw, (GAP, bottom + 6), links, 16, PALE)
-    for i, attribute in enumerate(attributes):
-        y = below + i * LINE
-        length = round(attribute.confidence * PANEL)
-        _text(draw, (GAP, y), attribute.name, 18)
-        draw.rectangle((2 * GAP + PANEL, y + 2, 2 * GAP + 2 * PANEL, y + 20), fill="#f0eeec")
-        draw.rectangle((2 * GAP + PANEL, y + 2, 2 * GAP + PANEL + length, y + 20), fill=BAR)
-        numbers = f"confidence {attribute.confidence:.2f}   match {attribute.match:+.2f}"
-        _text(draw, (3 * GAP + 2 * PANEL, y + 2), numbers, 15, PALE)
-    if not attributes:
+    _draw_groups(draw, below, groups)
+    if not groups:
         _text(draw, (GAP, below), explanation.notes[0] if explanation.notes else "", 16, PALE)
     return canvas
 
 
+def _draw_groups(draw: ImageDraw.ImageDraw, y: int, groups: Sequence[AttributeGroup]) -> None:
+    """Draw a bar for each attribute of the match, and a line for each kind of difference, from the line at y on."""
+    for group in groups:
+        if not group.main:
+            names = ", ".join(attribute.name for attribute in group.attributes)
+            _text(draw, (GAP, y), f"{group.title}: {names}", 16, PALE)
+            y += LINE
+            continue
+        for attribute in group.attributes:
+            length = round(min(max(attribute.score, 0), 1) * PANEL)
+            _text(draw, (GAP, y), attribute.name, 18)
+            draw.rectangle((2 * GAP + PANEL, y + 2, 2 * GAP + 2 * PANEL, y + 20), fill="#f0eeec")
+            draw.rectangle((2 * GAP + PANEL, y + 2, 2 * GAP + PANEL + length, y + 20), fill=BAR)
+            _text(draw, (3 * GAP + 2 * PANEL, y + 2), numbers(attribute), 15, PALE)
+            y += LINE
+
+
 def headline(explanation: Findings) -> str:
-    """Return the title of an explanation: its similarity."""
-    return f"Similarity {explanation.similarity:.3f}"
+    """Return the title of an explanation: its similarity, and that to the reference it is told from."""
+    other = explanation.rather_than_similarity
+    return f"Similarity {explanation.similarity:.3f}" + ("" if other is None else f" rather than {other:.3f}")
 
 
 def byline(explanation: Findings) -> str:

@@ -18,7 +18,9 @@ from engine.protocol import Runner
 
 LARGEST_BATCH = 64
 BATCH_PIXELS = 2**19
-"""At most this many pixels in one batch, so that activations stay near 100 MB."""
+"""At most this many pixels in one batch, so that most networks' activations stay near 100 MB."""
+ACTIVATION_BYTES = 300 * 10**6
+"""A batch whose activations would take more is not tried: networks that keep the picture's size for long have large ones."""
 TIMING_ROUNDS = 3
 TIMING_SECONDS = 0.5
 """After this time no batch size is measured a second time."""
@@ -60,13 +62,12 @@ def _candidates(largest: int) -> list[int]:
 
 
 def _fastest_batch(session: Runner, rows: np.ndarray) -> int:
-    """Time every candidate. Sizes alternate, so that a busy moment hits all of them; the least time of each counts.
+    """Time every candidate that fits. Sizes alternate, so that a busy moment hits all of them.
 
     rows: (largest, ...) float32 as the network takes them
     """
-    candidates, began = _candidates(len(rows)), time.perf_counter()
+    candidates, began = _fitting(session, rows), time.perf_counter()
     best = dict.fromkeys(candidates, np.inf)
-    session.run(rows[: candidates[0]])  # warm up
     for _ in range(TIMING_ROUNDS):
         for batch in candidates:
             if best[batch] < np.inf and time.perf_counter() - began > TIMING_SECONDS:
@@ -75,6 +76,24 @@ def _fastest_batch(session: Runner, rows: np.ndarray) -> int:
             session.run(rows[:batch])
             best[batch] = min(best[batch], (time.perf_counter() - started) / batch)
     return min(candidates, key=lambda b: best[b])
+
+
+def _fitting(session: Runner, rows: np.ndarray) -> list[int]:
+    """Run every candidate once, from the smallest on, as long as the memory that the runs keep allows the next."""
+    candidates, before = _candidates(len(rows)), _resident_bytes()
+    for i, batch in enumerate(candidates[:-1]):
+        session.run(rows[:batch])
+        if 2 * (_resident_bytes() - before) > ACTIVATION_BYTES:  # the next batch is twice as large
+            return candidates[: i + 1]
+    return candidates
+
+
+def _resident_bytes() -> int:
+    """Return the memory that this process holds; 0 on systems that do not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def processor() -> str:
