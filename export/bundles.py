@@ -1,31 +1,26 @@
 """The two exports: a similarity model into a new bundle, and an attribute model into an existing one."""
 
 import dataclasses
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from engine.attributes.table import AttributeTable
-from engine.bundle import ATTRIBUTES, CALIBRATION, CANONICAL, PRECISION, SUMS, VECTORS, Bundle, load_bundle
-from engine.bundle.external_data import external_files
+from engine.bundle import ATTRIBUTES, CALIBRATION, CANONICAL, PRECISION, PROBES, SUMS, VECTORS, load_bundle
 from engine.bundle.manifest import MANIFEST, Conditions, Graph, Manifest
-from engine.errors import BundleError, OptionError
+from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
-from engine.protocol import GraphSignature
-from engine.runtime.opening import canonical_result
-from engine.runtime.session import Session
 from engine.saliency.similarity import METRICS
 from export import graphs, onnx_files
+from export.demo_pictures import demo_pictures
 from export.gradient_file import add_gradient
 from export.graphs import ExportedGraph
 from export.sources import Source
-from export.write import check_free, finish, replacing
+from export.write import ATTRIBUTES_FILE, canonical_of, check_free, copy_without, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
-ATTRIBUTES_FILE = "attributes.fp32.onnx"
-OWN_FILES = (MANIFEST, ATTRIBUTES, VECTORS, CALIBRATION, PRECISION, CANONICAL, SUMS)
+OWN_FILES = (MANIFEST, ATTRIBUTES, VECTORS, CALIBRATION, PROBES, PRECISION, CANONICAL, SUMS)
 
 
 def export_similarity(
@@ -69,10 +64,10 @@ def export_similarity(
         for extra, content in (extra_files or {}).items():
             (folder / extra).write_bytes(content)
         onnx_files.write_model(made.model, folder / graph.file)
-        picture = graphs.demo_pictures(preprocessing)[0]
+        picture = demo_pictures(preprocessing)[0]
         canonical = {"picture": picture, graph.file: canonical_of(folder, graph, made.shape, manifest, picture)}
         if gradient:
-            pictures = graphs.demo_pictures(preprocessing) if pictures is None else pictures
+            pictures = demo_pictures(preprocessing) if pictures is None else pictures
             added = add_gradient(folder, made.model, manifest, canonical, pictures)
             manifest = dataclasses.replace(manifest, graphs=(graph, *([added] if added else [])))
         finish(folder, manifest, None, canonical)
@@ -94,7 +89,7 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
     with replacing(bundle) as folder:
         copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
-        for made_before in (CALIBRATION, VECTORS):  # for the attributes that are replaced
+        for made_before in (CALIBRATION, VECTORS, PROBES):  # for the attributes that are replaced
             (folder / made_before).unlink(missing_ok=True)
         onnx_files.write_model(made.model, folder / graph.file)
         canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
@@ -125,24 +120,3 @@ def _check_extra_name(extra: str) -> None:
 
 def _graph_entry(made: ExportedGraph, file: str, role: str) -> Graph:
     return Graph(file, role, "fp32", "any", made.opset, made.input, made.output)
-
-
-def canonical_of(
-    folder: Path, graph: Graph, shape: tuple[int | None, ...], manifest: Manifest, picture: np.ndarray
-) -> np.ndarray:
-    """Return what a graph in `folder` gives on the CPU for `picture` (H, W, 3) uint8; shape: of one picture's result."""
-    size = manifest.preprocessing.input_shape
-    session = Session(folder / graph.file, "cpu", None, GraphSignature(graph.input, size, graph.output, shape))
-    return canonical_result(session, manifest, picture)
-
-
-def copy_without(before: Bundle, stale: Sequence[Graph], folder: Path) -> None:
-    """Copy a bundle's files into `folder`, except the stale graphs and the tensors stored beside them."""
-    left_out = [g.file for g in stale]
-    for graph in tuple(left_out):
-        left_out.extend(external_files((before.folder / graph).read_bytes()))
-    for path in sorted(before.folder.iterdir()):
-        if path.is_dir():
-            raise BundleError(f"{path} is a folder, and a bundle has no folders in it; move it elsewhere first")
-        if path.name not in left_out:
-            shutil.copy2(path, folder / path.name)

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from engine.attributes.probability import logits
 from engine.attributes.table import AttributeTable
+from engine.attributes.vectors import AttributeVectors
 from engine.bundle import CALIBRATION, Bundle
 from engine.errors import OptionError
 from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, json_ready
 from engine.evaluate.labels import Labelled, read_labels
-from engine.evaluate.matching import draw_pairs, halves, joined_groups, matching_pairs
+from engine.evaluate.matching import draw_pairs, halves, joined_groups, matching_pairs, split_directions
 from engine.evaluate.network_outputs import NetworkOutputs, map_matches, require_attributes, run_networks, similarities
 from engine.evaluate.recognition import Reliability, reliability
 from engine.evaluate.removal import removal_drops
@@ -23,16 +25,18 @@ from engine.methods.rise import Rise
 from engine.protocol import require_seed, require_whole
 from engine.terminal import Bar
 from export import phi, platt, tcav
-from export.bundles import copy_without
+from export.joint import JOINT_METHOD, JointFit, fit_joint
+from export.logistic import log_loss
 from export.phi import Search
 from export.platt import Scaling
 from export.tcav import Prior
-from export.write import check_free, finish, replacing
+from export.write import check_free, copy_without, finish, replacing
 
 CALIBRATION_VERSION = 1
 MOST_PAIRS = 300
 """Most pairs that are explained to find phi; each query costs the passes of an explanation."""
 MOST_PRIOR_PAIRS = 5000
+MOST_JOINT_PAIRS = 5000
 TCAV_METHOD = (
     "TCAV on the embeddings as they are, without a condition; concept vectors are cross-fitted over halves of the groups; "
     f"p is measured against {tcav.CONCEPTS} random concepts that as many groups carry; the prior is 0 if p > {tcav.LEVEL:g} "
@@ -47,6 +51,8 @@ class Calibration:
 
     before, after: reliability of the earlier and of the calibrated confidences; `after` judges each half of the groups by
     parameters fitted on the other half
+    scaled: whether the confidences were calibrated: they are not where the earlier ones fit held-out pictures better
+    joint: how two pictures' confidences make the probability of both
     """
 
     table: AttributeTable
@@ -54,6 +60,8 @@ class Calibration:
     before: Reliability
     after: Reliability
     search: Search
+    scaled: bool
+    joint: JointFit
     record: dict[str, Any]
 
 
@@ -80,7 +88,7 @@ def calibrate(
     require_whole("pairs", pairs, 1, 10**6)
     check_free(bundle)
     explainer = Explainer(bundle)
-    table, _ = require_attributes(explainer)
+    table = require_attributes(explainer)
     labelled = read_labels(labels, images, table.names)
     with Bar(quiet, "running the networks", "picture") as bar:
         seen = run_networks(explainer, labelled.files, bar.show)
@@ -90,13 +98,20 @@ def calibrate(
     first = halves(together, seed)
     asked, metric = draw_pairs(matching, MOST_PRIOR_PAIRS, seed), explainer.model.manifest.metric
     found = tcav.prior(seen.embeddings, labelled.truth, together, asked, metric, seed)
-    scaling = _rounded(platt.fit(seen.scores, labelled.truth, table))
+    held_out = held_out_confidences(seen, labelled.truth, first, table)
+    scaled = table.confidence != "sigmoid" or _fits_better(held_out, seen.confidences, labelled.truth)
+    scaling = _rounded(platt.fit(seen.scores, labelled.truth, table)) if scaled else _unchanged(table)
+    confidences = scaling.confidences(seen.scores) if scaled else seen.confidences
+    # the joint probability is fitted to what the bundle will give for pictures that it was not calibrated on
+    honest = held_out if scaled else seen.confidences
+    ahead, behind = draw_pairs(split_directions(matching)[0], MOST_JOINT_PAIRS, seed).T
+    joint = fit_joint(honest[ahead], honest[behind], labelled.truth[ahead] & labelled.truth[behind], first[ahead])
     chosen = draw_pairs(matching, pairs, seed)
     with Bar(quiet, "explaining", "query") as bar:
         agreement = map_matches(explainer, labelled.files, seen.embeddings, chosen, method or Rise(seed=seed), bar.show)
     queries = chosen[:, 0]
     searched = phi.search(
-        scaling.confidences(seen.scores)[queries],
+        confidences[queries],
         agreement,
         found.value,
         _drops(labelled, similarity, chosen),
@@ -104,20 +119,41 @@ def calibrate(
         together[queries],
         first[queries],
     )
-    after = reliability(labelled.truth, held_out_confidences(seen, labelled.truth, first, table))
-    made = _calibrated(table, scaling, found, searched)
-    before = reliability(labelled.truth, seen.confidences)
-    calibration = Calibration(made, found, before, after, searched, {})
+    made = _calibrated(table, scaling, found, searched, joint, explainer.model.attributes is None)
+    before, after = reliability(labelled.truth, seen.confidences), reliability(labelled.truth, held_out)
+    calibration = Calibration(made, found, before, after, searched, scaled, joint, {})
     settings = _settings(explainer.model.bundle, labels, labelled, seed, len(chosen), explainer.precision)
     record = json_ready(settings | _record(calibration, scaling, labelled))
-    _write(explainer.model.bundle, made, record)
+    vectors = None if explainer.model.attributes is not None else _rescaled(explainer.model.bundle.vectors, scaling)
+    _write(explainer.model.bundle, made, record, vectors)
     return dataclasses.replace(calibration, record=record)
 
 
-def _calibrated(table: AttributeTable, scaling: Scaling, prior: Prior, search: Search) -> AttributeTable:
-    """Return the table with what was found in it."""
+def _calibrated(
+    table: AttributeTable, scaling: Scaling, prior: Prior, search: Search, joint: JointFit, by_vector: bool
+) -> AttributeTable:
+    """Return the table with what was found in it. by_vector: whether the vectors keep scale and bias, not the table"""
     scale, bias, value = (v.astype(np.float32) for v in (scaling.scale, scaling.bias, prior.value))
-    return dataclasses.replace(table, confidence="sigmoid", scale=scale, bias=bias, prior=value, phi=search.phi)
+    made = dataclasses.replace(table, confidence="sigmoid", prior=value, phi=search.phi, joint=joint.joint)
+    return made if by_vector else dataclasses.replace(made, scale=scale, bias=bias)
+
+
+def _rescaled(vectors: AttributeVectors | None, scaling: Scaling) -> AttributeVectors | None:
+    """Return the vectors of a bundle without an attribute network, with the calibration of their scores in them."""
+    if vectors is None:
+        return None
+    scale, bias = (scaling.scale * vectors.scale, scaling.scale * vectors.bias + scaling.bias)
+    return dataclasses.replace(vectors, confidence="sigmoid", scale=scale.astype(np.float32), bias=bias.astype(np.float32))
+
+
+def _unchanged(table: AttributeTable) -> Scaling:
+    count = len(table.names)
+    return Scaling(table.slopes.astype(np.float64), table.bias.astype(np.float64), np.full(count, "unchanged"))
+
+
+def _fits_better(confidences: np.ndarray, others: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether confidences (n, A) have less log loss against the truth (n, A) bool than others have."""
+    return log_loss(logits(confidences), truth) < log_loss(logits(others), truth)
 
 
 def _rounded(scaling: Scaling) -> Scaling:
@@ -183,7 +219,9 @@ def _record(found: Calibration, scaling: Scaling, labelled: Labelled) -> dict[st
             "judged_on": "each half of the groups, by parameters fitted on the other half",
             "before": found.before.to_dict(),
             "after": found.after.to_dict(),
+            "applied": found.scaled,
         },
+        "joint": {"method": JOINT_METHOD, **vars(found.joint)},
         "phi": {
             "method": phi.PHI_METHOD,
             **vars(found.search),
@@ -192,9 +230,9 @@ def _record(found: Calibration, scaling: Scaling, labelled: Labelled) -> dict[st
     }
 
 
-def _write(before: Bundle, table: AttributeTable, record: dict[str, Any]) -> None:
+def _write(before: Bundle, table: AttributeTable, record: dict[str, Any], vectors: AttributeVectors | None) -> None:
     with replacing(before.folder) as folder:
         copy_without(before, [], folder)
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         (folder / CALIBRATION).write_text(text, encoding="utf-8")
-        finish(folder, before.manifest, table, before.canonical)
+        finish(folder, before.manifest, table, before.canonical, vectors)

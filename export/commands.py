@@ -25,15 +25,19 @@ _EXAMPLES = """examples:
   python -m export similarity --timm resnet50 --weights resnet50.safetensors --out bundle
   python -m export similarity --checkpoint polyvore_model.pth.tar --arch sane-polyvore \\
       --typespaces nondisjoint/typespaces.p --out bundle
-  python -m export attributes --module mynet:attributes --names predicates.txt --out bundle
-  python -m export attributes --trained runs/attributes/attributes.pt --out bundle
+  python -m export attributes bundle --labels labels.csv --images pictures
+  python -m export attributes bundle --module mynet:attributes --names predicates.txt
   python -m export quantize bundle --images pictures
   python -m export calibrate bundle --images pictures --labels labels.csv
   python -m export tensorrt bundle
   python -m export check bundle
   python -m export check bundle --against embeddings.npz --images pictures
 """
-
+_ATTRIBUTE_EXAMPLES = """examples:
+  python -m export attributes bundle --labels labels.csv --images pictures
+  python -m export attributes bundle --vectors text_embeddings.npz
+  python -m export attributes bundle --module mynet:attributes --names predicates.txt
+"""
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> str:
     """Run the subcommand, and say for people what it did. Raises an EngineError."""
-    # imported when needed: PyTorch takes seconds to load, and `check` and `tensorrt` run without it
+    # imported when needed: PyTorch takes seconds to load, and much runs without it
     try:
         if options.command == "check":
             return check(options.bundle, options.against, options.images)
@@ -53,6 +57,14 @@ def _run(options: argparse.Namespace) -> str:
             from export.tensorrt import build_engines  # noqa: PLC0415
 
             return build_engines(options)
+        if options.command == "attributes" and (options.labels or options.vectors):
+            from export.attribute_handlers import fitted_attributes  # noqa: PLC0415
+
+            return fitted_attributes(options)
+        if options.command == "calibrate":
+            from export.attribute_handlers import calibrated  # noqa: PLC0415
+
+            return calibrated(options)
         from export.handlers import run_handler  # noqa: PLC0415
 
         return run_handler(options)
@@ -108,19 +120,39 @@ def _add_similarity(commands: Subcommands) -> None:
 
 
 def _add_attributes(commands: Subcommands) -> None:
-    text = "Add an attribute model, whose output is one activation map per attribute, to an existing bundle."
     parser = commands.add_parser(
-        "attributes", help="add an attribute model to an existing bundle", description=text, allow_abbrev=False
+        "attributes",
+        help="add attributes to an existing bundle: from labels, by vectors, or an attribute model",
+        description="Add attributes to an existing bundle, in place of those it has. From labelled pictures: linear probes\n"
+        "on the similarity network's own layers, without training or PyTorch. By vectors of the embedding's size, such as\n"
+        "text embeddings of the same model. Or from an attribute model, whose output is one activation map per attribute.",
+        epilog=_ATTRIBUTE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    add_source_options(parser)
-    parser.add_argument("--names", type=Path, metavar="FILE", help="attribute names, one per line, in the order of the maps")
-    parser.add_argument("--confidence", choices=CONFIDENCES, help="how scores become confidences (default: softmax)")
-    parser.add_argument("--threshold", type=float, help="lowest confidence of an attribute that is named (default: 0)")
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    source = add_source_options(parser)
+    source.add_argument("--labels", type=Path, metavar="FILE", help="labelled pictures, a CSV as for `calibrate`")
+    source.add_argument(
+        "--vectors", type=Path, metavar="FILE", help=".npz with names (A,), vectors (A, D) and, if wanted, scale, bias (A,)"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures of --labels")
+    parser.add_argument("--passes", action="store_true", help="with --labels, for a network whose layers cannot be tapped: "
+        "look at every picture through 256 masks too, which takes as long as explaining it")  # fmt: skip
+    parser.add_argument("--seed", type=int, metavar="S", help="with --labels: of the cross-validation (default: 0)")
+    parser.add_argument("--names", type=Path, metavar="FILE", help="of a model: attribute names, one per line, in its order")
+    parser.add_argument(
+        "--confidence",
+        choices=CONFIDENCES,
+        help="how scores become confidences (default: softmax of a model, else sigmoid)",
+    )
+    parser.add_argument(
+        "--threshold", type=float, help="lowest probability of an attribute that is named (default: 0 for a model, else .5)"
+    )
     parser.add_argument(
         "--phi", type=float, nargs=3, default=(1.0, 1.0, 0.0), metavar=("A", "B", "C"), help="weights of confidence, "
-        "match and prior in the ranking (default: 1 1 0)"
+        "match and prior in ranking sane (default: 1 1 0)"
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, which must exist")
 
 
 def _add_quantize(commands: Subcommands) -> None:

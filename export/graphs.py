@@ -1,16 +1,13 @@
 """Make the graph of a source, and verify on real pictures that it computes what the source computes."""
 
 import dataclasses
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import onnx
 
-from engine.errors import OptionError
-from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
 from export import onnx_files
+from export.demo_pictures import demo_pictures
 from export.errors import ExportError
 from export.runtime import runner_of
 from export.sources import Source
@@ -64,15 +61,6 @@ def make(source: Source, preprocessing: Preprocessing, output: str, wanted: tupl
     onnx_files.strip(model)
     names = (model.graph.input[0].name, model.graph.output[0].name)
     return ExportedGraph(model, onnx_files.opset(model), *names, expected.shape[1:])
-
-
-def demo_pictures(preprocessing: Preprocessing) -> np.ndarray:
-    """Return the demo pictures of the package as the network sees them: (n, H, W, 3) uint8."""
-    folder = Path(str(resources.files("engine") / "data" / "pictures"))
-    paths = sorted(folder.glob("*.png"))
-    if len(paths) < 2:
-        raise OptionError(f"{folder} holds no pictures to compare graphs on; install sane-engine again")
-    return np.stack([preprocessing.fitted(load_picture(path))[0] for path in paths])
 
 
 def _check_shape(source: Source, output: str, got: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:

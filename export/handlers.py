@@ -13,8 +13,8 @@ from engine.pictures.folders import pictures_below
 from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
 from engine.terminal import notice
+from export.attribute_handlers import counted
 from export.bundles import export_attributes, export_similarity
-from export.calibration import calibrate
 from export.checkpoints import ARCHITECTURES, AUTHORS_PREPROCESSING, load_checkpoint
 from export.inputs import load_conditions, load_names
 from export.model_options import POOLS
@@ -33,8 +33,6 @@ def run_handler(options: argparse.Namespace) -> str:
     """Run the subcommand, and say for people what was written."""
     if options.command == "quantize":
         return _quantize(options)
-    if options.command == "calibrate":
-        return _calibrate(options)
     return _similarity(options) if options.command == "similarity" else f"wrote {_attributes(options)}"
 
 
@@ -101,6 +99,9 @@ def _siamese(options: argparse.Namespace) -> str:
 
 
 def _attributes(options: argparse.Namespace) -> Path:
+    for name in ("images", "seed", "passes"):
+        if getattr(options, name):
+            raise OptionError(f"--{name} is used with --labels only: leave it out")
     given = {k: getattr(options, k) for k in ("confidence", "threshold") if getattr(options, k) is not None}
     given["phi"] = tuple(options.phi)
     if options.trained is not None:
@@ -108,19 +109,19 @@ def _attributes(options: argparse.Namespace) -> Path:
         _refuse_options_of_other_sources(options)
         if trained.table is None or options.names is not None:
             raise OptionError(f"{options.trained} holds the names of its attributes: leave out --names")
-        wanted = load_bundle(options.out).manifest.preprocessing
+        wanted = load_bundle(options.bundle).manifest.preprocessing
         if trained.preprocessing != wanted:
             raise OptionError(
                 f"{options.trained} was trained on pictures prepared as {trained.preprocessing}, the bundle has {wanted}: "
                 "train the attributes on pictures prepared as the bundle's are"
             )
-        return export_attributes(TorchSource(trained.network), dataclasses.replace(trained.table, **given), options.out)
+        return export_attributes(TorchSource(trained.network), dataclasses.replace(trained.table, **given), options.bundle)
     if options.names is None:
         raise OptionError("--names is needed: a file of attribute names, one per line, in the order of the maps")
     names = load_names(options.names)
     source = _source(options).source
     table = AttributeTable(names, bias=np.zeros(len(names), np.float32), **{"confidence": CONFIDENCES[0], **given})
-    return export_attributes(source, table, options.out)
+    return export_attributes(source, table, options.bundle)
 
 
 def _trained(options: argparse.Namespace, kind: str) -> Trained:
@@ -140,36 +141,11 @@ def _quantize(options: argparse.Namespace) -> str:
         options.bundle, options.images, options.targets, time_limit=options.time_limit, quiet=options.quiet
     )
     if done.unreadable:
-        notice(f"left out files that are not pictures ({_some([path.name for path in done.unreadable])})")
+        notice(f"left out files that are not pictures ({counted([path.name for path in done.unreadable])})")
     graphs = {} if done.report is None else done.report.graphs
     lines = [f"{file}: {found}" for file, found in graphs.items()]
     lines += [f"{file}: {remark}" for file, remark in done.remarks.items()]
     return "\n".join([*lines, f"wrote {options.bundle}" if graphs else f"{options.bundle} stays as it was"])
-
-
-def _calibrate(options: argparse.Namespace) -> str:
-    found = calibrate(options.bundle, options.images, options.labels, seed=options.seed, quiet=False)
-    passes = [name for name, value in zip(found.table.names, found.prior.value, strict=True) if value > 0]
-    pairs, grouped = found.record["explained_pairs"], found.record["pairing"] == "groups"
-    search = found.search
-    lines = [
-        f"pairs: {'pictures of one group' if grouped else 'each picture and the one most similar to it (no groups given)'}",
-        f"prior: significant for {len(passes)} of {len(found.table.names)} attributes"
-        + (f": {', '.join(passes)}" if passes else ""),
-        f"calibration error: {found.before.error:.4f} -> {found.after.error:.4f}",
-        f"phi: {' '.join(f'{weight:g}' for weight in search.phi)}; drop in similarity over {pairs} pairs {search.best}, "
-        f"with confidence alone {search.confidence}; gain of weights that other pairs chose {search.held_out}",
-        f"wrote {options.bundle}",
-    ]
-    unknown = list(found.record["unknown_attributes"])
-    if unknown:
-        lines.insert(0, f"left out attributes that the bundle does not have ({_some(unknown)})")
-    return "\n".join(lines)
-
-
-def _some(names: list[str]) -> str:
-    """Say how many names there are, and the first of them."""
-    return f"{len(names)}: {', '.join(names[:3])}{', ...' if names[3:] else ''}"
 
 
 def _source(options: argparse.Namespace) -> ChosenModel:

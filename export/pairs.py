@@ -11,8 +11,9 @@ from engine.bundle.manifest import Graph, Manifest
 from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.opening import canonical_result, open_pair
 from export import onnx_files
+from export.demo_pictures import demo_pictures
 from export.errors import ExportError, root_cause
-from export.graphs import EXPORT_TOLERANCE, demo_pictures
+from export.graphs import EXPORT_TOLERANCE
 from export.runtime import runner_of, silence
 from export.separable import separable_embedding
 from export.write import check_free, finish, replacing

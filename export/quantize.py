@@ -12,13 +12,12 @@ import onnxruntime as ort
 from engine.bundle import PRECISION, Bundle, load_bundle
 from engine.bundle.report import TARGETS, GraphFidelity, Report
 from engine.errors import OptionError
-from export.bundles import canonical_of, copy_without
 from export.fidelity import ESTIMATOR, Agreement
 from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, GraphTrials, QuantizedGraph
 from export.int8_search import Found, Int8Search
 from export.masked import Pictures, read_masked
 from export.timekeeper import TIME_LIMIT, Timekeeper
-from export.write import check_free, finish, replacing
+from export.write import canonical_of, check_free, copy_without, finish, replacing
 
 INT8_CPU, INT8_GPU, FP16 = "similarity.int8-cpu.onnx", "similarity.int8-gpu.onnx", "similarity.fp16.onnx"
 REPORT_SEED = 1

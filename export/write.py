@@ -5,18 +5,23 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from engine.attributes.table import AttributeTable
 from engine.attributes.vectors import AttributeVectors
-from engine.bundle import ATTRIBUTES, CANONICAL, SUMS, VECTORS, checksums, load_bundle
-from engine.bundle.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, attributes_to_json
-from engine.errors import OutputError
+from engine.bundle import ATTRIBUTES, CANONICAL, SUMS, VECTORS, Bundle, checksums, load_bundle
+from engine.bundle.external_data import external_files
+from engine.bundle.manifest import BUNDLE_FORMAT, MANIFEST, Graph, Manifest, attributes_to_json
+from engine.errors import BundleError, OutputError
 from engine.files import write_npz
-from engine.runtime.opening import verify_graph
+from engine.protocol import GraphSignature
+from engine.runtime.opening import canonical_result, verify_graph
+from engine.runtime.session import Session
+
+ATTRIBUTES_FILE = "attributes.fp32.onnx"
 
 
 def check_free(out: Path) -> None:
@@ -81,6 +86,27 @@ def finish(
     for graph in manifest.graphs:
         if graph.target != "gpu":  # this machine may have no GPU
             verify_graph(loaded, graph)
+
+
+def canonical_of(
+    folder: Path, graph: Graph, shape: tuple[int | None, ...], manifest: Manifest, picture: np.ndarray
+) -> np.ndarray:
+    """Return what a graph in `folder` gives on the CPU for `picture` (H, W, 3) uint8; shape: of one picture's result."""
+    size = manifest.preprocessing.input_shape
+    session = Session(folder / graph.file, "cpu", None, GraphSignature(graph.input, size, graph.output, shape))
+    return canonical_result(session, manifest, picture)
+
+
+def copy_without(before: Bundle, stale: Sequence[Graph], folder: Path) -> None:
+    """Copy a bundle's files into `folder`, except the stale graphs and the tensors stored beside them."""
+    left_out = [g.file for g in stale]
+    for graph in tuple(left_out):
+        left_out.extend(external_files((before.folder / graph).read_bytes()))
+    for path in sorted(before.folder.iterdir()):
+        if path.is_dir():
+            raise BundleError(f"{path} is a folder, and a bundle has no folders in it; move it elsewhere first")
+        if path.name not in left_out:
+            shutil.copy2(path, folder / path.name)
 
 
 def _is_bundle(folder: Path) -> bool:

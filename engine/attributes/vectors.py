@@ -67,7 +67,12 @@ class AttributeVectors:
 
     def confidences(self, embeddings: np.ndarray) -> np.ndarray:
         """Return (n, A) float64 in [0, 1] of embeddings (n, D) float."""
-        return self._confident(self.scale * (unit_rows(embeddings) @ self.vectors.T.astype(np.float64)) + self.bias)
+        scores = self.scores(embeddings)
+        return softmax(scores) if self.confidence == "softmax" else sigmoid(scores)
+
+    def scores(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return (n, A) float64 of embeddings (n, D) float: what the confidences are made of."""
+        return self.scale * (unit_rows(embeddings) @ self.vectors.T.astype(np.float64)) + self.bias
 
     def confidences_of_passes(self, embedding: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """Return (A,) float64 in [0, 1] of a picture's embedding (D,) and `mean_of_units` of its passes (D,).
@@ -78,9 +83,6 @@ class AttributeVectors:
             return self.confidences(embedding[None])[0]
         own = unit_rows(embedding[None])[0]
         return sigmoid(self.pass_own.astype(np.float64) @ own + self.pass_mean.astype(np.float64) @ mean + self.pass_bias)
-
-    def _confident(self, scores: np.ndarray) -> np.ndarray:
-        return softmax(scores) if self.confidence == "softmax" else sigmoid(scores)
 
 
 def unit_rows(embeddings: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 manifest.json      the model: graphs, preprocessing, metric, conditions
 attributes.json    its attributes, if it has any
 attribute_vectors.npz   a vector per attribute, for pictures of which only the embedding is known, or instead of a graph
+probes.json        how the attributes were fitted to labels, if they were; a record for people
 calibration.json   how the attributes were calibrated and weighted, if they were; a record for people
 precision.json     how close its int8 and fp16 graphs come to the fp32 graph, if it has any
 canonical.npz      `picture` (H, W, 3) uint8, and each graph's result for it on the machine that exported the bundle
@@ -27,6 +28,7 @@ from engine.files import read_npz
 
 ATTRIBUTES = "attributes.json"
 VECTORS = "attribute_vectors.npz"
+PROBES = "probes.json"
 CALIBRATION = "calibration.json"
 PRECISION = "precision.json"
 CANONICAL = "canonical.npz"

@@ -14,27 +14,38 @@ from typing import Any
 
 import numpy as np
 
+from engine.attributes.probability import joint_probability
 from engine.attributes.table import AttributeTable
-from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, Interval, json_ready
+from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, Interval, bootstrap, json_ready
 from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import draw_pairs, joined_groups, matching_pairs, split_directions
 from engine.evaluate.network_outputs import NetworkOutputs, map_matches, require_attributes, run_networks, similarities
 from engine.evaluate.options import add_shared_options, evaluate_parser, open_explainer, require_json_name
 from engine.evaluate.recognition import mean_average_precision, reliability
-from engine.evaluate.removal import RemovalDrop, direction_agreement, first_named, removal, removal_drops, top_true
+from engine.evaluate.removal import (
+    RemovalDrop,
+    direction_agreement,
+    first_named,
+    removal,
+    removal_drops,
+    top_true,
+    top_true_gain,
+)
 from engine.explainer import Explainer
 from engine.files import check_writable, write_whole
 from engine.methods.rise import Rise
 from engine.protocol import require_seed, require_whole
 from engine.terminal import Bar, printable, run_command, say
 
-RANKINGS = {
+PHI_RANKINGS = {
     "confidence": (True, False, False),
     "confidence + match": (True, True, False),
     "confidence + prior": (True, False, True),
     "all": (True, True, True),
 }
-"""Rankings to compare: which of the three terms of the bundle's phi each uses."""
+"""Rankings by the query to compare: which of the three terms of the bundle's phi each uses."""
+JOINT_RANKING = "joint"
+"""By the probability of being true of both pictures: the ranking of explanations."""
 _EXAMPLES = """examples:
   python -m engine.evaluate.attributes labels.csv --images pictures --out report.json
   python -m engine.evaluate.attributes labels.csv --images pictures --bundle models/shoes --pairs-limit 200 --out report.json
@@ -84,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
     require_whole("pairs-limit", options.pairs_limit, 1, 10**6)
     method = Rise(seed=options.seed, **({} if options.masks is None else {"masks": options.masks}))
     explainer = open_explainer(options)
-    table, _ = require_attributes(explainer)
+    table = require_attributes(explainer)
     labelled = read_labels(options.labels, options.images, table.names)
     found = evaluate(explainer, labelled, options.pairs_limit, method, options.quiet)
     model = explainer.model
@@ -113,7 +124,7 @@ def evaluate(explainer: Explainer, labelled: Labelled, limit: int, method: Rise,
     The values include dataclasses and arrays (see `bootstrap.json_ready`); intervals are over groups of pictures.
     Raises ImageError if a file is not a picture, OptionError if the bundle has no attributes or no two pictures match.
     """
-    table, _ = require_attributes(explainer)
+    table = require_attributes(explainer)
     with Bar(quiet, "looking", "picture") as bar:
         outputs = run_networks(explainer, labelled.files, bar.show)
     similarity = similarities(explainer, outputs.embeddings)
@@ -123,7 +134,9 @@ def evaluate(explainer: Explainer, labelled: Labelled, limit: int, method: Rise,
     pairs = np.concatenate(split_directions(one_direction))
     with Bar(quiet, "explaining", "query") as bar:
         agreement = map_matches(explainer, labelled.files, outputs.embeddings, pairs, method, bar.show)
-    rankings = _rankings(table, outputs.confidences[pairs[:, 0]], agreement)
+    ours, theirs = (outputs.confidences[which] for which in pairs.T)
+    both = joint_probability(ours, theirs, table.joint)
+    rankings = {JOINT_RANKING: first_named(both, both), **_rankings(table, ours, agreement)}
     clusters = clusters_of_pictures[pairs[:, 0]]
     drops = removal_drops(similarity, labelled.truth, labelled.groups, pairs)
     half = len(one_direction)
@@ -132,9 +145,27 @@ def evaluate(explainer: Explainer, labelled: Labelled, limit: int, method: Rise,
         **_recognition(table, labelled, outputs, clusters_of_pictures),
         "removal": removal(drops, labelled.truth[pairs[:, 0]], rankings, clusters),
         "top_true": {name: top_true(first, labelled.truth, pairs, clusters) for name, first in rankings.items()},
+        "top_true_over_confidence": {
+            name: top_true_gain(first, rankings["confidence"], labelled.truth, pairs, clusters)
+            for name, first in rankings.items()
+        },
+        "joint": _joint_figures(table, both, labelled.truth[pairs[:, 0]] & labelled.truth[pairs[:, 1]], clusters),
         "direction_agreement": {
             name: direction_agreement(first[:half], first[half:], clusters[:half]) for name, first in rankings.items()
         },
+    }
+
+
+def _joint_figures(table: AttributeTable, both: np.ndarray, truth: np.ndarray, clusters: np.ndarray) -> dict[str, Any]:
+    """How good the joint probabilities (P, A) are, and what is named from the threshold on. truth: (P, A) bool, of both"""
+    named = both >= table.threshold
+    counts = named.sum(1)
+    right = np.divide((named & truth).sum(1), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return {
+        "calibration": reliability(truth, both).to_dict(),
+        "named_per_pair": bootstrap(counts.astype(np.float64), clusters),
+        "named_true_of_both": bootstrap(right, clusters),
+        "pairs_with_a_name": bootstrap((counts > 0).astype(np.float64), clusters),
     }
 
 
@@ -162,7 +193,7 @@ def _rankings(table: AttributeTable, confidences: np.ndarray, agreement: np.ndar
     """Return for each ranking the attribute that it names first, (P,) int. confidences, agreement: (P, A)"""
     prior = 0.0 if table.prior is None else table.prior
     found = {}
-    for name, terms in RANKINGS.items():
+    for name, terms in PHI_RANKINGS.items():
         a, b, c = (weight if term else 0.0 for weight, term in zip(table.weights, terms, strict=True))
         found[name] = first_named(a * confidences + b * agreement + c * prior, confidences, table.threshold)
     # even if phi_1 is 0, ranking by confidence alone names the attribute with the highest confidence
@@ -179,8 +210,11 @@ def _summary(found: dict[str, Any]) -> str:
         f"drop in similarity without the attribute named first, {found['pictures']['ordered_pairs']} pairs "
         f"({'in groups' if found['pictures']['pairing'] == 'groups' else 'most similar pictures: no groups given'}):",
         *(f"  {name:<20} {drop.mean}, over random {drop.over_random}" for name, drop in drops.items()),
-        f"attribute named first is true of both pictures {true['all']}",
-        f"same attribute in both directions {agree['all']}",
+        f"attribute named first is true of both pictures {true[JOINT_RANKING]}, over confidence alone "
+        f"{found['top_true_over_confidence'][JOINT_RANKING]}; in ranking sane {true['all']}",
+        f"named per pair {found['joint']['named_per_pair']}, of them true of both {found['joint']['named_true_of_both']}",
+        f"calibration error of the joint probability {found['joint']['calibration']['error']:.4f}",
+        f"same attribute in both directions {agree[JOINT_RANKING]}; in ranking sane {agree['all']}",
     ]
     return "\n".join(lines)
 

@@ -63,6 +63,15 @@ def read_labels(file: Path, images: Path, names: Sequence[str]) -> Labelled:
     )
 
 
+def names_in(file: Path) -> tuple[str, ...]:
+    """Return the attributes that a file of labels names, sorted. Raises OptionError if it is none or names no attribute."""
+    table = read_table(file, read_text(file, "labels"), ("image", "attributes"), ("group",))
+    found = {name for _, row in table.rows for name in _attributes(row["attributes"] or "")}
+    if not found:
+        raise OptionError(f"{file} names no attributes: write them into that column, with {SEPARATOR} between them")
+    return tuple(sorted(found))
+
+
 def _add_picture(
     files: dict[Path, int], file: Path, number: int, row: dict[str, str | None], images: Path, separator: str
 ) -> None:

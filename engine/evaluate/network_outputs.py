@@ -12,7 +12,7 @@ from engine.errors import OptionError
 from engine.explainer import Explainer
 from engine.methods import Method
 from engine.passes import whole_embeddings
-from engine.protocol import Progress, Runner
+from engine.protocol import Progress
 from engine.runtime.batch_size import largest_batch
 
 
@@ -20,8 +20,8 @@ from engine.runtime.batch_size import largest_batch
 class NetworkOutputs:
     """The outputs for n pictures.
 
-    embeddings: (n, D) float32; scores: (n, A) float64, spatial means of the activation maps
-    confidences: (n, A) float64 in [0, 1], computed from the scores by the bundle's attribute table
+    embeddings: (n, D) float32; scores: (n, A) float64, spatial means of the activation maps, or the scores by vector
+    confidences: (n, A) float64 in [0, 1], computed from the scores by the bundle's attribute table or vectors
     """
 
     embeddings: np.ndarray
@@ -29,12 +29,12 @@ class NetworkOutputs:
     confidences: np.ndarray
 
 
-def require_attributes(explainer: Explainer) -> tuple[AttributeTable, Runner]:
-    """Return the bundle's attribute table and its network. Raises OptionError if it has none."""
-    table, network = explainer.model.bundle.attributes, explainer.model.attributes
-    if table is None or network is None:
-        raise OptionError("this bundle has no attribute network: `python -m export attributes` adds one")
-    return table, network
+def require_attributes(explainer: Explainer) -> AttributeTable:
+    """Return the bundle's attribute table. Raises OptionError if it has none."""
+    table = explainer.model.bundle.attributes
+    if table is None:
+        raise OptionError("this bundle has no attributes: `python -m export attributes` adds them")
+    return table
 
 
 def run_networks(explainer: Explainer, files: Sequence[Path], progress: Progress) -> NetworkOutputs:
@@ -42,16 +42,20 @@ def run_networks(explainer: Explainer, files: Sequence[Path], progress: Progress
 
     Raises ImageError if a file is not a picture, OptionError if the bundle has no attributes.
     """
-    table, network = require_attributes(explainer)
-    model = explainer.model
+    table, model = require_attributes(explainer), explainer.model
+    network, vectors = model.attributes, model.bundle.vectors
     batch = largest_batch(model.preprocessing)
     embeddings, scores, confidences = [], [], []
     for start in range(0, len(files), batch):
         pictures = [model.picture(file) for file in files[start : start + batch]]
         embeddings.append(model.embed(pictures))
-        for maps in whole_embeddings(network, model.preprocessing, [p.pixels for p in pictures], batch):
-            scores.append(maps.mean((1, 2), dtype=np.float64))
-            confidences.append(Activations.of(table, maps).confidences)
+        if network is None and vectors is not None:
+            scores += list(vectors.scores(embeddings[-1]))
+            confidences += list(vectors.confidences(embeddings[-1]))
+        elif network is not None:
+            for maps in whole_embeddings(network, model.preprocessing, [p.pixels for p in pictures], batch):
+                scores.append(maps.mean((1, 2), dtype=np.float64))
+                confidences.append(Activations.of(table, maps).confidences)
         progress(start + len(pictures), len(files))
     return NetworkOutputs(np.concatenate(embeddings), np.array(scores), np.array(confidences))
 
@@ -83,8 +87,8 @@ def map_matches(
         rows = np.flatnonzero(pairs[:, 0] == query)
         prepared = explainer.prepare(files[query], method)
         explained = prepared.explain_many([embeddings[r] for r in pairs[rows, 1]], top=0)
-        if prepared.activations is not None:  # always so: `require_attributes` has passed
-            agreement = match(prepared.activations, np.stack([e.saliency for e in explained]))
+        if prepared.seen is not None:  # always so: `require_attributes` has passed
+            agreement = match(prepared.seen, np.stack([e.saliency for e in explained]))
             found |= dict(zip(rows.tolist(), agreement, strict=True))
         progress(done, len(queries))
     return np.array([found[i] for i in range(len(pairs))])

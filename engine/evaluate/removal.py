@@ -120,3 +120,11 @@ def top_true(first: np.ndarray, truth: np.ndarray, pairs: np.ndarray, clusters: 
     """
     both = truth[pairs[:, 0], first] & truth[pairs[:, 1], first]
     return bootstrap(both.astype(np.float64), clusters)
+
+
+def top_true_gain(
+    first: np.ndarray, other: np.ndarray, truth: np.ndarray, pairs: np.ndarray, clusters: np.ndarray
+) -> Interval:
+    """Return that share minus the share of another ranking, pair by pair; arguments as in `top_true`."""
+    shares = [truth[pairs[:, 0], named] & truth[pairs[:, 1], named] for named in (first, other)]
+    return bootstrap(shares[0].astype(np.float64) - shares[1], clusters)
