@@ -98,14 +98,12 @@ def calibrate(
     first = halves(together, seed)
     asked, metric = draw_pairs(matching, MOST_PRIOR_PAIRS, seed), explainer.model.manifest.metric
     found = tcav.prior(seen.embeddings, labelled.truth, together, asked, metric, seed)
-    held_out = held_out_confidences(seen, labelled.truth, first, table)
-    scaled = table.confidence != "sigmoid" or _fits_better(held_out, seen.confidences, labelled.truth)
-    scaling = _rounded(platt.fit(seen.scores, labelled.truth, table)) if scaled else _unchanged(table)
-    confidences = scaling.confidences(seen.scores) if scaled else seen.confidences
+    scaled, scaling, confidences, held_out = _scaled(seen, labelled, first, table)
     # the joint probability is fitted to what the bundle will give for pictures that it was not calibrated on
     honest = held_out if scaled else seen.confidences
     ahead, behind = draw_pairs(split_directions(matching)[0], MOST_JOINT_PAIRS, seed).T
-    joint = fit_joint(honest[ahead], honest[behind], labelled.truth[ahead] & labelled.truth[behind], first[ahead])
+    both = labelled.truth[ahead] & labelled.truth[behind]
+    joint = fit_joint(honest[ahead], honest[behind], both, first[ahead])
     chosen = draw_pairs(matching, pairs, seed)
     with Bar(quiet, "explaining", "query") as bar:
         agreement = map_matches(explainer, labelled.files, seen.embeddings, chosen, method or Rise(seed=seed), bar.show)
@@ -144,6 +142,17 @@ def _rescaled(vectors: AttributeVectors | None, scaling: Scaling) -> AttributeVe
         return None
     scale, bias = (scaling.scale * vectors.scale, scaling.scale * vectors.bias + scaling.bias)
     return dataclasses.replace(vectors, confidence="sigmoid", scale=scale.astype(np.float32), bias=bias.astype(np.float32))
+
+
+def _scaled(
+    seen: NetworkOutputs, labelled: Labelled, first: np.ndarray, table: AttributeTable
+) -> tuple[bool, Scaling, np.ndarray, np.ndarray]:
+    """Return whether to calibrate the confidences, how, the confidences (n, A) after it, and those held out (n, A)."""
+    held_out = held_out_confidences(seen, labelled.truth, first, table)
+    if table.confidence == "sigmoid" and not _fits_better(held_out, seen.confidences, labelled.truth):
+        return False, _unchanged(table), seen.confidences, held_out
+    scaling = _rounded(platt.fit(seen.scores, labelled.truth, table))
+    return True, scaling, scaling.confidences(seen.scores), held_out
 
 
 def _unchanged(table: AttributeTable) -> Scaling:

@@ -7,17 +7,17 @@ import numpy as np
 
 from engine.attributes.probability import sigmoid
 
-PENALTIES = (100.0, 30.0, 10.0)
+RIDGES = (100.0, 30.0, 10.0)
 """Tried in this order, strongest first; in units of the log loss, for features of unit spread."""
 FOLDS = 3
-STEPS = 400
-TOLERANCE = 1e-4
+MOST_STEPS = 400
+SMALLEST_MOVE = 1e-4
 """A fit ends when no weight moves by more in a step."""
-ROUGH = 1e-2
+ROUGH_MOVE = 1e-2
 """The same for fits that only compare penalties."""
 LOGISTIC_METHOD = (
     "logistic regression of each attribute with an L2 penalty on the weights of standardised features: one of "
-    f"{', '.join(f'{penalty:g}' for penalty in PENALTIES)} for all, the one with the least log loss in {FOLDS}-fold "
+    f"{', '.join(f'{penalty:g}' for penalty in RIDGES)} for all, the one with the least log loss in {FOLDS}-fold "
     "cross-validation over groups"
 )
 
@@ -35,7 +35,7 @@ class Probe:
         return features.astype(np.float64) @ self.weights.T + self.bias
 
 
-def fit(features: np.ndarray, truth: np.ndarray, penalty: float, rough: bool = False) -> Probe:
+def logistic(features: np.ndarray, truth: np.ndarray, penalty: float, rough: bool = False) -> Probe:
     """Fit each column of truth (n, A) bool to features (n, F) float.
 
     Least `sum of log losses + penalty / 2 |w|^2`, w the weights of features of unit spread, the bias free. Steps of Nesterov
@@ -46,7 +46,7 @@ def fit(features: np.ndarray, truth: np.ndarray, penalty: float, rough: bool = F
     centre, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 1e-9 * (1 + np.abs(centre)), spread, np.inf)  # a constant says nothing
     kind: type[np.float32 | np.float64] = np.float32 if rough else np.float64
-    tolerance = ROUGH if rough else TOLERANCE
+    tolerance = ROUGH_MOVE if rough else SMALLEST_MOVE
     design: np.ndarray = np.column_stack([(x - centre) / spread, np.ones(len(x))]).astype(kind)
     targets = truth.astype(kind)
     ridge = np.full(design.shape[1], penalty, kind)
@@ -57,7 +57,7 @@ def fit(features: np.ndarray, truth: np.ndarray, penalty: float, rough: bool = F
     w = np.zeros((design.shape[1], targets.shape[1]), kind)
     w[-1] = np.log(base / (1 - base))
     ahead, pace = w.copy(), 1.0
-    for _ in range(STEPS):
+    for _ in range(MOST_STEPS):
         slope = design.T @ (sigmoid(design @ ahead) - targets) + ridge[:, None] * ahead
         new = ahead - inverse @ slope
         if ((ahead - new) * (new - w)).sum() > 0:  # it has overshot: begin to gather pace anew
@@ -84,14 +84,14 @@ def cross_fit(features: np.ndarray, truth: np.ndarray, groups: np.ndarray, seed:
     """Choose the penalty, then fit. features: (n, F) float; truth: (n, A) bool; groups: (n,) int; seed: of the folds"""
     which = folds(groups, seed)
     found = {}
-    for penalty in PENALTIES:
+    for penalty in RIDGES:
         logits = np.empty(truth.shape)
         for fold in range(FOLDS):
             held = which == fold
-            logits[held] = fit(features[~held], truth[~held], penalty, rough=True).logits(features[held])
+            logits[held] = logistic(features[~held], truth[~held], penalty, rough=True).logits(features[held])
         found[penalty] = logits
     best = min(found, key=lambda penalty: log_loss(found[penalty], truth))
-    return CrossFitted(fit(features, truth, best), found[best])
+    return CrossFitted(logistic(features, truth, best), found[best])
 
 
 def folds(groups: np.ndarray, seed: int) -> np.ndarray:

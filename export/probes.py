@@ -82,9 +82,7 @@ def export_probes(
     preprocessing = before.manifest.preprocessing
     taps = find_taps(model, preprocessing.normalised(demo_pictures(preprocessing)[:2]))
     if passes and taps:
-        raise OptionError(
-            f"--passes is for networks whose layers cannot be tapped, and {bundle} has {len(taps)} taps: leave it out"
-        )
+        raise OptionError(f"--passes is for networks without taps, and {bundle} has {len(taps)} of them: leave it out")
     with Bar(quiet, "looking", "picture") as bar:
         embeddings, features = _look(model, taps, before.manifest, labelled, bar.show)
     units = unit_rows(embeddings)

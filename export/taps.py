@@ -13,6 +13,8 @@ from export.runtime import ModelRunner, runner_of
 
 MOST_TAPS = 4
 """The coarsest resolutions are taken: what names a thing is seen late in a network."""
+CHANNELS = 3
+"""Of a picture, which may be normalised or turned inside the graph."""
 MOST_PREFIXES = 9
 """Most tokens in front of those of the picture: a class token and registers."""
 ACTIVATIONS = frozenset(
@@ -140,13 +142,15 @@ def _depending(graph: onnx.GraphProto, source: str) -> list[str]:
 
 
 def _tap(name: str, shape: tuple[int, ...], height: int, width: int, of_tokens: bool) -> Tap | None:
-    """Return the tap that a result of this shape is; None if it is no activation over the picture."""
+    """Return the tap that a result of this shape is; None if it is no activation over the picture, or the picture itself."""
     if len(shape) == 3:
         if not of_tokens:
             return None
         grid = _grid(shape[1], height, width)
         return None if grid is None else Tap(name, "tokens", shape[2], *grid)
     _, first, second, third = shape
+    if sorted(shape[1:]) == sorted((CHANNELS, height, width)):
+        return None
     if _covers(second, third, height, width) and not (of_tokens and second * third > first * first):
         # with tokens, (batch, heads, T, T) are weights of attention, not activations
         return Tap(name, "nchw", first, second, third)

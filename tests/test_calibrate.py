@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from export_models import ConvNet, MapNet
 from helpers import copy_bundle, error_line, write_demo_labels
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from engine import Explainer, OptionError
+from engine.attributes.probability import joint_probability, logits
 from engine.attributes.table import AttributeTable
 from engine.bundle import ATTRIBUTES, CALIBRATION, SUMS, demo_bundle, load_bundle
 from engine.evaluate.network_outputs import NetworkOutputs
@@ -19,8 +21,10 @@ from engine.pictures.preprocessing import Preprocessing
 from export import TorchSource, calibrate, export_attributes, export_similarity, platt
 from export.calibration import held_out_confidences
 from export.commands import main
+from export.joint import fit_joint, most_likely
 from export.phi import search, weightings
 from export.platt import FLAT
+from export.vectors import export_vectors
 
 PREPROCESSING = Preprocessing(32, 32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -215,7 +219,7 @@ def test_what_fails_leaves_the_bundle(bundle: Path, tmp_path: Path, tiny_bundle:
     with pytest.raises(OptionError, match="pairs"):
         calibrate(bundle, tmp_path, labels, pairs=0)
     labels.write_text(labels.read_text().replace(",bandage,", ",,"))
-    with pytest.raises(OptionError, match="no attribute network"):
+    with pytest.raises(OptionError, match="no attributes"):
         calibrate(tiny_bundle, tmp_path, labels)
     one = [line.replace(",couple,", ",cat,").replace(",gesture,", ",cat,") for line in labels.read_text().splitlines()]
     labels.write_text("\n".join(line for line in one if ",," not in line))
@@ -241,3 +245,62 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for wrong, said in ((arguments, "line 1"), ([*arguments[:1], "nowhere", *arguments[2:]], "nowhere")):
         assert main(wrong) == 2
         assert said in error_line(capsys)
+
+
+def test_the_joint_probability_is_fitted_where_it_fits_better() -> None:
+    random = np.random.default_rng(0)
+    ours, theirs = sigmoid(random.normal(-1, 2, (400, 12))), sigmoid(random.normal(-1, 2, (400, 12)))
+    planted = (0.7, 0.5, -0.3)
+    both = random.random((400, 12)) < joint_probability(ours, theirs, planted)
+    first = random.random(400) < 0.5
+    found = fit_joint(ours, theirs, both, first)
+    assert found.joint == pytest.approx(planted, abs=0.1)
+    assert found.fitted_error < 0.03 < found.product_error
+    independent = random.random((400, 12)) < ours * theirs
+    few = fit_joint(ours[:10], theirs[:10], both[:10], first[:10])
+    assert (few.joint, few.fitted_error, few.pairs) == (None, None, 10)
+    # what cannot be better than the product is not kept: pairs that do not tell
+    assert fit_joint(ours, theirs, independent, np.ones(400, bool)).joint is None
+    z = np.column_stack([np.minimum(logits(ours), logits(theirs)).ravel(), np.maximum(logits(ours), logits(theirs)).ravel()])
+    wanted = LogisticRegression(C=1e12, tol=1e-10, max_iter=10_000).fit(z, both.ravel())
+    assert most_likely(ours, theirs, both) == pytest.approx((*wanted.coef_[0], wanted.intercept_[0]), abs=1e-3)
+
+
+def planted_labels(explainer: Explainer, folder: Path, count: int = 60) -> Path:
+    """Pictures in pairs, and attributes drawn with the very probabilities that the bundle gives."""
+    random, lines = np.random.default_rng(0), ["image,group,attributes"]
+    names = explainer.model.bundle.attributes.names
+    pictures = random.integers(0, 256, (count, 1, 1, 3)) + random.integers(-60, 60, (count, 8, 8, 3))
+    for i, pixels in enumerate(pictures):
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).repeat(8, 0).repeat(8, 1)).save(folder / f"{i}.png")
+    confident = explainer.confidences([folder / f"{i}.png" for i in range(count)])
+    for i, row in enumerate(random.random(confident.shape) < confident):
+        lines.append(f"{i}.png,{i // 2},{';'.join(n for n, yes in zip(names, row, strict=True) if yes)}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder / "labels.csv"
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_vectors_are_calibrated_only_where_that_helps(bundle: Path, tmp_path: Path, spoiled: bool) -> None:
+    folder = copy_bundle(bundle, tmp_path / "bundle")
+    random = np.random.default_rng(1)
+    (tmp_path / "pictures").mkdir()
+    size = load_bundle(folder).manifest.embedding
+    vectors = {"names": np.array(["one", "two", "three"]), "vectors": random.normal(size=(3, size)), "scale": 3.0}
+    np.savez(tmp_path / "v.npz", **vectors)
+    export_vectors(folder, tmp_path / "v.npz")
+    labels = planted_labels(Explainer(folder), tmp_path / "pictures")
+    if spoiled:
+        np.savez(tmp_path / "v.npz", **(vectors | {"bias": 9.0}))
+        export_vectors(folder, tmp_path / "v.npz")
+    before = load_bundle(folder).vectors
+    found = calibrate(folder, labels.parent, labels, method=Rise(masks=16))
+    after = load_bundle(folder).vectors
+    assert found.scaled == spoiled
+    assert json.loads((folder / CALIBRATION).read_text())["confidence"]["applied"] == spoiled
+    if spoiled:
+        assert found.after.error < found.before.error
+        assert (after.bias < before.bias - 3).all()
+    else:
+        np.testing.assert_array_equal(after.to_arrays()["bias"], before.to_arrays()["bias"])
+    np.testing.assert_array_equal(after.vectors, before.vectors)

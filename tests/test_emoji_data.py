@@ -11,7 +11,6 @@ from training.augment import jittered, normalise
 from training.datasets import emoji as emoji_data
 from training.datasets.emoji import Emoji
 from training.datasets.parts import COLOURS, colours, outline, visible_parts
-from training.emoji_report import precision_above
 from training.loop import Randomness
 
 
@@ -49,12 +48,6 @@ def test_two_skin_tones_and_pictures_of_one_vendor_are_left_out() -> None:
     )
     assert [r["file"] for r in rows] == ["a.png", "b.png"]
     assert rows[0]["words"] == {"People", "two", "man"}
-
-
-def test_precision_counts_what_is_named() -> None:
-    truth = np.array([[True, False], [True, True]])
-    found = precision_above(truth, np.array([[0.9, 0.7], [0.2, 0.1]]), 0.6)
-    assert found == {"named_true": 0.5, "pictures_with_a_name": 0.5}
 
 
 def test_augmentation_is_seeded() -> None:

@@ -57,13 +57,16 @@ def test_the_command_writes_a_report(grouped: bool, tmp_path: Path, capsys: pyte
     assert found["pictures"]["pairing"] == ("groups" if grouped else "most similar")
     assert found["pictures"]["unknown_attributes"] == {"odd": 2}
     assert set(found["removal"]) == {
-        *("confidence", "confidence + match", "confidence + prior", "all", "random", "random_true", "best")
+        *("joint", "confidence", "confidence + match", "confidence + prior", "all", "random", "random_true", "best")
     }
     drops = {name: row["mean"]["mean"] for name, row in found["removal"].items()}
     assert drops["best"] >= max(drops["all"], drops["random"], drops["random_true"])
     assert found["calibration"]["count"] and len(found["calibration"]["share"]) == 10
     assert found["recognition"]["by_attribute"].keys() >= {"animal", "love"}
     assert 0 <= found["direction_agreement"]["all"]["mean"] <= 1
+    assert found["direction_agreement"]["joint"]["mean"] == 1  # the probability is symmetric
+    assert found["top_true_over_confidence"]["confidence"]["mean"] == 0
+    assert 0 <= found["joint"]["named_true_of_both"]["mean"] <= 1
     if grouped:
         assert found["pictures"]["ordered_pairs"] == 8
         assert main([*arguments, "--pairs-limit", "2"]) == 0
@@ -97,7 +100,7 @@ def test_what_is_no_picture_and_a_bundle_without_words_are_one_line(
     labels = write_demo_labels(tmp_path)
     arguments = [str(labels), "--images", str(tmp_path), "--out", str(tmp_path / "r.json")]
     assert main([*arguments, "--bundle", str(tiny_bundle)]) == 2
-    assert "no attribute network" in capsys.readouterr().err
+    assert "no attributes" in capsys.readouterr().err
     (tmp_path / "cat-noto.png").write_text("no picture")
     assert main([*arguments, "--bundle", str(demo_bundle())]) == 2
     error = capsys.readouterr().err

@@ -81,9 +81,8 @@ def test_the_summary_says_what_tells_the_pictures_apart(capsys: pytest.CaptureFi
     apart = Explanation.load("e.npz")
     printed = capsys.readouterr().out
     for name, attributes in (("query", apart.only_query), ("reference", apart.only_reference)):
-        assert len(attributes) > 2
+        assert len(attributes) >= 2
         assert f"  only in the {name}: {attributes[0].name}, {attributes[1].name}\n" in printed
-    assert "note: no attribute is named" in printed
     assert apart.opposing_attributes  # a fact in the file, not a line
     assert "lowered" not in printed
 

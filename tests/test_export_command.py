@@ -37,7 +37,7 @@ def test_the_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn
     arguments += ["40", "--mean", "0.5", "0.4", "0.3", "--std", "0.2", "0.3", "0.4", "--metric", "dot", "--fit", "pad"]
     assert main([*arguments, "--conditions", str(tmp_path / "conditions.npz"), "--out", out]) == 0
     names = ["--names", str(tmp_path / "names.txt"), "--threshold", "0.1", "--confidence", "sigmoid", "--phi", "1", "2", "0"]
-    assert main(["attributes", "--module", "export_models:maps", *names, "--out", out]) == 0
+    assert main(["attributes", out, "--module", "export_models:maps", *names]) == 0
     assert main(["check", out]) == 0
     printed = capfd.readouterr()
     assert printed.err == ""  # exporters are silent
@@ -88,7 +88,8 @@ def test_faults_are_one_line(arguments: str, message: str, tmp_path: Path, capfd
     torch.save(MapNet().state_dict(), tmp_path / "maps.pt")
     np.savez(tmp_path / "two.npz", a=np.ones((2, 5)), b=np.ones((2, 5)))
     words = arguments.format(tmp=tmp_path).split()
-    out = [] if words[0] == "check" else ["--out", str(tmp_path / "out")]
+    named = {"check": [], "attributes": [str(tmp_path / "out")]}
+    out = named.get(words[0], ["--out", str(tmp_path / "out")])
     assert message in fails([*words, *out], capfd)
     assert not (tmp_path / "out").exists()
 

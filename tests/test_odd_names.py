@@ -82,11 +82,11 @@ def test_odd_names_of_attributes_are_shown_escaped(
     odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--masks", "16", "--top", "63", "--bundle", str(odd), "--out", "e.npz"]) == 0
+    assert main(["--masks", "16", "--top", "63", "--bundle", str(odd), "--ranking", "sane", "--out", "e.npz"]) == 0
     _, *lines, _ = capsys.readouterr().out.split("\n")[:-1]
     assert all(line.isprintable() for line in lines)
     shown = [printable(a.name) for a in Explanation.load("e.npz").attributes]
-    assert [line[2:].split(" confidence ")[0].rstrip() for line in lines[: len(shown)]] == shown
+    assert [line[2:].split(" score ")[0].rstrip() for line in lines[: len(shown)]] == shown
     assert any(escaped(ODD) in name for name in shown)
 
 

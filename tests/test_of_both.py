@@ -108,7 +108,7 @@ def test_the_couple_against_the_cat_says_what_tells_them_apart(demo: Explainer) 
     found = demo.explain(COUPLE[0], CAT[0], Rise(masks=64))
     assert not {"family", "heart", "love"} & set(names(found.attributes))
     assert {"family", "heart", "love"} <= set(names(found.only_query))
-    assert {"face", "animal"} <= set(names(found.only_reference))
+    assert "face" in names(found.only_reference)
     assert not set(names(found.only_query)) & set(names(found.only_reference))
 
 

@@ -37,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def bundle(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "bundle"
     assert main(["similarity", "--trained", str(files[0]), "--out", str(out)]) == 0
-    assert main(["attributes", "--trained", str(files[1]), "--out", str(out)]) == 0
+    assert main(["attributes", str(out), "--trained", str(files[1])]) == 0
     return out
 
 
@@ -78,7 +78,8 @@ def test_what_does_not_fit_is_one_line(
 ) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "x.pt")
     named = {"s": files[0], "a": files[1], "x": tmp_path / "x.pt"}
-    assert main([*(a.format(**named) for a in arguments), "--out", str(tmp_path / "out")]) == 2
+    target = [str(tmp_path / "out")] if arguments[0] == "attributes" else ["--out", str(tmp_path / "out")]
+    assert main([*(a.format(**named) for a in arguments), *target]) == 2
     told = capsys.readouterr().err
     assert words in told and told.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -89,7 +90,7 @@ def test_attributes_of_other_pictures_do_not_fit(
 ) -> None:
     out = tmp_path / "bundle"
     export_similarity(TorchSource(SimilarityNet(8, 16).eval()), Preprocessing(32, 32), out)
-    assert main(["attributes", "--trained", str(files[1]), "--out", str(out)]) == 2
+    assert main(["attributes", str(out), "--trained", str(files[1])]) == 2
     assert "was trained on pictures prepared as" in capsys.readouterr().err
 
 

@@ -24,7 +24,7 @@ from engine.evaluate.network_outputs import run_networks, similarities
 from engine.files import write_whole
 from engine.render.png import enlarged, heat_map
 from training.datasets.emoji import load_emoji
-from training.emoji import write_labelled
+from training.emoji_labels import write_labelled
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, SHEET = DOCS / "attributes.md", DOCS / "attributes.png"

@@ -2,7 +2,7 @@
 
     python -m training.attributes --data emoji --root .cache/emoji --out runs/attributes \\
         --start runs/similarity/similarity.pt --bundle models/emoji
-    python -m export attributes --trained runs/attributes/attributes.pt --out models/emoji
+    python -m export attributes models/emoji --trained runs/attributes/attributes.pt
 
 With --bundle, every training picture is first explained with that model; the maps go to maps.npy in the folder of the run.
 If a run is stopped, the same command continues it.

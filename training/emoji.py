@@ -1,11 +1,13 @@
 """Train the demo networks on the emoji pair and export them as the bundle that `engine` carries.
 
-    python -m training.emoji                                # fetch, train, evaluate, and export to runs/emoji/bundle
-    python -m training.emoji --words engine/data/bundle     # new attributes for a bundle that keeps its similarity network
+    python -m training.emoji                                    # fetch, train, evaluate, and export to runs/emoji/bundle
+    python -m training.emoji --attributes engine/data/bundle    # new attributes, the same similarity network
+    python -m training.emoji --settle engine/data/bundle        # only calibrate: probes, or the network that is there?
 
 Similarity: the first three stages of ResNet-18 at width 32; NT-Xent between the two vendors' drawings of one emoji.
 Attributes: the same trunk, started from the similarity network, with SANE's head; weighted cross-entropy, and the heat-map
-loss on saliency maps of the bundle's similarity network; then prior, phi and calibration from the validation emoji.
+loss on saliency maps of the bundle's similarity network. Then probes are fitted beside it; the better of the two is kept,
+with prior, phi and calibration from the validation emoji (`training.emoji_attributes`).
 If a run is stopped, the same command continues it.
 """
 
@@ -29,12 +31,11 @@ from engine.terminal import CommandParser, run_command, say
 from export import TorchSource, export_attributes, export_quantized, export_similarity
 from export.architectures import AttributeNet, SimilarityNet, scores
 from export.bundles import export_file
-from export.calibration import calibrate
-from export.write import as_output_error
 from training import emoji_report as report
 from training.attributes import CROSS_ENTROPY_HEATMAP_WEIGHT, Teacher, started_from, table_of, train_attributes
 from training.augment import MEAN, STD
 from training.datasets.emoji import VENDORS, Emoji, load_emoji
+from training.emoji_attributes import LEARNED, NOT_SHOWN, settle_attributes
 from training.loop import STOPPED, logged_seconds
 from training.saliency import saliency_maps
 from training.similarity import add_run_options, trained_similarity, use_run_options
@@ -44,10 +45,6 @@ NEAREST = 4
 """References of a training picture's saliency maps, in addition to the other vendor's drawing of it."""
 CALIBRATION = 48
 """Drawings of training emoji that the int8 graph is calibrated and reported on."""
-NOT_SHOWN = {"Flags", "country-flag"}
-"""Attributes that are true of the same pictures as "flag"."""
-LEARNED = 0.5
-"""An attribute is shown from this average precision on the validation emoji."""
 
 
 def trained_attributes(data: Emoji, similarity: nn.Module, bundle: Path, seed: int, run: Path) -> AttributeNet:
@@ -89,22 +86,6 @@ def write_attributes(data: Emoji, network: AttributeNet, bundle: Path) -> None:
     )
 
 
-def write_labelled(data: Emoji, split: str, folder: Path) -> Path:
-    """Write the pictures of a split, and a file of what is true of each, for `export calibrate`; return that file."""
-    with as_output_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    count, lines = len(data.pair.base), ["image,group,attributes"]
-    for index in data.split(split):
-        vendor, base = divmod(int(index), count)
-        name = f"{base}-{VENDORS[vendor]}.png"
-        Image.fromarray(data.picture(index)).save(folder / name)
-        true = ";".join(np.array(data.attributes)[data.truth[index]])
-        lines.append(f"{name},{base},{true}")
-    labels = folder / "labels.csv"
-    write_whole(labels, ("\n".join(lines) + "\n").encode())
-    return labels
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (see `engine.terminal`)."""
     return run_command(lambda: say(f"wrote {_run(_parser().parse_args(arguments))}"), STOPPED)
@@ -127,7 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--bundle", type=Path, metavar="DIR", help="the new bundle (default: bundle in the folder of the run)"
     )
-    where.add_argument("--words", type=Path, metavar="BUNDLE", help="replace only the attributes of this bundle")
+    where.add_argument("--attributes", type=Path, metavar="BUNDLE", help="replace only the attributes of this bundle")
+    where.add_argument(
+        "--settle", type=Path, metavar="BUNDLE", help="train nothing: fit probes beside this bundle's attribute network, "
+        "calibrate both and keep the better"
+    )  # fmt: skip
     add_run_options(parser)
     return parser
 
@@ -136,18 +121,18 @@ def _run(options: argparse.Namespace) -> Path:
     """Train, evaluate and export; return the bundle's folder."""
     use_run_options(options)
     data, out = load_emoji(options.cache, "all"), options.out
-    similarity, _ = trained_similarity(data, options.seed, out / "similarity", WIDTH)
-    bundle = options.words or options.bundle or out / "bundle"
-    if options.words is None:
-        write_similarity(data, similarity, bundle)
-    network = trained_attributes(data, similarity, bundle, options.seed, out / "attributes")
-    write_attributes(data, network, bundle)
-    labels = write_labelled(data, "valid", out / "valid")
-    calibrate(bundle, labels.parent, labels, seed=options.seed, quiet=False)
-    results = report.measure(data, Explainer(bundle))
+    bundle = options.attributes or options.settle or options.bundle or out / "bundle"
+    if options.settle is None:
+        similarity, _ = trained_similarity(data, options.seed, out / "similarity", WIDTH)
+        if options.attributes is None:
+            write_similarity(data, similarity, bundle)
+        network = trained_attributes(data, similarity, bundle, options.seed, out / "attributes")
+        write_attributes(data, network, bundle)
+    settled = settle_attributes(data, bundle, out, options.seed)
+    results = {**report.measure(data, Explainer(bundle)), "settled": settled}
     write_whole(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-    attributes_only = options.words is not None
-    seconds = logged_seconds(out / "attributes" if attributes_only else out)
+    attributes_only = options.attributes is not None or options.settle is not None
+    seconds = None if options.settle else logged_seconds(out / "attributes" if attributes_only else out)
     card = report.model_card(results, data, seconds, options.seed, attributes_only)
     export_file(bundle, "MODEL_CARD.md", card.encode())
     return bundle

@@ -7,6 +7,7 @@ import numpy as np
 from engine import Explainer
 from engine.evaluate.recognition import mean_average_precision, reliability
 from training.datasets.emoji import VENDORS, Emoji
+from training.emoji_attributes import of_both
 
 FLAGS = "Flags"
 
@@ -16,18 +17,16 @@ def measure(data: Emoji, explainer: Explainer) -> dict[str, Any]:
     count = len(data.pair.base)
     vectors = explainer.embed([data.picture(i) for i in range(2 * count)])
     results: dict[str, Any] = {"retrieval": retrieval(data, vectors[:count], vectors[count:])}
-    model = explainer.model
-    table = model.bundle.attributes
+    table = explainer.model.bundle.attributes
     assert table is not None  # it was just written
     truth = data.truth[:, [data.attributes.index(name) for name in table.names]]
     test = data.bases("test")
     for i, vendor in enumerate(VENDORS):
         pictures = test + i * count
-        seen = [model.activations(model.picture(data.picture(p))) for p in pictures]
-        confidences = np.stack([s.confidences for s in seen if s is not None])
+        confidences = explainer.confidences([data.picture(p) for p in pictures])
         results[vendor] = recognition(truth[pictures], confidences, _flags(data)[test])
-        results[vendor] |= precision_above(truth[pictures], confidences, table.threshold)
-    return results | {"attributes": len(table.names), "threshold": table.threshold, "test": len(test), "phi": table.phi}
+    results |= {"attributes": len(table.names), "threshold": table.threshold, "test": len(test), "phi": table.phi}
+    return results | {"joint": table.joint, "of_both": of_both(data, explainer, "test")}
 
 
 def retrieval(data: Emoji, noto: np.ndarray, twemoji: np.ndarray) -> dict[str, float]:
@@ -56,26 +55,22 @@ def recognition(truth: np.ndarray, confidences: np.ndarray, flags: np.ndarray) -
     return result | {"calibration_error": reliability(truth, confidences).error}
 
 
-def precision_above(truth: np.ndarray, confidences: np.ndarray, threshold: float) -> dict[str, float]:
-    """Return the share of the named attributes that is true, and the share of pictures with a named attribute.
-
-    truth: (n, A) bool; confidences: (n, A); threshold: lowest confidence of a named attribute
-    """
-    named = confidences >= threshold
-    return {"named_true": float(truth[named].mean()), "pictures_with_a_name": float(named.any(1).mean())}
-
-
-def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, attributes_only: bool) -> str:
+def model_card(results: dict[str, Any], data: Emoji, seconds: float | None, seed: int, attributes_only: bool) -> str:
     """Return the model card of the bundle, in Markdown.
 
-    seconds: of training; attributes_only: whether only the attributes are new, and the similarity network stayed
+    seconds: of training, None for none; attributes_only: whether the similarity network stayed
     """
     found, noto, twemoji = results["retrieval"], results["google"], results["twitter"]
     bases, threshold, named = len(data.pair.base), results["threshold"], results["attributes"]
     made, trunk = "Made by `python -m training.emoji`", "the same trunk"
     if attributes_only:
-        made = "Attributes made by `python -m training.emoji --words`"
+        made = f"Attributes made by `python -m training.emoji --{'settle' if seconds is None else 'attributes'}`"
         trunk = "the trunk of a similarity network that was trained in the same way"
+    both, settled = results["of_both"], results["settled"]
+    shares = {name: judged["first_true"] for name, judged in settled["valid"].items()}
+    how = f"{trunk}, with SANE's head, trained on the truth and on saliency maps"
+    if settled["chosen"] == "probes":
+        how = "linear probes on layers of the similarity network, fitted to the training emoji"
     phi = ", ".join(f"{weight:g}" for weight in results["phi"])
 
     def row(name: str, *values: float) -> str:
@@ -86,16 +81,18 @@ def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, 
             "# The emoji demo networks",
             "",
             f"{made}, which keeps these figures as `results.json` in the folder of the run; seed {seed},",
-            f"{seconds / 60:.0f} minutes of training on a CPU.",
+            "nothing was trained anew." if seconds is None else f"{seconds / 60:.0f} minutes of training on a CPU.",
             "",
             "- **Similarity**: the first three stages of ResNet-18 at width 32, mean over space, 64-d; 64 x 64 pixels,",
             "  ImageNet mean and std; cosine. Trained so that Google's (Noto) and Twitter's (Twemoji) drawings of one",
             "  emoji are similar.",
-            f"- **Attributes**: {trunk}, with SANE's head; {named} attributes",
+            f"- **Attributes**: {how}; {named} attributes",
             "  that it learned well: tags, groups and subgroups with at least 30 emoji, and visible parts (colours,",
-            "  outline, faces, hands: `training/datasets/parts.py`). Trained on the truth and on saliency maps; prior, phi",
-            "  and calibration are from the validation emoji, as `calibration.json` says;",
-            f"  phi is {phi}; an attribute is named from confidence {threshold:g}.",
+            "  outline, faces, hands: `training/datasets/parts.py`). The calibration is from the validation emoji, as",
+            f"  `calibration.json` says; an attribute is named from probability {threshold:g} of being true of both,",
+            f"  from where on nine of ten are so on the validation pairs. phi, for ranking sane, is {phi}.",
+            f"  Of the attribute network and probes, {settled['chosen']} named better on those pairs: first named true of",
+            f"  both {shares['network']:.3f} (network), {shares['probes']:.3f} (probes).",
             "- **Data**: npm `emoji-datasource-google` 16.0.0 (Apache-2.0), `emoji-datasource-twitter` 16.0.0 (CC-BY 4.0),",
             f"  `emojibase-data` 17.0.0 (MIT). Of {bases} base emoji, {len(data.pair.held_out)} chosen at random were held",
             "  out with all their skin tones: half for validation, half for the test, without the few that are drawn",
@@ -118,8 +115,15 @@ def model_card(results: dict[str, Any], data: Emoji, seconds: float, seed: int, 
             row(f"mAP, {named} attributes", noto["map_all"], twemoji["map_all"]),
             row("mAP without flags", noto["map_without_flags"], twemoji["map_without_flags"]),
             row("expected calibration error", noto["calibration_error"], twemoji["calibration_error"]),
-            row(f"named attributes (confidence >= {threshold:g}) that are true", noto["named_true"], twemoji["named_true"]),
-            row("pictures with a named attribute", noto["pictures_with_a_name"], twemoji["pictures_with_a_name"]),
+            "",
+            f"## Attributes of both drawings of a test emoji, {results['test']} pairs",
+            "",
+            "| | |",
+            "| --- | --- |",
+            row("first attribute is true of both", both["first_true"]),
+            row(f"named attributes (probability >= {threshold:g}) that are true of both", both["named_true"]),
+            row("named per pair", both["named_per_pair"]),
+            row("pairs with a named attribute", both["pairs_with_a_name"]),
             "",
         ]
     )

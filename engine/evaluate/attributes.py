@@ -160,11 +160,11 @@ def _joint_figures(table: AttributeTable, both: np.ndarray, truth: np.ndarray, c
     """How good the joint probabilities (P, A) are, and what is named from the threshold on. truth: (P, A) bool, of both"""
     named = both >= table.threshold
     counts = named.sum(1)
-    right = np.divide((named & truth).sum(1), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    pair_of = np.nonzero(named)[0]  # of everything that is named
     return {
         "calibration": reliability(truth, both).to_dict(),
         "named_per_pair": bootstrap(counts.astype(np.float64), clusters),
-        "named_true_of_both": bootstrap(right, clusters),
+        "named_true_of_both": bootstrap(truth[named].astype(np.float64), clusters[pair_of]),
         "pairs_with_a_name": bootstrap((counts > 0).astype(np.float64), clusters),
     }
 
