@@ -282,7 +282,7 @@ def planted_labels(explainer: Explainer, folder: Path, count: int = 60) -> Path:
 
 @pytest.mark.parametrize("spoiled", [False, True])
 def test_vectors_are_calibrated_only_where_that_helps(bundle: Path, tmp_path: Path, spoiled: bool) -> None:
-    folder = copy_bundle(bundle, tmp_path / "bundle")
+    folder = copy_bundle(bundle, tmp_path / "own")
     random = np.random.default_rng(1)
     (tmp_path / "pictures").mkdir()
     size = load_bundle(folder).manifest.embedding
