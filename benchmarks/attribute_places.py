@@ -94,7 +94,7 @@ def _enlarged(map_: np.ndarray) -> np.ndarray:
 
 
 def area_under_curve(values: np.ndarray, truth: np.ndarray) -> float:
-    """Return the probability that a pixel of `truth` (H, W) bool has a larger value (H, W) than another one; ties count half."""
+    """Return how often a pixel of `truth` (H, W) bool has the larger value (H, W); ties count half."""
     _, ranks, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts - 1) / 2
     inside = truth.ravel()
