@@ -10,6 +10,8 @@ from torch import Tensor, nn
 TINY = 1e-3
 """Parameters that are all smaller were made to be learned: layer scales, which would switch a random network off."""
 SPREAD = 0.02
+FAINT = 0.1
+"""A batch norm whose weights are smaller on average passes nearly nothing on."""
 
 
 def settle(module: nn.Module, run: Callable[[], object]) -> nn.Module:
@@ -21,6 +23,9 @@ def settle(module: nn.Module, run: Callable[[], object]) -> nn.Module:
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
+        for norm in norms:
+            if norm.weight.abs().mean() < FAINT:  # some libraries start batch norms near zero
+                norm.weight.uniform_(0.5, 1.5)
         for name, parameter in module.named_parameters():
             if parameter.numel() > 1 and parameter.abs().max() < TINY:
                 parameter.normal_(0.0 if name.endswith("bias") or not parameter.any() else 0.5, SPREAD)

@@ -65,6 +65,19 @@ def test_of_equal_pixels_max_pooling_takes_the_first_as_torch_does() -> None:
     np.testing.assert_allclose(run(with_gradient(LightGraph.of(model), "dot"), x, v)[1], leaf.grad.numpy(), atol=1e-6)
 
 
+def test_a_mean_over_a_window_far_larger_than_the_map_is_that_of_the_map() -> None:
+    """As the last pool of transformers' EfficientNet: its windows' weights alone would take gigabytes."""
+    random = np.random.default_rng(1)
+    x = floats(random, 2, *SHAPE)
+    wide = {"kernel_shape": [2000, 2000], "strides": [2000, 2000], "ceil_mode": 1}
+    model = model_of([node("AveragePool", ["x"], ["y"], **wide)], {})
+    v = floats(random, 2, SHAPE[0])
+    leaf = torch.from_numpy(x).requires_grad_(True)
+    (F.avg_pool2d(leaf, 2000, 2000, ceil_mode=True).flatten(1) * torch.from_numpy(v)).sum().backward()
+    assert leaf.grad is not None
+    np.testing.assert_allclose(run(with_gradient(LightGraph.of(model), "dot"), x, v)[1], leaf.grad.numpy(), atol=1e-6)
+
+
 REFUSED = {
     "'n' is a Sinh, whose derivative is not known.*replace the operator": ([node("Sinh", ["x"], ["y"], name="n")], 20),
     "by columns": ([node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], storage_order=1)], 20),

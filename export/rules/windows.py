@@ -37,8 +37,11 @@ def _average_pool(n: Step) -> InputGradients:
     for axis in range(len(kernel)):
         counts = counts[..., None] * windows.counts(axis, bool(n.attribute("count_include_pad", 0)))
     channels = n.sizes(n.x, [1])[0]
-    ones = n.tape.constant(np.ones((channels, 1, *kernel)))
-    return [_spread(n, n.g / n.tape.constant(counts), ones, kernel, channels)]
+    spans = zip(kernel, windows.size, windows.before, windows.dilations, strict=True)
+    # "the whole map" is often written as a kernel far larger than the map: what no window can see needs no weights
+    seen = [min(k, -(-(size + before) // d)) for k, size, before, d in spans]
+    ones = n.tape.constant(np.ones((channels, 1, *seen)))
+    return [_spread(n, n.g / n.tape.constant(counts), ones, seen, channels)]
 
 
 @rule("MaxPool")
