@@ -1,7 +1,7 @@
 """Every family of models at the first try: exported, compared with the library's own pipeline, explained once.
 
     pip install '.[cpu,hf,timm]' scikit-image scikit-learn
-    python -m benchmarks.models [--only NAME ...] [--small] [--gradient] [--quantize] [--out rows.json]
+    python -m benchmarks.models [--only NAME ...] [--small] [--check] [--gradient] [--quantize] [--out rows.json]
 
 Each model is built from its configuration with seeded random weights (`benchmarks.model_families`). A row of results has
     export_s, export_peak_mb   of `python -m export similarity`, wall seconds and resident memory
@@ -37,6 +37,7 @@ from engine import Explainer
 from engine.terminal import CommandParser, notice, run_command, say
 
 LIBRARIES = ("torch", "transformers", "timm")
+LEAST_COSINE = 0.9999
 PICTURES = 24
 """14 photos, and parts of them in other proportions."""
 PARTS = ((0.1, 0.2, 0.7, 0.6), (0.0, 0.0, 0.45, 1.0), (0.3, 0.1, 1.0, 0.5))
@@ -53,6 +54,7 @@ def _parser() -> CommandParser:
     add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="NAME", help=f"families (default: all): {', '.join(FAMILIES)}")
     add("--small", action="store_true", help="fewer layers, and no explanation")
+    add("--check", action="store_true", help="end with status 1 if a family fails or its embeddings are not the library's")
     add("--gradient", action="store_true", help="export with --gradient, too")
     add("--quantize", action="store_true", help="quantize on the 24 pictures, too: up to ten minutes each")
     add("--out", type=Path, metavar="FILE", help="write the rows as JSON; rows of other families there are kept")
@@ -71,6 +73,15 @@ def _run(options: argparse.Namespace) -> None:
         say(json.dumps(row))
         if options.out is not None:
             save_rows(options.out, [row])
+        if options.check and not passes(row):
+            notice(f"{name} does not get in as its own library sees it")
+            raise SystemExit(1)
+
+
+def passes(row: dict[str, Any]) -> bool:
+    """Whether a model was exported, and its embeddings are the library's own."""
+    same = row.get("least_cosine", 0) >= LEAST_COSINE and row.get("neighbours") == row.get("pictures")
+    return same and "error" not in row
 
 
 def _row(
