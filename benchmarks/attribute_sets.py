@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ FEWEST_OF_A_NAME = 60
 LEFT_OUT = re.compile(r"^(special|unsorted|computer/icons|shapes/stars)")
 """Folders whose pictures show one thing many times, or nothing that the name says."""
 LARGEST_CLIPART = 512
+MOST_PIXELS = 40_000_000
 
 
 def emoji_labels(split: str, folder: Path, names: tuple[str, ...] = DEMO_NAMES) -> Path:
@@ -95,12 +97,17 @@ def _fetched(folder: Path) -> Path:
 
 
 def _small_copy(source: Path, target: Path) -> bool:
-    """Write a copy on white, at most LARGEST_CLIPART pixels a side; say whether the file is a picture."""
+    """Write a copy on white, at most LARGEST_CLIPART pixels a side; say whether the file is a picture of a usual size."""
     try:
-        with Image.open(source) as opened:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(source)
+        with opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                return False
             opened.thumbnail((LARGEST_CLIPART, LARGEST_CLIPART))
             picture = opened.convert("RGBA")
-    except (OSError, ValueError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return False
     white = Image.new("RGBA", picture.size, "white")
     Image.alpha_composite(white, picture).convert("RGB").save(target)
