@@ -67,6 +67,7 @@ def judged(bundle: Path, labels: dict[str, Path]) -> dict[str, Any]:
         "attributes": confidences.shape[1],
         "test_pictures": len(labelled.files),
         "pairs": len(pairs),
+        "pairs_with_a_true_one": float(both.any(1).mean()),
         "pairing": "groups" if labelled.grouped else "most similar",
         "mean_average_precision": mean_average_precision(labelled.truth, confidences, labelled.groups)[0],
         "calibration_error": reliability(labelled.truth, confidences).error,

@@ -1,7 +1,7 @@
 """Fill docs/attributes.md with the tables of the committed results, and judge the embedded demo's attributes.
 
 python -m tools.attributes           # the tables, from benchmarks/results/attributes
-python -m tools.attributes --demo    # measures first: 100 held-out pairs, and the contact sheet of 20
+python -m tools.attributes --demo    # measures first: all held-out pairs, and the contact sheet of 20
 """
 
 import argparse
@@ -28,8 +28,8 @@ from training.emoji_labels import write_labelled
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, SHEET = DOCS / "attributes.md", DOCS / "attributes.png"
-DEMO = RESULTS / "demo.json"
-PAIRS, SHOWN, SEED = 100, 20, 0
+DEMO, BOTH = RESULTS / "demo.json", RESULTS / "of_both.json"
+PAIRS, SHOWN, SEED = 188, 20, 0
 CELL, NAMED, COLUMNS = 120, 4, 4
 Row = dict[str, Any]
 
@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if parser.parse_args(arguments).demo:
         demo()
     text = PAGE.read_text()
-    for name, table in (("first", first()), ("removal", removal()), ("second", second()), ("demo", demo_table())):
+    tables = {"first": first(), "removal": removal(), "second": second(), "demo": demo_table()}
+    tables |= {"both": both_table(), "named": named_table(), "passes": passes_table(), "places": places_table()}
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: python -m tools.attributes -->", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n\n{table}\n{end}{rest.split(end)[1]}"
@@ -108,6 +110,65 @@ def second() -> str:
     return "\n".join(lines)
 
 
+def of_both(*parts: str) -> list[Row]:
+    return [row for row in json.loads(BOTH.read_text()) if row["part"] in parts]
+
+
+def both_table() -> str:
+    """The first attribute of a pair, by source and ranking."""
+    lines = ["| pictures | network | attributes from | mAP | by confidence | p_q p_r | joint | joint over confidence |"]
+    lines.append("| --- |" + " --- |" * 7)
+    rows = of_both("emoji", "mobilenet", "clipart")
+    for row in rows:
+        what = "clip art" if row["part"] == "clipart" else "emoji"
+        cells = [what, row["network"], row["source"], _interval(row["mean_average_precision"])]
+        cells += [_interval(row["first_true"][name]) for name in ("confidence", "product", "joint")]
+        lines.append(f"| {' | '.join([*cells, _interval(row['gain']['joint'], sign=True)])} |")
+    counts = {row["part"]: (row["pairs"], row["pairs_with_a_true_one"]) for row in rows}
+    each = counts.items()
+    told = "; ".join(f"{part}: {pairs} pairs, {share:.2f} with an attribute true of both" for part, (pairs, share) in each)
+    return "\n".join([*lines, "", f"{told}. {_made(rows)}"])
+
+
+def named_table() -> str:
+    """How many attributes are named from a threshold on, and how many of them are true of both."""
+    rows = of_both("emoji", "mobilenet", "clipart")
+    thresholds = [found["threshold"] for found in rows[0]["named"]]
+    lines = ["| pictures | network | attributes from | a, b, c | error of the joint, of p_q p_r |"]
+    lines[0] += "".join(f" named from {t:g} |" for t in thresholds)
+    lines.append("| --- |" + " --- |" * (4 + len(thresholds)))
+    for row in rows:
+        fitted = ", ".join(f"{v:.2f}" for v in row["joint"])
+        cells = ["clip art" if row["part"] == "clipart" else "emoji", row["network"], row["source"], fitted]
+        cells.append(f"{row['joint_error']:.4f}, {row['product_error']:.4f}")
+        cells += [f"{found['per_pair']:.1f}, {found['true_of_both']:.2f} true" for found in row["named"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def passes_table() -> str:
+    """What the passes add to a probe on the embedding."""
+    lines = ["| network | split | mAP, embedding | with passes | first true of both, embedding | with passes | gain |"]
+    lines.append("| --- |" + " --- |" * 6)
+    rows = of_both("passes")
+    for row in rows:
+        cells = [
+            _interval(row[key][name]) for key in ("mean_average_precision", "first_true") for name in ("embedding", "passes")
+        ]
+        lines.append(
+            f"| {row['network']} | {row['seed']} | {' | '.join(cells)} | {_interval(row['first_true_gain'], sign=True)} |"
+        )
+    return "\n".join([*lines, "", _made(rows)])
+
+
+def places_table() -> str:
+    """Where an attribute of a colour is seen."""
+    lines = ["| map | area under the curve |", "| --- | --- |"]
+    rows = of_both("places")
+    lines += [f"| {row['source']} | {_interval(row['auc'])} |" for row in rows]
+    return "\n".join([*lines, "", f"{rows[0]['maps']} maps of test pictures, {rows[0]['masks']} masks. {_made(rows)}"])
+
+
 def demo() -> None:
     """Write benchmarks/results/attributes/demo.json and the contact sheet."""
     data, explainer = load_emoji(EMOJI, "all"), Explainer()
@@ -129,17 +190,27 @@ def demo_table() -> str:
         "| ranking | first named is true of both | same both ways | drop when it is removed |",
         "| --- | --- | --- | --- |",
     ]
-    for name, words in (("all", "the bundle's"), ("confidence", "confidence alone")):
+    for name, words in (
+        ("joint", "joint, the default"),
+        ("all", "sane, the bundle's phi"),
+        ("confidence", "confidence alone"),
+    ):
         cells = [found["top_true"][name], found["direction_agreement"][name], found["removal"][name]["mean"]]
         lines.append(f"| {words} | {' | '.join(_interval(i) for i in cells)} |")
     for name, words in (("random", "any attribute"), ("random_true", "any true one"), ("best", "best possible")):
         lines.append(f"| {words} | | | {_interval(found['removal'][name]['mean'])} |")
     phi = ", ".join(f"{weight:g}" for weight in found["phi"])
+    joint = found["joint"]
+    named = (
+        f"Named from probability {found['threshold']:g}: {_interval(joint['named_per_pair'])} a pair, of which "
+        f"{_interval(joint['named_true_of_both'])} are true of both; {_interval(joint['pairs_with_a_name'])} of the pairs get "
+        f"one. The gain of joint over confidence alone: {_interval(found['top_true_over_confidence']['joint'], sign=True)}."
+    )
     told = (
         f"{found['pairs']} pairs both ways, seed {found['seed']}, phi {phi}, {found['precision']}, masks {found['masks']}; "
         f"{found['machine']}, onnxruntime {found['onnxruntime']}, commit {found['commit']}."
     )
-    return "\n".join([*lines, "", told])
+    return "\n".join([*lines, "", named, "", told])
 
 
 def sheet(explainer: Explainer, labelled: Labelled) -> Image.Image:
@@ -183,8 +254,14 @@ def _spread(values: Sequence[float], sign: bool = False) -> str:
     return f"{np.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+def _interval(found: dict[str, float], sign: bool = False) -> str:
+    mean, low, high = (f"{found[key]:{'+' if sign else ''}.3f}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def _made(rows: Sequence[Row]) -> str:
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    return f"{rows[0]['machine']}, onnxruntime {rows[0]['onnxruntime']}, commit {commits}."
 
 
 def _told(rows: Sequence[Row]) -> str:
