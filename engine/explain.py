@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from engine.assemble import JOINT, RANKED_BY
+from engine.assemble import JOINT, RANKED_BY, SANE
 from engine.errors import OptionError
 from engine.explainer import Explainer
 from engine.explanation import DRAWN, Explanation, Originals, checked_suffix
@@ -222,7 +222,7 @@ def _rather_than(explanation: Explanation) -> str:
 
 def _attribute_lines(explanation: Explanation, top: int) -> list[str]:
     """A line for each attribute of the match, and one for each kind of difference."""
-    has_prior = explanation.phi is not None and explanation.phi[2] != 0
+    has_prior = explanation.ranking == SANE and explanation.phi is not None and explanation.phi[2] != 0
     lines = []
     for group in attribute_groups(explanation, top):
         if group.main:
