@@ -39,14 +39,29 @@ class _Tried:
     worse: float
 
 
+@dataclasses.dataclass(frozen=True)
+class _Ranked:
+    """What groups of nodes cost. order: of the groups, the costliest first; costs: for people; tried: the fidelity with so
+    many of them in fp32
+    """
+
+    groups: list[list[str]]
+    order: list[int]
+    costs: str
+    tried: dict[int, float]
+
+
 class Int8Search:
     """The search for one target. file: of the graph; until: seconds of the keeper's clock at which it ends"""
 
     def __init__(self, trials: GraphTrials, file: str, target: str, until: float) -> None:
         self._trials, self._keeper = trials, trials.keeper
         self._file, self._target, self._until = file, target, until
+        self._goal = GOAL
         self._tried: list[_Tried] = []
         self._build_seconds = 0.0
+        self._last: tuple[Quantizer, str] | None = None
+        self._ranked: _Ranked | None = None
 
     def run(self) -> Found:
         """Return the graph to write. Speed is looked at first: what gains nothing needs no calibration and no search."""
@@ -56,11 +71,11 @@ class Int8Search:
             self._say(f"{gain:.2f} times as fast as fp32 with all nodes in int8")
             if gain <= 1:
                 return Found(None, f"left out, because int8 is only {gain:.2f} times as fast as fp32 on this processor")
-        quantizer, calibration = self._trials.quantizer(self._target, False)
+        self._last = quantizer, calibration = self._trials.quantizer(self._target, False)
         if self._try(quantizer, calibration, (), gain):
             return self._best()
         if is_transformer(self._trials.model):
-            quantizer, calibration = self._trials.quantizer(self._target, True)
+            self._last = quantizer, calibration = self._trials.quantizer(self._target, True)
             if self._try(quantizer, calibration, ()):
                 return self._best()
         if gain is not None and gain < LEAST_GAIN_TO_SEARCH:
@@ -72,22 +87,31 @@ class Int8Search:
             )
         return self._leave_nodes(quantizer, calibration)
 
+    def again(self, until: float) -> Found:
+        """Return a graph of a stricter search, for one that passed the search and not the report. until: as above"""
+        if self._last is None:
+            return self._best()
+        self._goal, self._until = 1 - (1 - self._goal) / 2, until
+        self._say(f"the report's pictures are harder: {self._goal:g} wanted now")
+        return self._leave_nodes(*self._last)
+
     def _leave_nodes(self, quantizer: Quantizer, calibration: str) -> Found:
         """Return a faithful graph with the costliest nodes in fp32, or the most faithful one and what the nodes cost."""
-        groups = self._groups(quantizer.candidates())
-        errors = self._errors(quantizer, groups)
-        order = sorted(errors, key=lambda i: -errors[i])
+        ranked = self._ranked = self._ranked or self._rank(quantizer)
+        groups, order, costs = ranked.groups, ranked.order, ranked.costs
         if not order:
             return self._best("the time limit ended the search for nodes to leave in fp32: give a larger --time-limit")
-        costs = _costs([groups[i] for i in order], [errors[i] for i in order])
-        self._say(costs)
-        low, high = 0, len(order)  # so many groups in fp32 are too few, and enough or too slow
-        count = (len(order) + 1) // 2  # with more nodes in fp32 there is little left to gain
+        low = max((n for n, worse in ranked.tried.items() if worse < self._goal), default=0)
+        high = len(order)  # so many groups in fp32 are too few, and enough or too slow
+        count = (low + high + 1) // 2  # with more nodes in fp32 there is little left to gain
         while low < count < high:
             if self._until - self._keeper.spent < self._try_seconds:
                 return self._best(f"the time limit ended the search for nodes to leave in fp32; {costs}")
             kept = [name for i in sorted(order[:count]) for name in groups[i]]
-            if self._try(quantizer, calibration, kept) is not False:
+            good = self._try(quantizer, calibration, kept)
+            if good is not None:
+                ranked.tried[count] = self._tried[-1].worse
+            if good is not False:
                 high = count
             elif high == len(order):
                 break
@@ -95,6 +119,16 @@ class Int8Search:
                 low = count
             count = (low + high) // 2
         return self._best(costs)
+
+    def _rank(self, quantizer: Quantizer) -> "_Ranked":
+        """Measure what groups of nodes cost, each alone in int8."""
+        groups = self._groups(quantizer.candidates())
+        errors = self._errors(quantizer, groups)
+        order = sorted(errors, key=lambda i: -errors[i])
+        costs = _costs([groups[i] for i in order], [errors[i] for i in order]) if order else ""
+        if costs:
+            self._say(costs)
+        return _Ranked(groups, order, costs, {})
 
     def _try(self, quantizer: Quantizer, calibration: str, kept: Sequence[str], speed: float | None = None) -> bool | None:
         """Make and compare a graph; say whether it is faithful, None if it is too slow to be compared.
@@ -115,16 +149,16 @@ class Int8Search:
             return None
         found = self._trials.agreement(made)
         self._tried.append(_Tried(made, found.worse))
-        self._say(f"{what}: map correlation {found.mean:.5f} (nine of ten {found.p10:.5f}), {GOAL} wanted")
-        return found.worse >= GOAL
+        self._say(f"{what}: map correlation {found.mean:.5f} (nine of ten {found.p10:.5f}), {self._goal:g} wanted")
+        return found.worse >= self._goal
 
     def _best(self, remark: str = "") -> Found:
         """Return the fastest faithful graph that was tried, the one with fewest nodes in fp32 if no speed was measured; if
         none is faithful, the most faithful one. remark: why no better one was found
         """
-        faithful = [t for t in self._tried if t.worse >= GOAL]
+        faithful = [t for t in self._tried if t.worse >= self._goal]
         if faithful:
-            return Found(max(faithful, key=lambda t: (t.made.speed or 0, -len(t.made.kept_fp32))).made)
+            return Found(max(faithful, key=lambda t: (t.made.speed or 0, -len(t.made.kept_fp32))).made, remark)
         if not self._tried:
             return Found(None, f"left out: {remark}")
         return Found(max(self._tried, key=lambda t: t.worse).made, remark)

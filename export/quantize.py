@@ -67,9 +67,12 @@ def export_quantized(
     keeper.say(f"read {len(pictures.calibration)} pictures to calibrate on, {len(pictures.held_out)} for the report")
     with tempfile.TemporaryDirectory() as folder:
         trials = GraphTrials(before, pictures, Path(folder), keeper)
-        found = _search(trials, targets)
-        made = [one.made for one in found.values() if one.made is not None]
-        report = _report(before, pictures, trials, made) if made else None
+        searches, found = _search(trials, targets)
+        made, report = _reported(before, pictures, trials, found)
+        failed = [] if report is None else [f for f in searches if f in report.graphs and not report.graphs[f].passes]
+        if failed and keeper.left > 2 * _reserved(trials, len(made)):
+            found |= {file: searches[file].again(keeper.limit - _reserved(trials, len(made))) for file in failed}
+            made, report = _reported(before, pictures, trials, found)
     if report is not None:
         _write(before, made, report)
         keeper.say("done")
@@ -78,20 +81,34 @@ def export_quantized(
     return Quantized(report, remarks, pictures.unreadable)
 
 
-def _search(trials: GraphTrials, targets: Sequence[str]) -> dict[str, Found]:
-    """Return the graphs to write by the names of their files."""
+def _reserved(trials: GraphTrials, graphs: int) -> float:
+    """Return the seconds that a short report takes. graphs: how many, beside fp32"""
+    return RESERVED_QUERIES * COMPARED_MASKS * trials.pass_seconds * (1 + graphs)
+
+
+def _reported(
+    before: Bundle, pictures: Pictures, trials: GraphTrials, found: dict[str, Found]
+) -> tuple[list[QuantizedGraph], Report | None]:
+    """Return the graphs that were found, and their report if there are any."""
+    made = [one.made for one in found.values() if one.made is not None]
+    return made, _report(before, pictures, trials, made) if made else None
+
+
+def _search(trials: GraphTrials, targets: Sequence[str]) -> tuple[dict[str, Int8Search], dict[str, Found]]:
+    """Return the searches for int8, and all graphs to write, by the names of their files."""
     keeper = trials.keeper
     files = {"cpu": INT8_CPU, "gpu": INT8_GPU}
     targets = [target for target in TARGETS if target in targets]
     # runs of fp32, of an int8 graph for each target and, for GPUs, of fp16
-    reserved = RESERVED_QUERIES * COMPARED_MASKS * trials.pass_seconds * (1 + len(targets) + ("gpu" in targets))
-    found = {}
+    reserved = _reserved(trials, len(targets) + ("gpu" in targets))
+    searches, found = {}, {}
     for i, target in enumerate(targets):
         share = max(keeper.left - reserved, keeper.left / 2) / (len(targets) - i)
-        found[files[target]] = Int8Search(trials, files[target], target, keeper.spent + share).run()
+        search = searches[files[target]] = Int8Search(trials, files[target], target, keeper.spent + share)
+        found[files[target]] = search.run()
     if "gpu" in targets:
         found[FP16] = Found(trials.fp16(FP16))
-    return found
+    return searches, found
 
 
 def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[QuantizedGraph]) -> Report:

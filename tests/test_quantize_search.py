@@ -211,6 +211,16 @@ def test_what_does_not_pass_says_which_nodes_cost_what(
     assert re.match(rf"{INT8_CPU}: costliest nodes.*: node_\w+ [\d.e-]+, node_\w+ .*; the cheapest of 5 costs", lines[1])
 
 
+def test_what_passes_the_search_and_not_the_report_is_searched_again(
+    bundles: dict[str, Path], images: Path, tmp_path: Path, few: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few.setattr("export.int8_search.GOAL", -1.0)  # all nodes in int8 are good enough, until the report
+    few.setattr("engine.bundle.report.FAITHFUL", 1.1)
+    done = export_quantized(copy_bundle(bundles["wide"], tmp_path / "bundle"), images, ["cpu"], quiet=False)
+    assert "harder: 0 wanted now" in capsys.readouterr().err
+    assert done.remarks[INT8_CPU].startswith("costliest nodes")
+
+
 def test_the_time_limit_ends_the_search_and_the_report(
     bundles: dict[str, Path], tmp_path: Path, few: pytest.MonkeyPatch
 ) -> None:

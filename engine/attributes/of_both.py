@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.attributes.probability import joint_probability, only_probability
-from engine.attributes.ranking import Activations, RankedAttributes, match, opposing_attributes
+from engine.attributes.ranking import Activations, RankedAttributes, best_first, match, opposing_attributes
 from engine.attributes.table import Attribute, AttributeTable, prior_of
 
 NOT_KNOWN = "the reference's attributes are not known: they are ranked by the query's alone"
@@ -39,21 +39,21 @@ def rank_of_both(
     """
     agreement, ours = match(query, saliencies), query.confidences
     against = opposing_attributes(table, query, saliencies, agreement, top)
+    every = joint_probability(ours, known.confidences, table.joint)  # (R, A)
+    here, there = only_probability(ours, known.confidences), only_probability(known.confidences, ours)
     found = []
     for row, theirs in enumerate(known.confidences):
         named = _Namer(table, query, agreement[row], top)
         if np.isnan(theirs).any():
             found.append(RankedAttributes(named(ours, None), against[row], note=NOT_KNOWN))
             continue
-        both = joint_probability(ours, theirs, table.joint)
-        only_query, only_reference = only_probability(ours, theirs), only_probability(theirs, ours)
         elsewhere = known.maps[row]
         found.append(
             RankedAttributes(
-                named(both, theirs),
+                named(every[row], theirs),
                 against[row],
-                named(only_query, theirs),
-                named(only_reference, theirs, (None,) * len(ours) if elsewhere is None else elsewhere),
+                named(here[row], theirs),
+                named(there[row], theirs, (None,) * len(ours) if elsewhere is None else elsewhere),
             )
         )
     return found
@@ -99,8 +99,6 @@ class _Namer:
         theirs: (A,), the reference's confidences; None: not known; maps: (A, h, w) of the attributes; None: the query's
         """
         maps = self._query.maps if maps is None else maps
-        order = np.argsort(-scores, kind="stable")
-        order = order[scores[order] >= self._table.threshold][: self._top]
         return tuple(
             Attribute(
                 self._table.names[i],
@@ -111,5 +109,5 @@ class _Namer:
                 maps[i],
                 None if theirs is None else float(theirs[i]),
             )
-            for i in order.tolist()
+            for i in best_first(scores, scores >= self._table.threshold, self._top)
         )

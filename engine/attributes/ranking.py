@@ -48,12 +48,15 @@ class Ranking:
 
     agreement: (R, A) float64, Pearson correlations in [-1, 1], 0 where either map is constant
     scores: (R, A) float64, phi_1 * confidence + phi_2 * agreement + phi_3 * prior
-    order: (R, A) int, attributes best first; equal ones in the order of the table
     """
 
     agreement: np.ndarray
     scores: np.ndarray
-    order: np.ndarray
+
+    @functools.cached_property
+    def order(self) -> np.ndarray:
+        """(R, A) int, attributes best first; equal ones in the order of the table."""
+        return np.argsort(-self.scores, axis=1, kind="stable")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +110,7 @@ def rank(table: AttributeTable, activations: Activations, saliencies: np.ndarray
     agreement = match(activations, saliencies, by_opposing)
     first, second, third = table.weights
     scores = first * activations.confidences + second * agreement + third * prior_of(table)
-    return Ranking(agreement, scores, np.argsort(-scores, axis=1, kind="stable"))
+    return Ranking(agreement, scores)
 
 
 def name_attributes(
@@ -121,12 +124,12 @@ def name_attributes(
 
     allowed: (R, A) bool, the attributes that may be named; None for all
     """
-    confident = np.broadcast_to(activations.confidences >= table.threshold, ranking.order.shape)
-    nameable = np.take_along_axis(confident if allowed is None else confident & allowed, ranking.order, axis=1)
+    confident = np.broadcast_to(activations.confidences >= table.threshold, ranking.scores.shape)
+    nameable = confident if allowed is None else confident & allowed
     confidences, prior = activations.confidences.tolist(), prior_of(table).tolist()
     found = []
-    for order, keep, scores, agreement in zip(ranking.order, nameable, ranking.scores, ranking.agreement, strict=True):
-        which = order[keep][:top].tolist()
+    for keep, scores, agreement in zip(nameable, ranking.scores, ranking.agreement, strict=True):
+        which = best_first(scores, keep, top)
         found.append(
             tuple(
                 Attribute(
@@ -135,6 +138,16 @@ def name_attributes(
                 for i in which
             )
         )
+    return found
+
+
+def best_first(scores: np.ndarray, allowed: np.ndarray, top: int | None) -> list[int]:
+    """Return which of the allowed ones have the largest scores, best first, at most `top`; equal ones in their own order.
+
+    scores: (A,) float; allowed: (A,) bool. Few of many are allowed: only these are sorted.
+    """
+    which = np.flatnonzero(allowed)
+    found: list[int] = which[np.argsort(-scores[which], kind="stable")][:top].tolist()
     return found
 
 
