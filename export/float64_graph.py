@@ -128,10 +128,12 @@ def _window_entries(x: np.ndarray, options: dict[str, Any], fill: float) -> list
         # in ceil_mode one more window may reach beyond the padding, if it begins before the padding at the end
         more = bool(options["ceil_mode"]) and (size - span) % stride > 0 and count * stride < size - end
         counts.append(count + more)
-    missing = [max((c - 1) * s + p - n, 0) for c, s, p, n in zip(counts, strides, spans, sizes, strict=True)]
+    seen = [min(k, -(-n // d)) for k, d, n in zip(kernel, dilations, sizes, strict=True)]  # places that see any pixel
+    reach = [d * (k - 1) + 1 for k, d in zip(seen, dilations, strict=True)]
+    missing = [max((c - 1) * s + p - n, 0) for c, s, p, n in zip(counts, strides, reach, sizes, strict=True)]
     x = np.pad(x, [(0, 0), (0, 0), *((0, m) for m in missing)], constant_values=min(fill, 0.0))
     entries = []
-    for place in np.ndindex(*kernel):
+    for place in np.ndindex(*seen):
         ranges = zip(place, dilations, strides, counts, strict=True)
         box = (slice(None), slice(None), *(slice(d * i, d * i + s * (c - 1) + 1, s) for i, d, s, c in ranges))
         entries.append(x[box])

@@ -76,6 +76,7 @@ def test_a_mean_over_a_window_far_larger_than_the_map_is_that_of_the_map() -> No
     (F.avg_pool2d(leaf, 2000, 2000, ceil_mode=True).flatten(1) * torch.from_numpy(v)).sum().backward()
     assert leaf.grad is not None
     np.testing.assert_allclose(run(with_gradient(LightGraph.of(model), "dot"), x, v)[1], leaf.grad.numpy(), atol=1e-6)
+    assert "float64" in checked(with_gradient(LightGraph.of(model), "dot"), model, "dot", x)
 
 
 REFUSED = {
