@@ -10,6 +10,7 @@ probe on the embedding alone; `passes`, a probe on the embedding and the mean of
     mobilenet   MobileNetV2 with ImageNet's weights at 224 pixels, the same emoji
     clipart     MobileNetV2, Debian's openclipart-png: attributes are the names of the folders
     passes      three splits of the training pictures, the demo network and MobileNetV2 at 96 pixels
+    texts       a text tower trained to the demo's embeddings on the emoji's names: attributes without labels
     places      where an attribute of a colour is seen, against the pixels of that colour
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 from benchmarks.attribute_places import places
 from benchmarks.attribute_sets import DEMO_NAMES, clipart, emoji_labels, mobilenet_bundle
 from benchmarks.attribute_sources import by_passes, demo_copy, judged, with_embedding_only, with_probes
+from benchmarks.attribute_texts import by_text
 from benchmarks.record import circumstances
 from benchmarks.settings import chosen_names
 from engine.evaluate.bootstrap import json_ready
@@ -93,6 +95,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "mobilenet": mobilenet,
     "clipart": clipart_rows,
     "passes": passes,
+    "texts": lambda: by_text(CACHE),
     "places": lambda: places(CACHE),
 }
 

@@ -100,6 +100,27 @@ def test_each_planted_tile_matches_its_partner_best(method: Rise, tmp_path: Path
     assert explanation.correspondence_reliability > 0.5
 
 
+@pytest.mark.parametrize("method", METHODS[:3], ids=lambda m: f"{m.name} {m.estimator}")
+def test_rather_than_tells_two_planted_regions_apart(method: Rise | Window, tmp_path: Path) -> None:
+    """Red speaks for the red reference, green for the other one, and blue, which both lack, for neither."""
+    query = np.zeros((SIDE, SIDE, 3), np.uint8)
+    places = {(255, 0, 0): (1, 1), (0, 255, 0): (5, 5), (0, 0, 255): (1, 5)}
+    for colour, (row, column) in places.items():
+        query[row * TILE : (row + 2) * TILE, column * TILE : (column + 2) * TILE] = colour
+    red, green = (np.full((SIDE, SIDE, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 200, 0)))
+    told = colours(tmp_path, "dot").prepare(query, method).explain(red, rather_than=green)
+    means = {c: told.saliency[r * TILE : (r + 2) * TILE, k * TILE : (k + 2) * TILE].mean() for c, (r, k) in places.items()}
+    for_red, for_green, for_neither = means.values()
+    assert for_red > for_neither > for_green
+    assert for_red - for_neither == pytest.approx(for_neither - for_green, rel=0.25)
+    top, left = np.unravel_index(told.saliency.argmax(), told.saliency.shape)
+    low, right = np.unravel_index(told.saliency.argmin(), told.saliency.shape)
+    assert TILE - 4 <= top < 3 * TILE + 4
+    assert TILE - 4 <= left < 3 * TILE + 4
+    assert 5 * TILE - 4 <= low < 7 * TILE + 4
+    assert 5 * TILE - 4 <= right < 7 * TILE + 4
+
+
 def test_a_network_that_hashes_pixels_matches_tiles_at_chance(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     weights = random.normal(size=(3 * SIDE * SIDE, 32)).astype(np.float32) * 100

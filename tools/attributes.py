@@ -118,7 +118,7 @@ def both_table() -> str:
     """The first attribute of a pair, by source and ranking."""
     lines = ["| pictures | network | attributes from | mAP | by confidence | p_q p_r | joint | joint over confidence |"]
     lines.append("| --- |" + " --- |" * 7)
-    rows = of_both("emoji", "mobilenet", "clipart")
+    rows = of_both("emoji", "texts", "mobilenet", "clipart")
     for row in rows:
         what = "clip art" if row["part"] == "clipart" else "emoji"
         cells = [what, row["network"], row["source"], _interval(row["mean_average_precision"])]
