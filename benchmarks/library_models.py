@@ -23,12 +23,12 @@ def settle(module: nn.Module, run: Callable[[], object]) -> nn.Module:
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
-        for norm in norms:
-            if norm.weight.abs().mean() < FAINT:  # some libraries start batch norms near zero
-                norm.weight.uniform_(0.5, 1.5)
         for name, parameter in module.named_parameters():
             if parameter.numel() > 1 and parameter.abs().max() < TINY:
                 parameter.normal_(0.0 if name.endswith("bias") or not parameter.any() else 0.5, SPREAD)
+        for norm in norms:
+            if norm.weight.abs().mean() < FAINT:  # some libraries start batch norms near zero
+                norm.weight.uniform_(0.5, 1.5)
         for part in module.modules() if norms else []:
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight)
