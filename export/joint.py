@@ -13,8 +13,9 @@ NEWTON_STEPS_OF_JOINT = 50
 LEAST_PAIRS_OF_JOINT = 20
 """With fewer pairs nothing is fitted."""
 JOINT_METHOD = (
-    "sigmoid(a min + b max + c) of the two confidences' logits, the most likely a, b, c over all pairs and attributes; kept "
-    "if they fit pairs of the other half of the groups better than the product of the confidences does (log loss)"
+    "sigmoid(a min + b max + c) of the two confidences' logits, the most likely a, b, c over all pairs and attributes; kept, "
+    "if neither a nor b is below 0, where they fit pairs of the other half of the groups better than the product does "
+    "(log loss)"
 )
 
 
@@ -48,7 +49,9 @@ def fit_joint(query: np.ndarray, reference: np.ndarray, both: np.ndarray, first_
         )
     errors = reliability(both, product).error, reliability(both, held_out).error
     better = log_loss(logits(held_out), both) < log_loss(logits(product), both)
-    return JointFit(most_likely(query, reference, both) if better else None, len(both), *errors)
+    fitted = most_likely(query, reference, both)
+    grows = min(fitted[:2]) >= 0  # with either confidence; else these confidences say nothing
+    return JointFit(fitted if better and grows else None, len(both), *errors)
 
 
 def most_likely(query: np.ndarray, reference: np.ndarray, both: np.ndarray) -> Joint:

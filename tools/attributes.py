@@ -111,7 +111,8 @@ def second() -> str:
 
 
 def of_both(*parts: str) -> list[Row]:
-    return [row for row in json.loads(BOTH.read_text()) if row["part"] in parts]
+    rows = [row for row in json.loads(BOTH.read_text()) if row["part"] in parts]
+    return sorted(rows, key=lambda row: parts.index(row["part"]))
 
 
 def both_table() -> str:
@@ -203,8 +204,8 @@ def demo_table() -> str:
     joint = found["joint"]
     named = (
         f"Named from probability {found['threshold']:g}: {_interval(joint['named_per_pair'])} a pair, of which "
+        f"{_interval(joint['named_true_of_both'])} are true of both; {_interval(joint['pairs_with_a_name'])} of the pairs get "
         f"one. Gain of joint over confidence alone: {_interval(found['top_true_over_confidence']['joint'], sign=True)}."
-        f"one. The gain of joint over confidence alone: {_interval(found['top_true_over_confidence']['joint'], sign=True)}."
     )
     told = (
         f"{found['pairs']} pairs both ways, seed {found['seed']}, phi {phi}, {found['precision']}, masks {found['masks']}; "
@@ -244,7 +245,7 @@ def _cell(explanation: Explanation, true: set[str]) -> Image.Image:
         text = f"{a.name}  {a.confidence:.2f}  match {a.match:+.2f}  prior {a.prior:.2f}"
         draw.text((6, CELL + i * line), text, "#1c1c1e" if a.name in true else "#c8401e", font)
     if not explanation.attributes:
-        draw.text((6, CELL), "no word reaches the threshold", "#6e6e73", font)
+        draw.text((6, CELL), "no attribute reaches the threshold", "#6e6e73", font)
     return cell
 
 
