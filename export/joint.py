@@ -13,8 +13,8 @@ NEWTON_STEPS_OF_JOINT = 50
 LEAST_PAIRS_OF_JOINT = 20
 """With fewer pairs nothing is fitted."""
 JOINT_METHOD = (
-    "sigmoid(a min + b max + c) of the two confidences' logits, the most likely a, b, c over all pairs and attributes; kept, "
-    "if neither a nor b is below 0, where they fit pairs of the other half of the groups better than the product does "
+    "sigmoid(a min + b max + c) of the two confidences' logits, the most likely a, b, c over all pairs and attributes; "
+    "kept, if neither a nor b is below 0, where they fit pairs of the other half of the groups better than the product does "
     "(log loss)"
 )
 

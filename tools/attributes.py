@@ -204,8 +204,8 @@ def demo_table() -> str:
     joint = found["joint"]
     named = (
         f"Named from probability {found['threshold']:g}: {_interval(joint['named_per_pair'])} a pair, of which "
-        f"{_interval(joint['named_true_of_both'])} are true of both; {_interval(joint['pairs_with_a_name'])} of the pairs get "
-        f"one. Gain of joint over confidence alone: {_interval(found['top_true_over_confidence']['joint'], sign=True)}."
+        f"{_interval(joint['named_true_of_both'])} are true of both; {_interval(joint['pairs_with_a_name'])} of the pairs "
+        f"get one. Gain of joint over confidence alone: {_interval(found['top_true_over_confidence']['joint'], sign=True)}."
     )
     told = (
         f"{found['pairs']} pairs both ways, seed {found['seed']}, phi {phi}, {found['precision']}, masks {found['masks']}; "
