@@ -164,6 +164,7 @@ def test_html_is_self_contained_and_escaped(explanation: Explanation) -> None:
     assert text.count("<section>") == 2
     assert f"{explanation.similarity:.3f}" in text
     assert explanation._repr_html_().count("<img") == 3
+    assert "<canvas" not in explanation._repr_html_()  # notebooks have neither the page's style nor its scripts
 
 
 def test_other_suffixes_and_places_are_refused(explanation: Explanation, tmp_path: Path) -> None:

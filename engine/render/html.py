@@ -107,7 +107,7 @@ def section(explanation: Findings, number: int, count: int, shown: Sequence[Pane
     notes = "".join(f"<p class=by>{escaped(note)}</p>" for note in explanation.notes)
     return (
         f"<section><h2>{which}{escaped(headline(explanation))}</h2><p class=by>{escaped(byline(explanation))}</p>"
-        f"{figure(explanation, has_tiles(explanation), shown)}{attribute_tables(explanation)}{notes}"
+        f"{figure(explanation, has_tiles(explanation), shown, in_page=True)}{attribute_tables(explanation)}{notes}"
         f"<details><summary>All numbers</summary><dl>{rows}</dl></details></section>"
     )
 
@@ -117,10 +117,11 @@ def has_tiles(explanation: Findings) -> bool:
     return explanation.correspondence is not None and max(explanation.correspondence.shape) <= LARGEST_TILED
 
 
-def figure(explanation: Findings, tiles: bool = False, shown: Sequence[Panel] | None = None) -> str:
+def figure(explanation: Findings, tiles: bool = False, shown: Sequence[Panel] | None = None, in_page: bool = False) -> str:
     """Return the panels, with inline styles because notebooks show them without the page.
 
     tiles: add tiles for the page's script; otherwise the strongest links are drawn; shown: see `page`
+    in_page: add layers for the page's other script, which shows where an attribute is seen
     """
     if not tiles:
         shown = linked_panels(explanation, shown)
@@ -141,7 +142,7 @@ def figure(explanation: Findings, tiles: bool = False, shown: Sequence[Panel] | 
             "Point at, tap, or move with the arrow keys over either picture: the other lights up where it matches, "
             f"most at the best match ({reliability_text(explanation)})."
         )
-    for panel in shown:
+    for panel in shown if in_page else ():
         if panel.caption in ("query", "reference"):
             layers[panel.caption] = layers.get(panel.caption, "") + where_canvas(panel.caption, inset(panel).lstrip(";"))
     drawn = "".join(
