@@ -57,21 +57,23 @@ def _run(options: argparse.Namespace) -> str:
             from export.tensorrt import build_engines  # noqa: PLC0415
 
             return build_engines(options)
-        if options.command == "attributes" and (options.labels or options.vectors):
-            from export.attribute_handlers import fitted_attributes  # noqa: PLC0415
+        if _needs_no_torch(options):
+            from export.attribute_handlers import calibrated, fitted_attributes  # noqa: PLC0415
 
-            return fitted_attributes(options)
-        if options.command == "calibrate":
-            from export.attribute_handlers import calibrated  # noqa: PLC0415
-
-            return calibrated(options)
+            return calibrated(options) if options.command == "calibrate" else fitted_attributes(options)
         from export.handlers import run_handler  # noqa: PLC0415
 
         return run_handler(options)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "onnx", "onnx_ir", "onnxscript"):
             raise
-        raise OptionError(f"{error.name} is not installed: pip install 'sane-engine[cpu,export]'") from error
+        extra = "attributes" if _needs_no_torch(options) else "export"
+        raise OptionError(f"{error.name} is not installed: pip install 'sane-engine[cpu,{extra}]'") from error
+
+
+def _needs_no_torch(options: argparse.Namespace) -> bool:
+    from_data = options.command == "attributes" and bool(options.labels or options.vectors)
+    return from_data or options.command == "calibrate"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from export_models import ConvNet, LastNet
-from helpers import copy_bundle, error_line
+from helpers import copy_bundle, error_line, python
 from PIL import Image
 from torch import Tensor, nn
 
@@ -169,6 +169,13 @@ def test_a_probed_bundle_explains(bundles: dict[str, Path], labels: Path, tmp_pa
     assert shown.attributes[0].map.shape == (8, 8)
     assert bare.attributes[0].reference_confidence is not None  # by the probe on the embedding
     assert not bare.notes
+
+
+def test_attributes_from_data_need_no_pytorch() -> None:
+    done = python("-c", "import export.attribute_handlers, sys; print(sorted(sys.modules))")
+    assert done.returncode == 0, done.stderr
+    assert "'onnx'" in done.stdout
+    assert "'torch'" not in done.stdout
 
 
 def test_passes_are_for_networks_without_taps(bundles: dict[str, Path], labels: Path, tmp_path: Path) -> None:
