@@ -10,6 +10,7 @@ from engine.evaluate.recognition import reliability
 from export.logistic import log_loss
 
 NEWTON_STEPS_OF_JOINT = 50
+HALVINGS_OF_JOINT = 30
 LEAST_PAIRS_OF_JOINT = 20
 """With fewer pairs nothing is fitted."""
 JOINT_METHOD = (
@@ -55,19 +56,27 @@ def fit_joint(query: np.ndarray, reference: np.ndarray, both: np.ndarray, first_
 
 
 def most_likely(query: np.ndarray, reference: np.ndarray, both: np.ndarray) -> Joint:
-    """Return the most likely a, b and c, by Newton's method; arguments as in `fit_joint`."""
+    """Return the most likely a, b and c, by Newton's method; a step is halved while the loss rises.
+
+    Arguments as in `fit_joint`.
+    """
     ours, theirs = logits(query).ravel(), logits(reference).ravel()
     x = np.column_stack([np.minimum(ours, theirs), np.maximum(ours, theirs), np.ones(len(ours))])
-    y, w = both.ravel().astype(np.float64), np.array([1.0, 0.0, 0.0])
+    y, w = both.ravel().astype(np.float64), np.zeros(3)
     ridge = 1e-6 * np.eye(3)
-    loss = np.inf
+    loss = log_loss(x @ w, y)
     for _ in range(NEWTON_STEPS_OF_JOINT):
-        z = x @ w
-        now = float((np.logaddexp(0, z) - y * z).mean())
+        p = sigmoid(x @ w)
+        hessian = (x * (p * (1 - p))[:, None]).T @ x / len(y) + ridge
+        step = np.linalg.solve(hessian, x.T @ (p - y) / len(y))
+        now = log_loss(x @ (w - step), y)
+        for _ in range(HALVINGS_OF_JOINT):
+            if now <= loss:
+                break
+            step /= 2
+            now = log_loss(x @ (w - step), y)
         if loss - now < 1e-12:
             break
-        loss, p = now, sigmoid(z)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x / len(y) + ridge
-        w = w - np.linalg.solve(hessian, x.T @ (p - y) / len(y))
+        w, loss = w - step, now
     a, b, c = (float(np.float32(v)) for v in w)
     return a, b, c

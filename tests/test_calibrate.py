@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from engine import Explainer, OptionError
-from engine.attributes.probability import joint_probability, logits
+from engine.attributes.probability import joint_probability
 from engine.attributes.table import AttributeTable
 from engine.bundle import ATTRIBUTES, CALIBRATION, SUMS, demo_bundle, load_bundle
 from engine.evaluate.network_outputs import NetworkOutputs
@@ -261,9 +261,18 @@ def test_the_joint_probability_is_fitted_where_it_fits_better() -> None:
     assert (few.joint, few.fitted_error, few.pairs) == (None, None, 10)
     # what cannot be better than the product is not kept: pairs that do not tell
     assert fit_joint(ours, theirs, independent, np.ones(400, bool)).joint is None
-    z = np.column_stack([np.minimum(logits(ours), logits(theirs)).ravel(), np.maximum(logits(ours), logits(theirs)).ravel()])
+
+
+@pytest.mark.parametrize("centre", [-1, -4, -8])
+def test_the_joint_fit_is_the_most_likely_one_however_small_the_confidences(centre: int) -> None:
+    """A full step of Newton's method overshoots where the confidences are far too small, as those of a softmax are."""
+    random = np.random.default_rng(0)
+    shown = random.normal(size=(400, 12))
+    drawings = centre + shown + 2 * random.normal(size=(2, 400, 12))
+    both = shown + random.normal(size=(400, 12)) > 2
+    z = np.column_stack([drawings.min(0).ravel(), drawings.max(0).ravel()])
     wanted = LogisticRegression(C=1e12, tol=1e-10, max_iter=10_000).fit(z, both.ravel())
-    assert most_likely(ours, theirs, both) == pytest.approx((*wanted.coef_[0], wanted.intercept_[0]), abs=1e-3)
+    assert most_likely(*sigmoid(drawings), both) == pytest.approx((*wanted.coef_[0], wanted.intercept_[0]), abs=1e-3)
 
 
 def planted_labels(explainer: Explainer, folder: Path, count: int = 60) -> Path:
