@@ -197,9 +197,9 @@ def _add_calibrate(commands: Subcommands) -> None:
         "into probabilities (Platt scaling), and choose the weights of confidence, match and prior by attribute removal. "
         "This writes attributes.json and calibration.json into the bundle; the model stays the same. Pairs are compared "
         "without a condition. Use pictures that neither network was trained on.",
-        epilog="FILE is a CSV with the columns image,group,attributes. image: a file below DIR. group: any text; pictures "
-        "of one group match each other (without this column each picture is paired with the one most similar to it). "
-        "attributes: names separated by semicolons.",
+        epilog="FILE is a CSV with the columns image,group,attributes; commas, semicolons or tabs separate them. image: a "
+        "file below DIR. group: any text; pictures of one group match each other (without this column each is paired "
+        "with the one most similar to it). attributes: names separated by semicolons.",
         allow_abbrev=False,
     )
     parser.add_argument("bundle", type=Path, help="the bundle's folder")

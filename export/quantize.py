@@ -62,6 +62,8 @@ def export_quantized(
         raise OptionError(f"targets must be some of {', '.join(TARGETS)}, got {', '.join(targets) or 'none'}")
     keeper = Timekeeper(time_limit, quiet)
     before = load_bundle(bundle)
+    if before.manifest.base.second_input is not None:
+        raise OptionError(f"{bundle} takes two pictures at once: only networks of one picture are quantized; use it in fp32")
     check_free(bundle)
     pictures = read_masked(images, before.manifest.preprocessing, keeper)
     keeper.say(f"read {len(pictures.calibration)} pictures to calibrate on, {len(pictures.held_out)} for the report")

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from engine import BundleError, Explainer, ImageError, LearnedMask, Lime, OptionError, ProviderError, Rise, Window
@@ -161,3 +162,23 @@ def test_a_changed_graph_is_noticed(regions: Path, tmp_path: Path) -> None:
 
     with pytest.raises(BundleError, match="canonical"):
         open_graph(wrong, bundle.manifest.base, "cpu", None)
+
+
+def test_what_needs_an_embedding_is_refused_in_one_line(
+    regions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(4):
+        Image.fromarray(bright(i)).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,{i // 2},bright" for i in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,group,attributes", *rows]) + "\n")
+    np.savez(tmp_path / "v.npz", names=np.array(["bright"]), vectors=np.ones((1, 1)))
+    labels = ["--labels", str(tmp_path / "labels.csv"), "--images", str(tmp_path)]
+    for command, message in (
+        (["quantize", str(regions), "--images", str(tmp_path)], "takes two pictures at once: only networks of one picture"),
+        (["attributes", str(regions), *labels], "takes two pictures and has no embedding"),
+        (["attributes", str(regions), "--vectors", str(tmp_path / "v.npz")], "can have no attributes by vector"),
+        (["calibrate", str(regions), *labels], "takes both pictures at once"),
+    ):
+        assert main(command) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert message in told[-1]

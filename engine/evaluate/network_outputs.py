@@ -30,7 +30,8 @@ class NetworkOutputs:
 
 
 def require_attributes(explainer: Explainer) -> AttributeTable:
-    """Return the bundle's attribute table. Raises OptionError if it has none."""
+    """Return the bundle's attribute table. Raises OptionError if it has none, or no embedding to judge it by."""
+    explainer.model.require_embeddings("judge attributes on pairs")
     table = explainer.model.bundle.attributes
     if table is None:
         raise OptionError("this bundle has no attributes: `python -m export attributes` adds them")
