@@ -41,19 +41,19 @@ def rank_of_both(
     against = opposing_attributes(table, query, saliencies, agreement, top)
     every = joint_probability(ours, known.confidences, table.joint)  # (R, A)
     here, there = only_probability(ours, known.confidences), only_probability(known.confidences, ours)
-    found = []
+    namer, found = _Namer(table, query, top), []
     for row, theirs in enumerate(known.confidences):
-        named = _Namer(table, query, agreement[row], top)
+        own = agreement[row]
         if np.isnan(theirs).any():
-            found.append(RankedAttributes(named(ours, None), against[row], note=NOT_KNOWN))
+            found.append(RankedAttributes(namer.named(ours, own, None), against[row], note=NOT_KNOWN))
             continue
         elsewhere = known.maps[row]
         found.append(
             RankedAttributes(
-                named(every[row], theirs),
+                namer.named(every[row], own, theirs),
                 against[row],
-                named(here[row], theirs),
-                named(there[row], theirs, (None,) * len(ours) if elsewhere is None else elsewhere),
+                namer.named(here[row], own, theirs),
+                namer.named(there[row], own, theirs, (None,) * len(ours) if elsewhere is None else elsewhere),
             )
         )
     return found
@@ -72,42 +72,48 @@ def rank_rather_than(
     saliencies: (R, H, W) float, maps of the similarity to the reference less that to `other`; top: as in `rank_of_both`
     """
     agreement, ours, (others,) = match(query, saliencies), query.confidences, other.confidences
-    found = []
+    namer, found = _Namer(table, query, top), []
     for row, theirs in enumerate(known.confidences):
         if np.isnan(theirs).any() or np.isnan(others).any():
             found.append(RankedAttributes(note=NOT_TOLD))
             continue
-        named = _Namer(table, query, agreement[row], top)
         here = only_probability(joint_probability(ours, theirs, table.joint), others)
         there = only_probability(joint_probability(ours, others, table.joint), theirs)
-        found.append(RankedAttributes(named(here, theirs), for_other=named(there, others)))
+        found.append(
+            RankedAttributes(namer.named(here, agreement[row], theirs), for_other=namer.named(there, agreement[row], others))
+        )
     return found
 
 
 class _Namer:
-    """Makes the attributes of one map. agreement: (A,), of each attribute with it."""
+    """Makes attributes of one query."""
 
-    def __init__(self, table: AttributeTable, query: Activations, agreement: np.ndarray, top: int | None) -> None:
-        self._table, self._query, self._agreement, self._top = table, query, agreement, top
-        self._prior = prior_of(table)
+    def __init__(self, table: AttributeTable, query: Activations, top: int | None) -> None:
+        self._names, self._threshold, self._top = table.names, table.threshold, top
+        self._maps, self._confidences, self._prior = query.maps, query.confidences.tolist(), prior_of(table).tolist()
 
-    def __call__(
-        self, scores: np.ndarray, theirs: np.ndarray | None, maps: Sequence[np.ndarray | None] | np.ndarray | None = None
+    def named(
+        self,
+        scores: np.ndarray,
+        agreement: np.ndarray,
+        theirs: np.ndarray | None,
+        maps: Sequence[np.ndarray | None] | np.ndarray | None = None,
     ) -> tuple[Attribute, ...]:
         """Return those whose scores (A,) reach the threshold, best first; equal ones in the order of the table.
 
-        theirs: (A,), the reference's confidences; None: not known; maps: (A, h, w) of the attributes; None: the query's
+        agreement: (A,), of each attribute with the map; theirs: (A,), the reference's confidences; None: not known
+        maps: (A, h, w) of the attributes; None: the query's
         """
-        maps = self._query.maps if maps is None else maps
+        maps = self._maps if maps is None else maps
         return tuple(
             Attribute(
-                self._table.names[i],
-                float(scores[i]),
-                float(self._query.confidences[i]),
-                float(self._agreement[i]),
-                float(self._prior[i]),
+                self._names[i],
+                scores.item(i),
+                self._confidences[i],
+                agreement.item(i),
+                self._prior[i],
                 maps[i],
-                None if theirs is None else float(theirs[i]),
+                None if theirs is None else theirs.item(i),
             )
-            for i in best_first(scores, scores >= self._table.threshold, self._top)
+            for i in best_first(scores, scores >= self._threshold, self._top)
         )
