@@ -20,7 +20,7 @@ from engine.model import LoadedModel, Picture
 from engine.passed import PassedPicture, PassOptions, extend, run_passes
 from engine.prepared_npz import write_prepared
 from engine.protocol import LARGEST_PLAN, Plan, Progress, require_whole, silent
-from engine.rather_than import MASKED_REFERENCE, factors, rival_fields
+from engine.rather_than import MASKED_REFERENCE, rival_fields, told_apart
 from engine.reference_vectors import ReferenceLike
 from engine.references import References
 from engine.saliency.correspondence import correspondence, split_half_reliability
@@ -110,11 +110,14 @@ class Prepared(PassedPicture):
         found: dict[int, tuple[Similarities, Estimate]] = {}
         for chosen in dict.fromkeys(conditions):
             which = [i for i, c in enumerate(conditions) if c == chosen]
-            features = factors(self.model, references.embeddings[which], chosen, rival)
+            features = self.model.reference_features(references.embeddings[which], chosen)
             own = self.model.query_features(self.whole[None], chosen)[0]
-            to_rival = None if rival is None else self._similarity(rival.embeddings[0], own, chosen)
-            to_each = [(self._similarity(references.embeddings[i], own, chosen), to_rival) for i in which]
+            similarities, to_rival = (features @ own).tolist(), None
+            if rival is not None:
+                theirs = self.model.reference_features(rival.embeddings, chosen)
+                to_rival, features = (theirs @ own).item(), told_apart(features, theirs)
             maps = self.estimates(features, chosen, differences=rival is not None)
+            to_each = [(similarity, to_rival) for similarity in similarities]
             found |= dict(zip(which, zip(to_each, maps, strict=True), strict=True))
         saliencies = [found[i][1].saliency for i in range(len(references))]
         ranked = rank_attributes(self.model, self.seen, saliencies, references, naming, rival)
@@ -123,10 +126,6 @@ class Prepared(PassedPicture):
             self._explanation(*found[i], shown, conditions[i], ranked[i], naming, seconds, rival)
             for i, shown in enumerate(references.pictures)
         ]
-
-    def _similarity(self, embedding: np.ndarray, own: np.ndarray, condition: int | None) -> float:
-        """Similarity of a reference (D,). own: (F,), this picture's factor of it"""
-        return float(self.model.reference_features(embedding[None], condition)[0] @ own)
 
     def _explain_both(self, other: "Prepared", condition: int | None, naming: Naming) -> Explanation:
         """Against a reference that is masked too, in N + K passes (docs/method.md, Both pictures masked)."""

@@ -26,18 +26,12 @@ def require_rather_than(model: LoadedModel, method: Method, mode: str) -> None:
         raise OptionError(MASKED_REFERENCE)
 
 
-def factors(
-    model: LoadedModel, embeddings: np.ndarray, condition: int | None, rival: References | None = None
-) -> np.ndarray:
-    """Return the references' factors of the similarity, (R, F) float64; with a rival, less the rival's factor.
+def told_apart(features: np.ndarray, rival: np.ndarray) -> np.ndarray:
+    """Return the references' factors of the similarity (R, F) less the rival's (1, F) (docs/method.md, Rather than).
 
-    embeddings: (R, D) float32; rival: one reference, the one of "rather than" (docs/method.md, Rather than)
     Raises OptionError if the rival's factor equals one of theirs: nothing tells the two apart.
     """
-    features = model.reference_features(embeddings, condition)
-    if rival is None:
-        return features
-    differences = features - model.reference_features(rival.embeddings, condition)
+    differences: np.ndarray = features - rival
     if not np.abs(differences).max(1, initial=0).all():
         raise OptionError("rather_than is the same as the reference to this model: give another picture")
     return differences
@@ -46,9 +40,15 @@ def factors(
 def known_references(
     model: LoadedModel, references: References, conditions: Sequence[int | None], rival: References | None = None
 ) -> dict[int | None, KnownReferences]:
-    """Return the factors of references, each under its condition, by condition; rival: see `factors`."""
-    which = {c: [i for i, own in enumerate(conditions) if own == c] for c in conditions}
-    return {c: KnownReferences(factors(model, references.embeddings[rows], c, rival)) for c, rows in which.items()}
+    """Return the factors of references, each under its condition, by condition; with a rival, `told_apart` from its own."""
+    found = {}
+    for chosen in dict.fromkeys(conditions):
+        rows = [i for i, own in enumerate(conditions) if own == chosen]
+        features = model.reference_features(references.embeddings[rows], chosen)
+        if rival is not None:
+            features = told_apart(features, model.reference_features(rival.embeddings, chosen))
+        found[chosen] = KnownReferences(features)
+    return found
 
 
 def rival_fields(rival: References, similarity: float | None) -> dict[str, Any]:
