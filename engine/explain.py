@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -21,14 +20,13 @@ from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.methods.rise import ESTIMATORS, Rise
 from engine.pictures.loading import load_picture
 from engine.protocol import MODES, ignore_notice
-from engine.reference_vectors import ReferenceLike, named_vectors, read_embedding_file
+from engine.reference_vectors import ReferenceLike, is_embedding_file, named_vectors, read_embedding_file
 from engine.render.attribute_groups import attribute_groups, numbers
 from engine.runtime.providers import PROVIDERS
 from engine.terminal import Bar, CommandParser, notice, printable, run_command, say
 
 DEMO_PAIR = ("cat-noto.png", "cat-twemoji.png")
 DEFAULT_OUT = Path("explanation.png")
-EMBEDDING_FILE = re.compile(r"\.np[yz](:|$)", re.IGNORECASE)
 _EXAMPLES = """examples:
   python -m engine.explain                                      the demo pair, drawn to explanation.png
   python -m engine.explain query.jpg match.jpg --bundle models/shoes
@@ -142,7 +140,7 @@ def _out(options: argparse.Namespace) -> Path | None:
 
 def _rival(given: str) -> Path | np.ndarray:
     """The reference that the others are told from: a picture's path, or an embedding (D,)."""
-    if not EMBEDDING_FILE.search(given):
+    if not is_embedding_file(given):
         return Path(given)
     array = read_embedding_file(given)
     if array.ndim > 1 and len(array) != 1:

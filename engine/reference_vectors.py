@@ -92,7 +92,7 @@ def read_embedding_file(given: str) -> np.ndarray:
     Raises ImageError.
     """
     path, key = _file_and_key(given)
-    if path.suffix.lower() not in (".npy", ".npz"):
+    if not is_embedding_file(given):
         raise ImageError(f"cannot read embeddings from {path}: the name must end in .npy or .npz, as numpy.save writes them")
     try:
         with path.open("rb") as file:
@@ -111,6 +111,11 @@ def read_embedding_file(given: str) -> np.ndarray:
         if "pickle" in reason:  # numpy takes any file that it does not know for one
             reason = "it holds Python objects, or is another kind of file"
         raise ImageError(f"cannot read {path}: it is not an array of numbers that numpy wrote ({reason})") from error
+
+
+def is_embedding_file(given: str) -> bool:
+    """Whether a name, FILE or FILE:KEY, is that of a file of embeddings: it ends in .npy or .npz."""
+    return _file_and_key(given)[0].suffix.lower() in (".npy", ".npz")
 
 
 def _file_and_key(given: str) -> tuple[Path, str | None]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from engine.attributes.probability import sigmoid
 from engine.attributes.table import AttributeTable
 
 FEWEST_EXAMPLES = 5
@@ -34,7 +35,7 @@ class Scaling:
 
     def confidences(self, scores: np.ndarray) -> np.ndarray:
         """Return the confidences (n, A) float64 of scores (n, A)."""
-        return _sigmoid(self.scale * scores + self.bias)
+        return sigmoid(self.scale * scores + self.bias)
 
 
 def fit(scores: np.ndarray, truth: np.ndarray, table: AttributeTable) -> Scaling:
@@ -70,7 +71,7 @@ def _newton(x: np.ndarray, targets: np.ndarray, slope: np.ndarray, free: bool) -
     bias = np.log(base / (1 - base)) - slope * x.mean(0)
     loss = _loss(slope * x + bias, targets)
     for _ in range(NEWTON_STEPS):
-        found = _sigmoid(slope * x + bias)
+        found = sigmoid(slope * x + bias)
         gap, weight = found - targets, found * (1 - found)
         steps = _step(x, gap, weight, free)
         size = np.ones(len(slope))
@@ -102,7 +103,3 @@ def _step(x: np.ndarray, gap: np.ndarray, weight: np.ndarray, free: bool) -> tup
 def _loss(z: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the cross entropy (A,) of logits (n, A)."""
     return (np.logaddexp(0, z) - targets * z).sum(0)
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    return (1 + np.tanh(z / 2)) / 2

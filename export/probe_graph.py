@@ -1,12 +1,14 @@
 """An attribute graph out of a similarity graph: a linear probe on its taps, as maps whose spatial means are the logits."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from export import onnx_files
+from export.onnx_selection import reduce_to
 from export.taps import Tap, as_maps, constant
 from kernels.areas import areas
 
@@ -44,7 +46,8 @@ def probe_graph(model: onnx.ModelProto, taps: Sequence[Tap], weights: np.ndarray
     del graph.output[:]
     graph.output.append(onnx.ValueInfoProto(name="maps"))
     onnx_files.declare(graph.output[0], (len(bias), *grid))
-    _keep_needed(graph)
+    del graph.value_info[:]
+    reduce_to(made, Path("the similarity graph"), None, "maps")  # without what only the embedding needed
     return made
 
 
@@ -71,21 +74,3 @@ def _resized(graph: onnx.GraphProto, tensor: str, name: str, sides: tuple[int, i
     graph.node.append(helper.make_node("MatMul", [tensor, given[1]], [f"{name}_narrow"]))
     graph.node.append(helper.make_node("MatMul", [given[0], f"{name}_narrow"], [f"{name}_cells"]))
     return f"{name}_cells"
-
-
-def _keep_needed(graph: onnx.GraphProto) -> None:
-    """Remove, in place, nodes and weights that only the embedding needed."""
-    live, kept = {value.name for value in graph.output}, []
-    for node in reversed(graph.node):
-        if live & set(node.output):
-            kept.append(node)
-            live |= set(node.input)
-            live |= {name for inner in _subgraphs(node) for part in inner.node for name in part.input}
-    kept_weights = [tensor for tensor in graph.initializer if tensor.name in live]
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(kept_weights)
-
-
-def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
