@@ -18,9 +18,10 @@ from engine.evaluate.network_outputs import run_networks, similarities
 from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.methods.rise import Rise
 from engine.protocol import silent
+from export.attribute_files import write_attributes
 from export.joint import most_likely
 from export.logistic import cross_fit
-from export.probes import export_probes, write_attributes
+from export.probes import export_probes
 
 SEEDS = (0, 1, 2)
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
@@ -45,7 +46,7 @@ def with_embedding_only(probed: Path, folder: Path) -> Path:
     shutil.copytree(probed, folder)
     before = load_bundle(folder)
     if before.attributes is not None and before.vectors is not None:
-        write_attributes(before, before.attributes, before.vectors, None, None)
+        write_attributes(before, before.attributes, None, before.vectors)
     return folder
 
 

@@ -13,11 +13,12 @@ from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
 from engine.saliency.similarity import METRICS
 from export import graphs, onnx_files
+from export.attribute_files import ATTRIBUTES_FILE, write_attributes
 from export.demo_pictures import demo_pictures
 from export.gradient_file import add_gradient
 from export.graphs import ExportedGraph
 from export.sources import Source
-from export.write import ATTRIBUTES_FILE, canonical_of, check_free, copy_without, finish, replacing
+from export.write import canonical_of, check_free, copy_without, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
 OWN_FILES = (MANIFEST, ATTRIBUTES, VECTORS, CALIBRATION, PROBES, PRECISION, CANONICAL, SUMS)
@@ -84,17 +85,8 @@ def export_attributes(source: Source, table: AttributeTable, bundle: Path) -> Pa
     before = load_bundle(bundle)
     check_free(bundle)
     made = graphs.make(source, before.manifest.preprocessing, "maps", (len(table.names), None, None))
-    graph = _graph_entry(made, ATTRIBUTES_FILE, "attributes")
-    kept = tuple(g for g in before.manifest.graphs if g.role != "attributes")
-    manifest = dataclasses.replace(before.manifest, graphs=(*kept, graph))
-    with replacing(bundle) as folder:
-        copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
-        for made_before in (CALIBRATION, VECTORS, PROBES):  # for the attributes that are replaced
-            (folder / made_before).unlink(missing_ok=True)
-        onnx_files.write_model(made.model, folder / graph.file)
-        canonical = {n: before.canonical[n] for n in ("picture", *(g.file for g in kept))}
-        canonical[graph.file] = canonical_of(folder, graph, made.shape, manifest, canonical["picture"])
-        finish(folder, manifest, table, canonical)
+    entry = _graph_entry(made, ATTRIBUTES_FILE, "attributes")
+    write_attributes(before, table, (made.model, entry, made.shape))
     return bundle
 
 

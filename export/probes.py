@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import onnx
 from engine.attributes.probability import sigmoid
 from engine.attributes.table import AttributeTable
 from engine.attributes.vectors import AttributeVectors, mean_of_units, unit_rows
-from engine.bundle import CALIBRATION, PROBES, VECTORS, Bundle, load_bundle
+from engine.bundle import Bundle, load_bundle
 from engine.bundle.manifest import Graph, Manifest
 from engine.errors import OptionError
 from engine.evaluate.bootstrap import json_ready
@@ -25,11 +24,12 @@ from engine.protocol import Progress, require_seed
 from engine.runtime.batch_size import largest_batch
 from engine.terminal import Bar
 from export import onnx_files
+from export.attribute_files import ATTRIBUTES_FILE, write_attributes
 from export.demo_pictures import demo_pictures
 from export.logistic import FOLDS, LOGISTIC_METHOD, CrossFitted, cross_fit
-from export.probe_graph import probe_graph
+from export.probe_graph import grid_of, probe_graph
 from export.taps import Tap, find_taps, pooling_runner, similarity_model
-from export.write import ATTRIBUTES_FILE, canonical_of, check_free, copy_without, finish, replacing
+from export.write import check_free
 
 FEWEST_POSITIVES = 10
 """Pictures with an attribute, and without it, that a probe needs."""
@@ -96,7 +96,8 @@ def export_probes(
         | _judged(names, labelled, {"taps": on_taps, "passes": on_passes, "embedding": on_embedding}, best)
     )
     graph = None if on_taps is None else probe_graph(model, taps, on_taps.probe.weights, on_taps.probe.bias)
-    write_attributes(before, table, _vectors(on_embedding, on_passes), graph, record)
+    made = None if graph is None else (graph, _entry(before, graph), (len(names), *grid_of(taps)))
+    write_attributes(before, table, made, _vectors(on_embedding, on_passes), record)
     return Probes(table, left_out, tuple(taps), record)
 
 
@@ -198,28 +199,5 @@ def _judged(
     }
 
 
-def write_attributes(
-    before: Bundle,
-    table: AttributeTable,
-    vectors: AttributeVectors,
-    graph: onnx.ModelProto | None,
-    record: dict[str, Any] | None,
-) -> None:
-    """Write attributes into a bundle in place of those it has. graph, record: of probes, else None"""
-    kept = tuple(g for g in before.manifest.graphs if g.role != "attributes")
-    canonical = {name: before.canonical[name] for name in ("picture", *(g.file for g in kept))}
-    manifest = dataclasses.replace(before.manifest, graphs=kept)
-    with replacing(before.folder) as folder:
-        copy_without(before, [g for g in before.manifest.graphs if g.role == "attributes"], folder)
-        for stale in (CALIBRATION, VECTORS, PROBES):
-            (folder / stale).unlink(missing_ok=True)
-        if record is not None:
-            (folder / PROBES).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if graph is not None:
-            base = before.manifest.base
-            entry = Graph(ATTRIBUTES_FILE, "attributes", "fp32", "any", onnx_files.opset(graph), base.input, "maps")
-            onnx_files.write_model(graph, folder / entry.file)
-            manifest = dataclasses.replace(manifest, graphs=(*kept, entry))
-            size = (len(table.names), None, None)
-            canonical[entry.file] = canonical_of(folder, entry, size, manifest, canonical["picture"])
-        finish(folder, manifest, table, canonical, vectors)
+def _entry(before: Bundle, graph: onnx.ModelProto) -> Graph:
+    return Graph(ATTRIBUTES_FILE, "attributes", "fp32", "any", onnx_files.opset(graph), before.manifest.base.input, "maps")

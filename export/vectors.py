@@ -9,7 +9,8 @@ from engine.attributes.vectors import AttributeVectors
 from engine.bundle import load_bundle
 from engine.errors import OptionError, OutputError
 from engine.files import read_npz
-from export.probes import PROBE_THRESHOLD, write_attributes
+from export.attribute_files import write_attributes
+from export.probes import PROBE_THRESHOLD
 from export.write import check_free
 
 
@@ -44,7 +45,7 @@ def export_vectors(
         vectors, scale, bias = (array.astype(np.float32) for array in (vectors, scale, bias))
     made = AttributeVectors(vectors, scale, bias, confidence)
     table = AttributeTable(names, confidence, np.zeros(count, np.float32), threshold)
-    write_attributes(before, table, made, None, None)
+    write_attributes(before, table, None, made)
     return table
 
 

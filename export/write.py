@@ -21,8 +21,6 @@ from engine.protocol import GraphSignature
 from engine.runtime.opening import canonical_result, verify_graph
 from engine.runtime.session import Session
 
-ATTRIBUTES_FILE = "attributes.fp32.onnx"
-
 
 def check_free(out: Path) -> None:
     """Raise OutputError, before any work is done, if a bundle cannot or must not be written to `out`."""
