@@ -58,7 +58,7 @@ def clipart(folder: Path) -> dict[str, Path]:
     labels = {split: folder / split / "labels.csv" for split in ("train", "valid", "test")}
     if all(file.is_file() for file in labels.values()):
         return labels
-    root = _fetched(folder)
+    root = fetched_clipart(folder)
     chosen: list[Path] = []
     for where in sorted({file.parent for file in root.rglob("*.png")}):
         files = sorted(where.glob("*.png"))
@@ -83,7 +83,7 @@ def clipart(folder: Path) -> dict[str, Path]:
     return labels
 
 
-def _fetched(folder: Path) -> Path:
+def fetched_clipart(folder: Path) -> Path:
     """Download and unpack the package; return the folder of its pictures."""
     with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
