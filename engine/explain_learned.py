@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.assemble import Naming, assemble, rank_attributes
+from engine.assemble import Naming, assemble, rank_attributes, with_reference_map
 from engine.attributes.ranking import Activations
 from engine.explanation import Explanation
 from engine.methods.learned_mask import LearnedMask, MaskPair, learn, rows_per_step
 from engine.model import LoadedModel, Picture
 from engine.passed import PassOptions
 from engine.passes import whole_embeddings
-from engine.protocol import Progress
+from engine.protocol import BOTH, FIXED, PAIR, Progress
 from engine.references import References
 from engine.runtime.batch_size import largest_batch
 from engine.saliency.regression import Estimate
@@ -36,10 +36,13 @@ def explain_learned(
 ) -> list[Explanation]:
     """One explanation per reference, in order; references are learned from side by side, as many at once as memory allows.
 
-    references: in mode "both" all are pictures; the embeddings of pictures are computed here, in fp32
+    mode: "both": a mask for either picture, learned together; "pair": each learned against the other picture shown whole
+    references: pictures in both of these; the embeddings of pictures are computed here, in fp32
     Raises OptionError where the model has no gradient graph.
     """
-    sides = 1 + (mode == "both")
+    if mode == PAIR:
+        return _explain_pair(model, query, references, conditions, options, passes, naming)
+    sides = 1 + (mode == BOTH)
     network, preprocessing = model.gradient().network, model.preprocessing
     preprocessing.baseline(passes.baseline, query.pixels)  # an unknown name costs no passes
     whole = [query.pixels, *(r.pixels for r in references.pictures if r is not None)]
@@ -59,6 +62,29 @@ def explain_learned(
         share = passes.budget.share(-(-(len(references) - start) // at_once))
         learners = _Learners(model, query, embedded[:1], references[part], conditions[part], passes.baseline, sides)
         found += learners.explanations(options, share, naming, shown)
+    return found
+
+
+def _explain_pair(
+    model: LoadedModel,
+    query: Picture,
+    references: References,
+    conditions: Sequence[int | None],
+    options: LearnedMask,
+    passes: PassOptions,
+    naming: Naming,
+) -> list[Explanation]:
+    """Each picture against the other shown whole: the references are explained one by one, and share the time."""
+    pictures = references.all_pictures()
+    own = dataclasses.replace(passes, budget=passes.budget.share(2))
+    explained = explain_learned(model, query, references, conditions, options, FIXED, own, naming)
+    unnamed = Naming(naming.ranking, top=0)
+    found = []
+    for done, (explanation, picture, condition) in enumerate(zip(explained, pictures, conditions, strict=True)):
+        own = dataclasses.replace(passes, budget=passes.budget.share(len(pictures) - done))
+        shown = References([query], np.zeros_like(references.embeddings[:1]), [None])
+        (other,) = explain_learned(model, picture, shown, [condition], options, FIXED, own, unnamed)
+        found.append(with_reference_map(explanation, other, PAIR))
     return found
 
 
@@ -103,7 +129,7 @@ class _Learners:
                 deadline_reached=learned.iterations < options.iterations,
                 reference_saliency=maps[i, 1] if self._sides == 2 else None,
                 method=options.name,
-                mode="both" if self._sides == 2 else "fixed",
+                mode=BOTH if self._sides == 2 else FIXED,
                 estimator=options.estimator,
                 baseline=self._hidden,
                 seed=options.seed,

@@ -9,16 +9,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.assemble import Naming
+from engine.assemble import Naming, with_reference_map
+from engine.errors import OptionError
 from engine.explanation import Explanation
 from engine.methods import Method, require_plan
 from engine.model import LoadedModel, Picture
 from engine.passed import PassOptions
 from engine.prepared import prepare_picture
+from engine.protocol import BOTH, PAIR
 from engine.references import References
 from engine.saliency.map_fits import KnownReferences
 
 NO_EMBEDDINGS = "this model takes both pictures at once: its references must be pictures, not embeddings"
+NOT_BOTH = "this model takes both pictures at once, and masking both would cost a pass for every two masks: use mode pair"
 NOTE = "this model takes both pictures at once: every reference costs all passes anew"
 
 
@@ -31,25 +34,20 @@ def explain_pairs(
     passes: PassOptions,
     naming: Naming,
 ) -> list[Explanation]:
-    """One explanation per reference, in order. In mode "both" each picture's map is against the other shown whole.
+    """One explanation per reference, in order. In mode "pair" each picture's map is against the other shown whole.
 
-    Raises OptionError for method mask, which needs a gradient.
+    Raises OptionError for method mask, which needs a gradient, and for mode "both".
     """
-    found, sides = [], 2 if mode == "both" else 1
+    if mode == BOTH:
+        raise OptionError(NOT_BOTH)
+    found, sides = [], 2 if mode == PAIR else 1
     for done, reference in enumerate(references):
         left = sides * (len(references) - done)
         explanation = _explain_side(model, query, reference, False, method, passes, left, naming)
-        if mode == "both":
-            other = _explain_side(model, reference, query, True, method, passes, left - 1, Naming(naming.ranking, top=0))
-            explanation = dataclasses.replace(
-                explanation,
-                mode="both",
-                reference_saliency=other.saliency,
-                reference_saliency_error=other.saliency_error,
-                reference_saliency_reliability=other.saliency_reliability,
-                passes=explanation.passes + other.passes,
-                timings={name: seconds + other.timings[name] for name, seconds in explanation.timings.items()},
-            )
+        if mode == PAIR:
+            unnamed = Naming(naming.ranking, top=0)
+            other = _explain_side(model, reference, query, True, method, passes, left - 1, unnamed)
+            explanation = with_reference_map(explanation, other, mode)
         found.append(explanation)
     return found
 

@@ -26,7 +26,7 @@ from engine.pictures.loading import ImageLike
 from engine.prepare_together import prepare_together
 from engine.prepared import Prepared, prepare_picture
 from engine.prepared_npz import read_prepared
-from engine.protocol import Notice, Plan, Progress, ignore_notice, require_mode, require_whole, silent
+from engine.protocol import BOTH, FIXED, Notice, Plan, Progress, ignore_notice, require_mode, require_whole, silent
 from engine.rather_than import known_references, require_rather_than
 from engine.reference_vectors import ReferenceLike
 from engine.references import References
@@ -144,13 +144,15 @@ class Explainer:
         query: a path, a PIL image or a uint8 RGB array (H, W, 3)
         references: the same, or embeddings as `embed` returns them: arrays, tensors or lists of D numbers, (D,) or (1, D)
         method: "rise" or its options, `Rise(masks=...)`
-        mode: "fixed": the references shown whole; "both": each masked like the query, with the same options and seed, in as
-            many passes again; references must be images then
+        mode: "fixed": the references shown whole. Two more mask each reference like the query, with the same options and
+            seed, in as many passes again, map both pictures and match their regions; references must be images then. "pair":
+            each map is against the other picture shown whole, as in two explanations of mode "fixed"; "both", as published:
+            against the mean of the other's masked features
         condition: index or name, one for all or one per reference; None compares the embeddings as they are
         baseline: what hidden pixels become: mean, black, white, blur; None: the method's own
         tolerance, deadline: when the passes may end early, see `prepare`; in mode "fixed", without a cache, the tolerance is
-            judged on the references given (mean); in mode "both" each picture is judged against the others as they are
-            masked, and the time is divided among the pictures
+            judged on the references given (mean); in the other modes each picture is judged against the others, and the time
+            is divided among the pictures
         top: attributes of a kind to name at most; None: all that reach the bundle's threshold
         ranking: "joint": attributes by the probability of being true of both pictures; "sane": by the paper's rule
         rather_than: one more reference: why those given and not this one? Maps of the difference, from the same passes
@@ -170,19 +172,19 @@ class Explainer:
         if self.model.takes_pairs:
             whole = References.loaded(self.model, references).all_pictures(NO_EMBEDDINGS)
             return explain_pairs(self.model, picture, whole, options, mode, passes, naming)
-        if mode == "fixed" and not isinstance(options, LearnedMask):
+        if mode == FIXED and not isinstance(options, LearnedMask):
             shown = References.embedded(self.model, references)
             rival = None if rather_than is None else References.embedded(self.model, [rather_than])
             known = known_references(self.model, shown, conditions, rival)
             passes = passes if self._cache.limit else dataclasses.replace(passes, known=known)
             return self._prepared(picture, passes, options).explain_whole(shown, conditions, naming, rival)
         others = References.loaded(self.model, references)
-        pictures = [picture, *(others.all_pictures() if mode == "both" else [])]
+        pictures = [picture, *(others.all_pictures() if mode != FIXED else [])]
         if isinstance(options, LearnedMask):
             return explain_learned(self.model, picture, others, conditions, options, mode, passes, naming)
         prepare = functools.partial(self._prepared, options=options)
-        sides = prepare_together(prepare, pictures, conditions, passes, for_others=bool(self._cache.limit))
-        return sides[0].explain_many(sides[1:], conditions, top, ranking=ranking)
+        sides = prepare_together(prepare, pictures, conditions, passes, bool(self._cache.limit), masked=mode == BOTH)
+        return sides[0].explain_many(sides[1:], conditions, top, mode=mode, ranking=ranking)
 
     def refining(
         self,
@@ -198,7 +200,8 @@ class Explainer:
     ) -> Iterator[Explanation]:
         """Explanations of one pair, each from 128 masks more than the last, for as long as the caller goes on.
 
-        The first has 256 masks; the last has those of `method`, 1024 for masks="auto". In mode "both" both pictures refine.
+        The first has 256 masks; the last has those of `method`, 1024 for masks="auto". Where both pictures are masked, both
+        refine.
         For method rise. Raises ImageError, OptionError.
         """
         options = method_named(method)
@@ -207,14 +210,14 @@ class Explainer:
         require_mode(mode)
         naming, conditions = Naming(ranking, top), self.model.conditions(condition, 1)
         picture, shown = self.model.picture(query), References.embedded(self.model, [reference])
-        pictures = [picture, *(shown.all_pictures() if mode == "both" else [])]
+        pictures = [picture, *(shown.all_pictures() if mode != FIXED else [])]
         first = dataclasses.replace(options, masks=min(AUTO[0], options.most_masks))
         passes = PassOptions(resolve_baseline(options, baseline), Budget())
         sides = [self._prepared(p, passes, first) for p in pictures]
 
         def explain(sides: list[Prepared]) -> Explanation:
-            if mode == "both":
-                return sides[0].explain_many([sides[1]], conditions, top, ranking=ranking)[0]
+            if mode != FIXED:
+                return sides[0].explain_many([sides[1]], conditions, top, mode=mode, ranking=ranking)[0]
             return sides[0].explain_whole(shown, conditions, naming)[0]
 
         return refined(sides, options.most_masks, explain)

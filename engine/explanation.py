@@ -12,6 +12,7 @@ from engine.errors import ImageError, OptionError, OutputError, first_line
 from engine.files import read_npz, write_json, write_npz, write_whole
 from engine.findings import ARRAYS, ATTRIBUTE_LISTS, Findings, ModelName
 from engine.pictures.loading import ImageLike, load_picture
+from engine.saliency.links import Link
 from engine.saliency.originals import map_on_original
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Explanation(Findings):
 
         image: None: return (H0, W0) float32 over the upright original, NaN where the network did not see it (cropped away)
             the original: return (H0, W0, 3) uint8, in grey, coloured by the map, with a frame around what the network saw
-        reference: the same of the reference, which has a map in mode "both"
+        reference: the same of the reference, which has a map in modes "pair" and "both"
 
         Raises OptionError if there is no map or the original's size is not known, ImageError if `image` is another picture.
         """
@@ -76,7 +77,7 @@ class Explanation(Findings):
             else (self.saliency, self.query_box, self.query_size)
         )
         if saliency is None or box is None:
-            raise OptionError('the reference has no map in mode "fixed": explain with mode="both"')
+            raise OptionError('the reference has no map in mode "fixed": explain with mode="pair"')
         if image is not None:
             from engine.render.original import overlay  # noqa: PLC0415 - as in `save`
 
@@ -122,6 +123,7 @@ class Explanation(Findings):
                 value = fields.get(name)  # older files have no sizes
                 fields[name] = value if value is None else tuple(value)
             fields["model"] = ModelName(**fields["model"])
+            fields["links"] = tuple(_link(**link) for link in fields.get("links", ()))  # older files have none
             return cls(**fields, **arrays)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise OutputError(f"{path} is not a saved explanation ({first_line(error)})") from error
@@ -141,6 +143,11 @@ def _original(image: ImageLike, size: tuple[int, int] | None, which: str) -> np.
         got = " x ".join(map(str, picture.size))
         raise ImageError(f"the {which} that was explained is {explained} pixels, the picture given is {got}: give that one")
     return np.asarray(picture)
+
+
+def _link(query_box: list[float], reference_box: list[float], strength: float, reliability: float) -> Link:
+    (left, top, right, bottom), other = query_box, reference_box
+    return Link((left, top, right, bottom), (other[0], other[1], other[2], other[3]), strength, reliability)
 
 
 def _map_of(data: dict[str, np.ndarray], kind: str, index: int) -> np.ndarray | None:

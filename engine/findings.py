@@ -8,6 +8,7 @@ import numpy as np
 from engine.attributes.ranking import opposing
 from engine.attributes.table import Attribute
 from engine.pictures.preprocessing import Box
+from engine.saliency.links import Link
 from engine.terminal import printable
 
 ATTRIBUTE_LISTS = ("attributes", "opposing_attributes", "only_query", "only_reference", "rather_than_attributes")
@@ -40,9 +41,11 @@ class Findings:
         them ("sane", fewer than 32 masks)
     saliency_reliability: estimated correlation of the saliency with its limit for infinitely many masks; None likewise
     reference_saliency: (H, W) float32 over the reference, with error and reliability as above; None in mode "fixed"
-    correspondence: (T, T) float32 in mode "both" with RISE plans: how well tiles match, query by reference, row-major
-        on the grid of the masks
+    correspondence: (T, T) float32 in modes "pair" and "both" with RISE plans: how well tiles match, query by reference,
+        row-major on the grid of the masks
     correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
+    links: regions that match, strongest first, by tiles at least as fine as the correspondence's; none where none matches
+        reliably
     attributes: best first, those that reach `attribute_threshold` (the `top` of them, where that was asked for). Ranking
         "joint": with the probability of being true of both pictures; "sane": with their confidence, ranked by phi
     only_query, only_reference: best first, attributes that are true of one picture and not of the other, with that
@@ -97,6 +100,7 @@ class Findings:
     reference_saliency_reliability: float | None = None
     correspondence: np.ndarray | None = None
     correspondence_reliability: float | None = None
+    links: tuple[Link, ...] = ()
     query_size: tuple[int, int] | None = None
     reference_size: tuple[int, int] | None = None
     ranking: str = "sane"
@@ -122,6 +126,7 @@ class Findings:
         """Everything but the arrays, ready for JSON."""
         fields = {k: v for k, v in vars(self).items() if k not in ARRAYS}
         fields["model"] = dataclasses.asdict(self.model)
+        fields["links"] = [{k: list(v) if isinstance(v, tuple) else v for k, v in vars(a).items()} for a in self.links]
         for kind in ATTRIBUTE_LISTS:
             fields[kind] = [{k: v for k, v in vars(a).items() if k != "map"} for a in getattr(self, kind)]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

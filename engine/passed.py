@@ -14,7 +14,7 @@ from engine.methods.rise import RisePlan
 from engine.model import LoadedModel, Picture, RunSettings
 from engine.passes import MaskedPasses
 from engine.protocol import Plan, Progress, silent
-from engine.saliency.map_fits import KnownReferences, MapFits, published_tile_effects
+from engine.saliency.map_fits import KnownReferences, MapFits
 from engine.saliency.regression import Estimate
 from engine.saliency.stopping import Budget
 from engine.seen_attributes import seen_in_passes
@@ -86,8 +86,10 @@ class PassedPicture:
             return self.activations
         return seen_in_passes(vectors, self.plan, self.fits, self.picture.size, self.embeddings, self.whole)
 
-    def as_reference(self, condition: int | None) -> KnownReferences:
-        """This picture as a reference that is masked too."""
+    def as_reference(self, condition: int | None, masked: bool = True) -> KnownReferences:
+        """This picture as a reference that is masked too, or as one that is shown whole."""
+        if not masked:
+            return KnownReferences(self.model.reference_features(self.whole[None], condition))
         features = self.model.reference_features(self.embeddings, condition)
         return KnownReferences(features.mean(0, keepdims=True), [features])
 
@@ -103,12 +105,6 @@ class PassedPicture:
         if differences:  # a map may have a constant part, which two maps share
             maps = maps - self.plan.maps(np.zeros_like(scores[:, :1]), *self.picture.size)
         return [Estimate(saliency) for saliency in maps]
-
-    def tile_effects(self, plan: RisePlan, features: np.ndarray) -> list[np.ndarray]:
-        """What showing a tile does to the features (N, F), see `MapFits.tile_effects`; by the picture's own estimator."""
-        if self.fits is not None:
-            return self.fits.tile_effects(features)
-        return published_tile_effects(plan.grids, plan.shifts, self.picture.size, features)
 
 
 def extend(before: T, passes: PassOptions) -> T:

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,16 +13,16 @@ from engine.attributes.ranking import RankedAttributes
 from engine.bundle.manifest import Condition
 from engine.errors import OptionError
 from engine.explanation import Explanation
+from engine.linked import matched_fields
 from engine.methods import PlannedMethod
-from engine.methods.rise import Rise, RisePlan
+from engine.methods.rise import Rise
 from engine.model import LoadedModel, Picture
 from engine.passed import PassedPicture, PassOptions, extend, run_passes
 from engine.prepared_npz import write_prepared
-from engine.protocol import LARGEST_PLAN, Plan, Progress, require_whole, silent
+from engine.protocol import BOTH, LARGEST_PLAN, PAIR, Plan, Progress, require_whole, silent
 from engine.rather_than import MASKED_REFERENCE, rival_fields, told_apart
 from engine.reference_vectors import ReferenceLike
 from engine.references import References
-from engine.saliency.correspondence import correspondence, split_half_reliability
 from engine.saliency.regression import Estimate
 from engine.saliency.stopping import BLOCK, Budget
 
@@ -41,11 +40,12 @@ class Prepared(PassedPicture):
         condition: Condition = None,
         top: int | None = None,
         *,
+        mode: str = BOTH,
         ranking: str = JOINT,
         rather_than: ReferenceLike | None = None,
     ) -> Explanation:
         """The explanation against one reference: a picture, its embedding (D,), or a Prepared. See `explain_many`."""
-        return self.explain_many([other], condition, top, ranking=ranking, rather_than=rather_than)[0]
+        return self.explain_many([other], condition, top, mode=mode, ranking=ranking, rather_than=rather_than)[0]
 
     def explain_many(
         self,
@@ -53,18 +53,21 @@ class Prepared(PassedPicture):
         condition: Condition | Sequence[Condition] = None,
         top: int | None = None,
         *,
+        mode: str = BOTH,
         ranking: str = JOINT,
         rather_than: ReferenceLike | None = None,
     ) -> list[Explanation]:
         """One explanation per reference, in order; costs one network row for each that is an image, else none.
 
-        A reference that is itself prepared is explained in mode "both": each picture's map is against the mean of the
-        other's masked features, and where both were masked by RISE, regions are matched.
+        mode: of references that are prepared themselves, whose maps come too. "both": each picture's map is against the mean
+            of the other's masked features; "pair": against the other shown whole. RISE plans also match their regions
         top, ranking, rather_than: see `Explainer.explain_many`
 
         Raises ImageError, OptionError.
         """
         naming = Naming(ranking, top)
+        if mode not in (PAIR, BOTH):
+            raise OptionError(f"a prepared reference is explained in mode {PAIR} or {BOTH}, got {mode!r}")
         conditions = self.model.conditions(condition, len(others))
         whole = {i: other for i, other in enumerate(others) if not isinstance(other, Prepared)}
         if rather_than is not None and len(whole) < len(others):
@@ -75,7 +78,7 @@ class Prepared(PassedPicture):
         found = dict(zip(whole, explained, strict=True))
         for i, other in enumerate(others):
             if isinstance(other, Prepared):
-                found[i] = self._explain_both(other, conditions[i], naming)
+                found[i] = self._explain_two(other, conditions[i], naming, mode)
         return [found[i] for i in range(len(others))]
 
     def refine(self, masks: int = BLOCK, deadline: float | None = None, progress: Progress | None = None) -> "Prepared":
@@ -127,27 +130,25 @@ class Prepared(PassedPicture):
             for i, shown in enumerate(references.pictures)
         ]
 
-    def _explain_both(self, other: "Prepared", condition: int | None, naming: Naming) -> Explanation:
-        """Against a reference that is masked too, in N + K passes (docs/method.md, Both pictures masked)."""
+    def _explain_two(self, other: "Prepared", condition: int | None, naming: Naming, mode: str) -> Explanation:
+        """Against a reference that is prepared too, in N + K + 2 passes (docs/method.md, Both pictures masked)."""
         if (other.model.graph_digest, other.model.precision) != (self.model.graph_digest, self.model.precision):
             raise OptionError("the two pictures were prepared with different models, or different precisions of one")
-        began, model = time.perf_counter(), self.model
-        (mine,) = self.estimates(other.as_reference(condition).features, condition)
-        (theirs,) = other.estimates(self.as_reference(condition).features, condition)
+        began, model, masked = time.perf_counter(), self.model, mode == BOTH
+        (mine,) = self.estimates(other.as_reference(condition, masked).features, condition)
+        (theirs,) = other.estimates(self.as_reference(condition, masked).features, condition)
         whole = model.reference_features(other.whole[None], condition)
         similarity = (model.query_features(self.whole[None], condition) @ whole.T).item()
-        matched: dict[str, Any] = {}
-        if isinstance(self.plan, RisePlan) and isinstance(other.plan, RisePlan):
-            query = self.tile_effects(self.plan, model.query_features(self.embeddings, condition))
-            reference = other.tile_effects(other.plan, model.reference_features(other.embeddings, condition))
-            matched["correspondence"] = correspondence(query[0], reference[0])
-            matched["correspondence_reliability"] = split_half_reliability(query[1:], reference[1:])
-        (ranked,) = rank_attributes(model, self.seen, [mine.saliency], other.seen, naming)
+        matched = matched_fields(self, other, condition)
+        seen = (
+            other.seen if other.model is model else model.activations(other.picture)
+        )  # other bundles have other attributes
+        (ranked,) = rank_attributes(model, self.seen, [mine.saliency], seen, naming)
         seconds = time.perf_counter() - began
         explanation = self._explanation((similarity, None), mine, other.picture, condition, ranked, naming, seconds)
         return dataclasses.replace(
             explanation,
-            mode="both",
+            mode=mode,
             reference_saliency=theirs.saliency,
             reference_saliency_error=theirs.error,
             reference_saliency_reliability=theirs.reliability,

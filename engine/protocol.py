@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]
 """Called with (network rows done, network rows in all)."""
 Notice = Callable[[str], None]
 """Called with one line about something that takes long, or that was tried and did not work."""
-MODES = ("fixed", "both")
+FIXED, PAIR, BOTH = MODES = ("fixed", "pair", "both")
 LARGEST_PLAN = 1_000_000
 """Passes a plan may ask for."""
 

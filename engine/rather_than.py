@@ -9,6 +9,7 @@ from engine.errors import OptionError
 from engine.methods import Method
 from engine.methods.learned_mask import LearnedMask
 from engine.model import LoadedModel
+from engine.protocol import FIXED
 from engine.references import References
 from engine.saliency.map_fits import KnownReferences
 
@@ -22,7 +23,7 @@ def require_rather_than(model: LoadedModel, method: Method, mode: str) -> None:
         raise OptionError(f"{wanted} this model takes both pictures at once: explain each reference alone")
     if isinstance(method, LearnedMask):
         raise OptionError(f"{wanted} method mask learns a map for each reference: use method rise, window or lime")
-    if mode == "both":
+    if mode != FIXED:
         raise OptionError(MASKED_REFERENCE)
 
 

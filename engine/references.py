@@ -12,7 +12,7 @@ from engine.model import LoadedModel, Picture
 from engine.pictures.loading import ImageLike
 from engine.reference_vectors import ReferenceLike, StoredReference, as_vector
 
-MASKED_TOO = "mode both masks the references too: they must be pictures, not embeddings; or use mode fixed"
+MASKED_TOO = "modes pair and both mask the references too: they must be pictures, not embeddings; or use mode fixed"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

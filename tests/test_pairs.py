@@ -69,7 +69,7 @@ def within(place: tuple[int, int], region: tuple[slice, slice]) -> bool:
 )
 def test_both_maps_peak_where_the_score_looks(regions: Path, method: Rise | Window) -> None:
     explainer, query, reference = Explainer(regions), bright(0), bright(1)
-    both = explainer.explain(query, reference, method, mode="both")
+    both = explainer.explain(query, reference, method, mode="pair")
     assert both.reference_saliency is not None
     assert within(peak(both.saliency), QUERY_REGION)
     assert within(peak(both.reference_saliency), REFERENCE_REGION)
@@ -93,6 +93,8 @@ def test_errors_of_the_map_are_told_and_passes_counted(regions: Path) -> None:
 
 def test_what_needs_embeddings_is_refused_in_one_line(regions: Path) -> None:
     explainer = Explainer(regions)
+    with pytest.raises(OptionError, match=r"takes both pictures at once.*use mode pair"):
+        explainer.explain(bright(0), bright(1), Rise(masks=16), mode="both")
     for attempt in (
         lambda: explainer.prepare(bright(0)),
         lambda: explainer.embed([bright(0)]),

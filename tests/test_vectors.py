@@ -126,7 +126,7 @@ def test_numbers_that_are_not_finite_are_refused_by_their_place(demo: Explainer)
 def test_a_vector_cannot_be_masked(demo: Explainer, vector: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.passed.MaskedPasses", None)  # calling it would be a TypeError
     for method in (FEW, LearnedMask(iterations=1)):
-        with pytest.raises(ImageError, match=r"mode both masks the references too.*or use mode fixed"):
+        with pytest.raises(ImageError, match=r"modes pair and both mask the references too.*or use mode fixed"):
             demo.explain_many(CAT[0], [CAT[1], vector.tolist()], method, mode="both")
     with pytest.raises(ImageError, match="mode both"):
         next(demo.refining(CAT[0], vector, FEW, mode="both"))
@@ -231,4 +231,4 @@ def test_vectors_need_a_query_and_mode_fixed(files: np.ndarray, capsys: pytest.C
     assert exit_status(main, ["--reference-embedding", "one.npy"]) == 2
     assert "--reference-embedding needs a query, as in: QUERY --reference-embedding FILE" in error_line(capsys)
     assert exit_status(main, [str(CAT[0]), "--reference-embedding", "one.npy", "--mode", "both"]) == 2
-    assert "mode both masks the references too" in error_line(capsys)
+    assert "modes pair and both mask the references too" in error_line(capsys)

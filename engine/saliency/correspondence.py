@@ -20,8 +20,12 @@ def correspondence(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
     `tile_features` or a regression. J removes the means of rows and columns: otherwise a tile that matters to everything
     would be the best match everywhere.
     """
-    raw = query @ reference.T
-    return (raw - raw.mean(0) - raw.mean(1, keepdims=True) + raw.mean()).astype(np.float32)
+    return centred(query @ reference.T).astype(np.float32)
+
+
+def centred(matrix: np.ndarray) -> np.ndarray:
+    """Return `J C J`: a matrix (Tq, Tr) less the means of its rows and columns."""
+    return np.asarray(matrix - matrix.mean(0) - matrix.mean(1, keepdims=True) + matrix.mean())
 
 
 def split_half_reliability(queries: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> float | None:

@@ -80,13 +80,18 @@ class MapFits:
         return Convergence(reliability, published)
 
     def tile_effects(self, features: np.ndarray) -> list[np.ndarray]:
-        """Return the effect of showing each tile on the features (N, F): (s*s, F) from all masks, then from each half if
-        there are enough masks.
+        """Return the effect of showing each tile of the grid on the features (N, F): (s*s, F) from all masks, then from each
+        half if there are enough masks.
         """
+        (effects,) = self.effects_by_side(features, [self._grids.shape[1]])
+        return effects
+
+    def effects_by_side(self, features: np.ndarray, sides: Sequence[int]) -> list[list[np.ndarray]]:
+        """Return `tile_effects` for each number of tiles a side."""
         z, operators = differences(features), [self._operator, *self._halves]
-        parts = all_and_halves(len(features))
-        side = self._grids.shape[1]
-        return [Regression(o, self._geometry, z[part]).tiles(side) for o, part in zip(operators, parts, strict=False)]
+        parts = zip(operators, all_and_halves(len(features)), strict=False)
+        regressions = [Regression(operator, self._geometry, z[part]) for operator, part in parts]
+        return [[regression.tiles(side) for regression in regressions] for side in sides]
 
     def nbytes(self, conditions: int) -> int:
         """Return the bytes that this object keeps after explanations. conditions: the model's, and 1 for "no condition"."""
