@@ -120,6 +120,7 @@ def _bundle(network: str) -> Path:
     folder = (CACHE / "links" / network).resolve()
     if folder.is_dir():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if network == "vit":
         source = f"--onnx {focus_graph()} --output {FOCUS_TENSOR} --pool cls"
         run(f"export similarity {source} --size {SIDE} {IMAGENET} --out", folder, cwd=Path.cwd())

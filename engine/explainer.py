@@ -144,10 +144,9 @@ class Explainer:
         query: a path, a PIL image or a uint8 RGB array (H, W, 3)
         references: the same, or embeddings as `embed` returns them: arrays, tensors or lists of D numbers, (D,) or (1, D)
         method: "rise" or its options, `Rise(masks=...)`
-        mode: "fixed": the references shown whole. Two more mask each reference like the query, with the same options and
-            seed, in as many passes again, map both pictures and match their regions; references must be images then. "pair":
-            each map is against the other picture shown whole, as in two explanations of mode "fixed"; "both", as published:
-            against the mean of the other's masked features
+        mode: "fixed": the references shown whole. Others mask each reference like the query, in as many passes again, map both
+            pictures and match their regions; references must be images then. "pair": each map is against the other picture
+            shown whole, as in two explanations; "both", as published: against the mean of the other's masked features
         condition: index or name, one for all or one per reference; None compares the embeddings as they are
         baseline: what hidden pixels become: mean, black, white, blur; None: the method's own
         tolerance, deadline: when the passes may end early, see `prepare`; in mode "fixed", without a cache, the tolerance is

@@ -128,7 +128,7 @@ def test_a_vector_cannot_be_masked(demo: Explainer, vector: np.ndarray, monkeypa
     for method in (FEW, LearnedMask(iterations=1)):
         with pytest.raises(ImageError, match=r"modes pair and both mask the references too.*or use mode fixed"):
             demo.explain_many(CAT[0], [CAT[1], vector.tolist()], method, mode="both")
-    with pytest.raises(ImageError, match="mode both"):
+    with pytest.raises(ImageError, match="modes pair and both"):
         next(demo.refining(CAT[0], vector, FEW, mode="both"))
 
 

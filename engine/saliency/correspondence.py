@@ -20,10 +20,10 @@ def correspondence(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
     `tile_features` or a regression. J removes the means of rows and columns: otherwise a tile that matters to everything
     would be the best match everywhere.
     """
-    return centred(query @ reference.T).astype(np.float32)
+    return double_centred(query @ reference.T).astype(np.float32)
 
 
-def centred(matrix: np.ndarray) -> np.ndarray:
+def double_centred(matrix: np.ndarray) -> np.ndarray:
     """Return `J C J`: a matrix (Tq, Tr) less the means of its rows and columns."""
     return np.asarray(matrix - matrix.mean(0) - matrix.mean(1, keepdims=True) + matrix.mean())
 

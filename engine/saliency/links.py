@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.saliency.correspondence import centred
+from engine.saliency.correspondence import double_centred
 
 Region = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels."""
@@ -28,8 +28,8 @@ FAR = 3
 """Tiles are far apart if 1 / FAR of the picture lies between them."""
 CARRIED = 0.5
 """Least split-half reliability of a finer grid of tiles."""
-ROUNDING = 1e-9
-"""Columns below this share of the largest are rounding errors."""
+NO_VARIATION = 1e-9
+"""A column that varies by less than this share of the largest is constant but for rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ class _Matches:
         if len(query.tiles) < 3 or len(reference.tiles) < 3:
             return None
         (q, first_q, second_q), (r, first_r, second_r) = query.tiles, reference.tiles
-        strength = centred(q @ r.T)
-        halves = centred(first_q @ second_r.T), centred(second_q @ first_r.T)
+        strength = double_centred(q @ r.T)
+        halves = double_centred(first_q @ second_r.T), double_centred(second_q @ first_r.T)
         noise = np.sqrt(np.square(halves[0] - halves[1]).mean()) / 2
         allowed = strength > noise * np.sqrt(2 * np.log(strength.size))  # the largest of so many normal errors
         allowed &= _reliabilities(halves) >= LEAST_RELIABILITY
@@ -148,7 +148,7 @@ def _agree(query: Effects, reference: Effects, strength: np.ndarray) -> np.ndarr
 def _shared(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the columns (F,) bool that vary in both pictures: distances add columns that are constant in one of them."""
     varied = [np.ptp(effects, axis=0) for effects in (query, reference)]
-    return np.logical_and(*(v > ROUNDING * v.max(initial=0) for v in varied))
+    return np.logical_and(*(v > NO_VARIATION * v.max(initial=0) for v in varied))
 
 
 def _chance(effects: np.ndarray) -> float:
