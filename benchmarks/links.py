@@ -47,7 +47,7 @@ def _parser() -> CommandParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    explainer = Explainer(_bundle(options.network), precision="fp32")
+    explainer = Explainer(network_bundle(options.network), precision="fp32")
     unrelated = planted_pairs(options.split, options.pairs, CACHE / "clipart", shared=False)
     kinds = {
         "object": planted_pairs(options.split, options.pairs, CACHE / "clipart"),
@@ -115,7 +115,7 @@ def _centre_in(box: Region, place: Place) -> bool:
     return place[0] <= x < place[2] and place[1] <= y < place[3]
 
 
-def _bundle(network: str) -> Path:
+def network_bundle(network: str) -> Path:
     """Export a network of 224 x 224 pixels, unless it is there."""
     folder = (CACHE / "links" / network).resolve()
     if folder.is_dir():

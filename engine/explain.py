@@ -19,9 +19,10 @@ from engine.files import check_writable, write_json, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.methods.rise import ESTIMATORS, Rise
 from engine.pictures.loading import load_picture
-from engine.protocol import MODES, ignore_notice
+from engine.protocol import BOTH, FIXED, PAIR, ignore_notice
 from engine.reference_vectors import ReferenceLike, is_embedding_file, named_vectors, read_embedding_file
 from engine.render.attribute_groups import attribute_groups, numbers
+from engine.render.texts import NO_LINK, map_trust
 from engine.runtime.providers import PROVIDERS
 from engine.terminal import Bar, CommandParser, notice, printable, run_command, say
 
@@ -32,6 +33,7 @@ _EXAMPLES = """examples:
   python -m engine.explain query.jpg match.jpg --bundle models/shoes
   python -m engine.explain query.jpg a.jpg b.jpg c.jpg --out why.html
   python -m engine.explain query.jpg match.jpg --json           numbers only, for another program
+  python -m engine.explain query.jpg match.jpg --mode pair      both pictures mapped, and which regions match
   python -m engine.explain query.jpg match.jpg --original       drawn on the pictures as they are, before the crop
   python -m engine.explain query.jpg --reference-embedding index.npz:vectors    a reference per row of the array
   python -m engine.explain query.jpg match.jpg --rather-than other.jpg          why this one, and not that one?
@@ -63,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--bundle", metavar="DIR", help="model made by `python -m export` (default: the embedded emoji demo)")
     add("--method", default="rise", metavar="M", help=f"one of {', '.join(METHODS)} (default: %(default)s)")
-    add("--mode", default="fixed", metavar="MODE", help=f"one of {', '.join(MODES)} (default: %(default)s)")
+    add(
+        "--mode",
+        default=FIXED,
+        metavar="MODE",
+        help=f"{FIXED}: a map of the query; {PAIR}: of both pictures, and the regions that match; {BOTH}: the same "
+        "against the masked partner, as published (default: %(default)s)",
+    )
     add(
         "--masks",
         type=_whole_number,
@@ -89,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", default="auto", metavar="P", help="auto, fp32, fp16, bf16, int8 (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help=f".png, .html, .json or .npz (default: {DEFAULT_OUT}; none with --json)")
     add("--original", action="store_true", help="draw .png and .html on the original pictures, not on the network's crop")
+    add("--contours", action="store_true", help="draw lines around the strongest parts of the maps, for print")
     add("--json", action="store_true", help="print one JSON array, an object per reference, and nothing else")
     add("--quiet", action="store_true", help="no progress bar, and no notices on standard error")
     return parser
@@ -124,7 +133,7 @@ def _explain(options: argparse.Namespace) -> None:
             progress=bar.show,
         )
     if out:
-        _save(explanations, out, files, _originals(query, references) if options.original else None)
+        _save(explanations, out, files, _originals(query, references) if options.original else None, options.contours)
     if options.json:
         say(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
     else:
@@ -133,8 +142,9 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _out(options: argparse.Namespace) -> Path | None:
     out: Path | None = options.out or (None if options.json else DEFAULT_OUT)
-    if options.original and (out is None or checked_suffix(out) not in DRAWN):
-        raise OptionError(f"--original is about what is drawn: give --out a name that ends in {' or '.join(DRAWN)}")
+    for given in ("original", "contours"):
+        if getattr(options, given) and (out is None or checked_suffix(out) not in DRAWN):
+            raise OptionError(f"--{given} is about what is drawn: give --out a name that ends in {' or '.join(DRAWN)}")
     return out
 
 
@@ -184,18 +194,20 @@ def _files(out: Path, count: int) -> list[Path]:
     return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
 
 
-def _save(explanations: list[Explanation], out: Path, files: list[Path], originals: list[Originals] | None) -> None:
+def _save(
+    explanations: list[Explanation], out: Path, files: list[Path], originals: list[Originals] | None, contours: bool
+) -> None:
     each: Sequence[Originals | None] = [None] * len(explanations) if originals is None else originals
     if len(files) == len(explanations):
         for explanation, file, own in zip(explanations, files, each, strict=True):
-            explanation.save(file, own)
+            explanation.save(file, own, contours=contours)
     elif checked_suffix(out) == ".html":
         from engine.render.html import page  # noqa: PLC0415 - drawing is not needed to compute
 
         shown = None
         if originals is not None:
-            shown = [e.original_panels(*own) for e, own in zip(explanations, originals, strict=True)]
-        write_whole(out, page(explanations, shown).encode(errors="backslashreplace"))
+            shown = [e.original_panels(*own, contours=contours) for e, own in zip(explanations, originals, strict=True)]
+        write_whole(out, page(explanations, shown, contours).encode(errors="backslashreplace"))
     else:
         write_json(out, [e.to_dict() for e in explanations])
 
@@ -203,14 +215,20 @@ def _save(explanations: list[Explanation], out: Path, files: list[Path], origina
 def _summary(explanations: list[Explanation], names: list[str], top: int, files: list[Path]) -> str:
     lines = []
     for explanation, name in zip(explanations, names, strict=True):
-        known = explanation.saliency_reliability
-        map_ = "" if known is None else f", map reliability {known:.2f} after {explanation.passes} passes"
-        lines += [
-            f"{printable(name)}: similarity {explanation.similarity:.3f}{_rather_than(explanation)}{map_}",
-            *_attribute_lines(explanation, top),
-        ]
+        trust = map_trust(explanation)
+        map_ = f", map {trust} after {explanation.passes} passes" if trust else ""
+        lines.append(f"{printable(name)}: similarity {explanation.similarity:.3f}{_rather_than(explanation)}{map_}")
+        if explanation.correspondence is not None:
+            lines.append(f"  {_matched(explanation)}")
+        lines += _attribute_lines(explanation, top)
     lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
     return "\n".join([*lines, *(f"wrote {printable(str(file))}" for file in files)])
+
+
+def _matched(explanation: Explanation) -> str:
+    count, other = len(explanation.links), map_trust(explanation, of_reference=True)
+    regions = f"{count} region{'s match' if count > 1 else ' matches'}" if count else NO_LINK
+    return regions + (f"; the reference's map is {other}" if other else "")
 
 
 def _rather_than(explanation: Explanation) -> str:

@@ -144,14 +144,13 @@ class Explainer:
         query: a path, a PIL image or a uint8 RGB array (H, W, 3)
         references: the same, or embeddings as `embed` returns them: arrays, tensors or lists of D numbers, (D,) or (1, D)
         method: "rise" or its options, `Rise(masks=...)`
-        mode: "fixed": the references shown whole. Others mask each reference like the query, in as many passes again, map both
+        mode: "fixed": the references shown whole. The others mask each reference too, in as many passes again, map both
             pictures and match their regions; references must be images then. "pair": each map is against the other picture
             shown whole, as in two explanations; "both", as published: against the mean of the other's masked features
         condition: index or name, one for all or one per reference; None compares the embeddings as they are
         baseline: what hidden pixels become: mean, black, white, blur; None: the method's own
-        tolerance, deadline: when the passes may end early, see `prepare`; in mode "fixed", without a cache, the tolerance is
-            judged on the references given (mean); in the other modes each picture is judged against the others, and the time
-            is divided among the pictures
+        tolerance, deadline: when the passes may end early, see `prepare`; without a cache, the tolerance is judged on the
+            references given (mean), and of each masked reference on the query; masked pictures share the time
         top: attributes of a kind to name at most; None: all that reach the bundle's threshold
         ranking: "joint": attributes by the probability of being true of both pictures; "sane": by the paper's rule
         rather_than: one more reference: why those given and not this one? Maps of the difference, from the same passes

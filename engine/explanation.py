@@ -16,7 +16,7 @@ from engine.saliency.links import Link
 from engine.saliency.originals import map_on_original
 
 if TYPE_CHECKING:
-    from engine.render.png import Panel
+    from engine.render.panels import Panel
 
 Originals = tuple[ImageLike, ImageLike | None]
 """The pictures that were explained, query and reference, as they were before the network's crop; None: not needed."""
@@ -32,11 +32,12 @@ TUPLES = (
 class Explanation(Findings):
     """Why a query matches a reference. Its fields are those of `engine.findings.Findings`."""
 
-    def save(self, path: str | os.PathLike[str], originals: Originals | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], originals: Originals | None = None, *, contours: bool = False) -> None:
         """Write .png (a picture), .html (a page), .json (numbers) or .npz (everything, see `load`), by suffix.
 
         originals: (query, reference), to draw .png and .html on the original pictures instead of on what the network saw;
             the reference is None if its embedding was given
+        contours: draw lines around the strongest parts of the maps, for print; in .png and .html
 
         Raises OutputError for another suffix or if the file cannot be written; OptionError, ImageError for wrong originals.
         """
@@ -50,22 +51,23 @@ class Explanation(Findings):
         if suffix == ".json":
             write_json(target, self.to_dict())
             return
-        shown = None if originals is None else self.original_panels(*originals)
+        shown = None if originals is None else self.original_panels(*originals, contours=contours)
         if suffix == ".png":
             from engine.render.png import png  # noqa: PLC0415 - drawing is not needed to compute
 
-            content = png(self, shown)
+            content = png(self, shown, contours)
         else:
             from engine.render.html import page  # noqa: PLC0415 - as above
 
-            content = page([self], None if shown is None else [shown]).encode(errors="backslashreplace")
+            content = page([self], None if shown is None else [shown], contours).encode(errors="backslashreplace")
         write_whole(target, content)
 
     def on_original(self, image: ImageLike | None = None, *, reference: bool = False) -> np.ndarray:
         """Return the query's map on the original picture, or that picture with the map drawn on it.
 
         image: None: return (H0, W0) float32 over the upright original, NaN where the network did not see it (cropped away)
-            the original: return (H0, W0, 3) uint8, in grey, coloured by the map, with a frame around what the network saw
+            the original: return (H0, W0, 3) uint8, in grey below the colours of the map, with a frame around what was seen
+            and boxes around the regions that match
         reference: the same of the reference, which has a map in modes "pair" and "both"
 
         Raises OptionError if there is no map or the original's size is not known, ImageError if `image` is another picture.
@@ -81,7 +83,7 @@ class Explanation(Findings):
         if image is not None:
             from engine.render.original import overlay  # noqa: PLC0415 - as in `save`
 
-            return np.asarray(overlay(_original(image, size, which), saliency, box))
+            return np.asarray(overlay(self, _original(image, size, which), of_reference=reference))
         if size is None:
             raise OptionError(
                 f"the original {which}'s size is not known, because a file of an older version did not keep it: explain the "
@@ -89,7 +91,7 @@ class Explanation(Findings):
             )
         return map_on_original(saliency, box, size)
 
-    def original_panels(self, query: ImageLike, reference: ImageLike | None) -> "list[Panel]":
+    def original_panels(self, query: ImageLike, reference: ImageLike | None, *, contours: bool = False) -> "list[Panel]":
         """Return what `save` draws on the originals. Raises OptionError and ImageError for wrong originals."""
         from engine.render import original  # noqa: PLC0415 - as in `save`
 
@@ -101,7 +103,7 @@ class Explanation(Findings):
                 else "originals must be (query, None), because the reference was given as an embedding"
             )
         other = None if reference is None else _original(reference, self.reference_size, "reference")
-        return original.original_panels(self, _original(query, self.query_size, "query"), other)
+        return original.original_panels(self, _original(query, self.query_size, "query"), other, contours)
 
     def _save_npz(self, path: Path) -> None:
         arrays = {k: getattr(self, k) for k in ARRAYS if getattr(self, k) is not None}
@@ -130,7 +132,7 @@ class Explanation(Findings):
 
     def _repr_html_(self) -> str:
         """In notebooks: the picture."""
-        from engine.render.html import figure  # noqa: PLC0415 - as in `save`
+        from engine.render.figure import figure  # noqa: PLC0415 - as in `save`
 
         return figure(self)
 

@@ -1,4 +1,4 @@
-"""Pictures and pages of mode "both": the second map, and the regions that match."""
+"""Pictures and pages with two maps: the second map, links, and tiles to point at."""
 
 import dataclasses
 import html.parser
@@ -8,12 +8,18 @@ import re
 import numpy as np
 import pytest
 from helpers import CAT
+from PIL import Image, ImageDraw
 
 from engine import Explainer, Explanation, Rise
 from engine.render.attribute_table import ATTRIBUTE_SCRIPT
-from engine.render.html import LARGEST_TILED, SCRIPT, matrix_json, page, tile_grid
-from engine.render.matched_regions import COLOURS, links_text, mark_links, strongest_links
-from engine.render.png import PANEL, draw_explanation, enlarged, panels
+from engine.render.colours import PANEL
+from engine.render.drawn_links import COLOURS, NARROWEST, WIDEST, draw_links, links_on
+from engine.render.html import page
+from engine.render.panels import Panel, enlarged, panels
+from engine.render.png import draw_explanation
+from engine.render.texts import links_text
+from engine.render.tiles import LARGEST_TILED, SCRIPT, how_to, inset, matrix_json, tile_grid
+from engine.saliency.links import Link
 
 GRID = 5
 
@@ -23,41 +29,71 @@ def explanation() -> Explanation:
     return Explainer().explain(*CAT, Rise(masks=60, grid=GRID), mode="both")
 
 
-def test_strongest_links_are_mutual_positive_and_sorted() -> None:
-    correspondence = np.array([[0.1, 3.0, 0.2, 0.0], [0.0, 2.0, 0.0, -1.0], [5.0, 0.0, 1.0, 0.0]])
-    assert strongest_links(correspondence, 4) == [(2, 0, 5.0), (0, 1, 3.0)]  # 1 prefers what prefers 0
-    assert strongest_links(correspondence, 1) == [(2, 0, 5.0)]
-    assert strongest_links(-np.eye(2) - 1, 4) == []
-    assert strongest_links(np.zeros((2, 2)), 4) == []
+LINKS = (
+    Link((0, 0, 10, 10), (20, 0, 30, 10), 4.0, 0.9),
+    Link((30, 30, 40, 40), (0, 20, 10, 30), 1.0, 0.8),
+)
 
 
-def test_links_are_drawn_on_their_tiles() -> None:
-    matrix = np.zeros((4, 9))
-    matrix[3, 2] = 1  # bottom right of 2 x 2, top right of 3 x 3
-    query, reference = (enlarged(np.full((20, 20, 3), 128, np.uint8)) for _ in range(2))
-    before = np.asarray(query).copy()
-    mark_links(matrix, query, reference)
-    for panel, rows, columns in ((query, slice(150, 300), slice(150, 300)), (reference, slice(0, 100), slice(200, 300))):
-        changed = (np.asarray(panel) != before).any(-1)
-        assert changed[rows, columns].sum() == changed.sum() > 0
-        assert (np.asarray(panel)[rows, columns] == tuple(bytes.fromhex(COLOURS[0][1:]))).all(-1).sum() > 100
+def linked(explanation: Explanation, links: tuple[Link, ...] = LINKS) -> Explanation:
+    return dataclasses.replace(explanation, links=links)
+
+
+def test_links_are_drawn_on_their_regions_and_joined_by_lines(explanation: Explanation) -> None:
+    query, reference = (Panel(name, enlarged(np.full((64, 64, 3), 128, np.uint8))) for name in ("query", "reference"))
+    first, second = links_on(linked(explanation), query, reference)
+    assert first.query == pytest.approx((0, 0, 46.9, 46.9), abs=0.1)
+    assert second.reference == pytest.approx((0, 93.75, 46.9, 140.6), abs=0.1)
+    assert (first.number, first.width, second.width) == (1, WIDEST, NARROWEST)
+    assert len(set(COLOURS)) == 4
+    canvas = Image.new("RGB", (640, 300), "grey")
+    draw_links(ImageDraw.Draw(canvas), [first], (0, 0), (340, 0))
+    drawn = np.asarray(canvas)
+    colour = (drawn == tuple(bytes.fromhex(COLOURS[0][1:]))).all(-1)
+    assert colour[:70, :50].sum() > 100
+    assert colour[:70, 340 + 90 : 340 + 145].sum() > 100
+    assert colour[:, 50 : 340 + 90].any(0).all()  # the line crosses the gap
+    assert not colour[100:].any()
+
+
+def test_links_in_the_border_of_a_padded_picture_are_not_drawn(explanation: Explanation) -> None:
+    panel = Panel("query", Image.new("RGB", (PANEL, 100)), seen=(0.0, -100.0, 300.0, 200.0))
+    assert inset(panel) == ";inset:-100% 0% -100% 0%;clip-path:inset(33.33% 0% 33.33% 0%)"
+    reference = Panel("reference", enlarged(np.zeros((64, 64, 3), np.uint8)))
+    for top, drawn in ((0, 0), (24, 1)):
+        link = Link((24, top, 40, top + 16), (0, 0, 16, 16), 1.0, 1.0)
+        assert len(links_on(linked(explanation, (link,)), panel, reference)) == drawn
 
 
 def test_png_has_a_map_of_the_reference_and_says_how_reliable_the_links_are(explanation: Explanation) -> None:
     assert [panel.caption for panel in panels(explanation)] == [
+        "what matters in the query",
         "query",
-        "what matters in it",
         "reference",
-        "what matters in it",
+        "what matters in the reference",
     ]
     fixed = dataclasses.replace(explanation, reference_saliency=None, correspondence=None, correspondence_reliability=None)
     assert draw_explanation(explanation).width - draw_explanation(fixed).width > PANEL
     assert links_text(fixed) is None
-    texts = [links_text(dataclasses.replace(explanation, correspondence_reliability=r)) for r in (0.83, 0.3, None)]
-    assert "(split-half reliability 0.83)" in str(texts[0])
-    assert "(split-half reliability 0.30, mostly noise)" in str(texts[1])
-    assert "too few masks" in str(texts[2])
-    assert "no two regions" in str(links_text(dataclasses.replace(explanation, correspondence=np.zeros((4, 4)))))
+    assert "(reliability 0.80 to 0.90)" in str(links_text(linked(explanation)))
+    none = linked(explanation, ())
+    assert links_text(none) == "no region matches reliably"
+    few = dataclasses.replace(none, correspondence_reliability=None)
+    assert links_text(few) == "no region matches reliably: too few masks to tell"
+    texts = [how_to(dataclasses.replace(explanation, correspondence_reliability=r)) for r in (0.83, 0.3, None)]
+    assert "(split-half reliability 0.83)" in texts[0]
+    assert "(split-half reliability 0.30, mostly noise)" in texts[1]
+    assert "too few masks" in texts[2]
+
+
+def test_the_page_draws_the_same_links(explanation: Explanation) -> None:
+    tags = Tags(page([linked(explanation)]))
+    (view,) = [a["viewbox"] for a in tags.named("svg")]
+    assert view == "0 0 624 300"
+    lines = tags.named("line")
+    assert [a["stroke"] for a in lines] == ["#fff", COLOURS[1], "#fff", COLOURS[0]]  # the strongest on top
+    assert (lines[-1]["x1"], lines[-1]["x2"]) == ("47", str(round(300 + 24 + 20 * 300 / 64)))
+    assert not Tags(page([linked(explanation, ())])).named("svg")
 
 
 class Tags(html.parser.HTMLParser):
@@ -117,4 +153,4 @@ def test_grids_too_fine_to_point_at_are_drawn_only(explanation: Explanation) -> 
     text = page([dataclasses.replace(explanation, correspondence=np.eye(tiles))])
     assert SCRIPT not in text
     assert "class=tiles" not in text
-    assert "equal numbers: regions that match" in text
+    assert "equal numbers: regions that match" in text or "no region matches" in text

@@ -22,7 +22,7 @@ from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import draw_pairs, matching_pairs, split_directions
 from engine.evaluate.network_outputs import run_networks, similarities
 from engine.files import write_whole
-from engine.render.png import enlarged, heat_map
+from engine.render.panels import panels
 from training.datasets.emoji import load_emoji
 from training.emoji_labels import write_labelled
 
@@ -237,8 +237,7 @@ def _cell(explanation: Explanation, true: set[str]) -> Image.Image:
     assert explanation.reference_image is not None
     line, font = 17, ImageFont.load_default(14)
     cell = Image.new("RGB", (3 * CELL, CELL + (NAMED + 1) * line), "white")
-    shown = heat_map(explanation.query_image, explanation.saliency)
-    for i, panel in enumerate((enlarged(explanation.query_image), shown, enlarged(explanation.reference_image))):
+    for i, panel in enumerate(panel.drawn() for panel in panels(explanation)[:3]):
         cell.paste(panel.resize((CELL - 8, CELL - 8)), (i * CELL + 4, 4))
     draw = ImageDraw.Draw(cell)
     for i, a in enumerate(explanation.attributes):

@@ -14,8 +14,9 @@ from engine import Explainer, Explanation
 from engine.files import write_whole
 from engine.methods import METHODS
 from engine.protocol import MODES
-from engine.render.matched_regions import reliability_text
-from engine.render.png import draw_explanation, enlarged, heat_map
+from engine.render.panels import enlarged, panels
+from engine.render.png import draw_explanation
+from engine.render.texts import links_text
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = {name: explained(explainer, name) for name in PAIRS}
     for name, explanations in pairs.items():
         write_whole(DOCS / "gallery" / f"{name}.png", small_png(sheet(explanations)))
-    write_whole(DOCS / "gallery" / "regions.png", small_png(draw_explanation(pairs[PAIRS[0]]["rise", "both"])))
+    write_whole(DOCS / "gallery" / "regions.png", small_png(draw_explanation(pairs[PAIRS[0]]["rise", "pair"])))
     write_whole(DOCS / "gallery.md", text(pairs).encode())
 
 
@@ -51,31 +52,30 @@ def explained(explainer: Explainer, name: str) -> Explained:
 
 
 def sheet(explanations: Explained) -> Image.Image:
-    """Draw a column of pictures, then one per method; rows: the query's map in each mode, the reference's in mode "both"."""
-    first = next(iter(explanations.values()))
+    """Draw a column of pictures, then one a method; rows: the query's map in mode "fixed", then both maps of the others."""
+    first = explanations["rise", "pair"]
     assert first.reference_image is not None
-    cells = {"": [enlarged(pixels) for pixels in (first.query_image, first.query_image, first.reference_image)]}
+    query, reference = enlarged(first.query_image), enlarged(first.reference_image)
+    cells = {"": [query, *[query, reference] * 2]}
     for method in METHODS:
-        fixed, both = explanations[method, "fixed"], explanations[method, "both"]
-        assert both.reference_image is not None
-        assert both.reference_saliency is not None
-        cells[method] = [
-            heat_map(fixed.query_image, fixed.saliency),
-            heat_map(both.query_image, both.saliency),
-            heat_map(both.reference_image, both.reference_saliency),
-        ]
-    rows = ("fixed: the query", "both: the query", "both: the reference")
+        cells[method] = [map_ for mode in MODES for map_ in maps(explanations[method, mode])]
+    rows = ("fixed: the query", "pair: the query", "pair: the reference", "both: the query", "both: the reference")
     canvas = Image.new("RGB", (GAP + len(cells) * (CELL + GAP), LINE + len(rows) * (CELL + LINE + GAP)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    for column, (heading, panels) in enumerate(cells.items()):
+    for column, (heading, drawn) in enumerate(cells.items()):
         left = GAP + column * (CELL + GAP)
         draw.text((left, 3), heading, fill="black", font=font)
-        for row, panel in enumerate(panels):
+        for row, panel in enumerate(drawn):
             top = LINE + row * (CELL + LINE + GAP)
             if column == 0:
-                draw.text((left, top), rows[row], fill="#6e6e73", font=font)
+                draw.text((left, top), rows[row], fill="#5f5f64", font=font)
             canvas.paste(panel.resize((CELL, CELL)), (left, top + LINE))
     return canvas
+
+
+def maps(explanation: Explanation) -> list[Image.Image]:
+    """Return the maps of an explanation as they are drawn, the query's first."""
+    return [panel.drawn() for panel in panels(explanation) if panel.layer is not None]
 
 
 def small_png(picture: Image.Image) -> bytes:
@@ -98,7 +98,7 @@ def text(pairs: dict[str, Explained]) -> str:
         f"![{name}: the heat maps of {', '.join(METHODS)} in modes {' and '.join(MODES)}](gallery/{name}.png)"
         for name, e in pairs.items()
     )
-    reliabilities = "\n".join(f"- {name}: {reliability_text(e['rise', 'both'])}" for name, e in pairs.items())
+    linked = "\n".join(f"- {name}: {links_text(e['rise', 'pair'])}" for name, e in pairs.items())
     return f"""# Gallery
 
 [Index](README.md) · [method](method.md) · [which maps are faithful](evaluation.md)
@@ -107,28 +107,29 @@ Every method on the embedded demo: Google's drawing of an emoji is the query, Tw
 its default settings. The passes of an explanation are the network rows behind it, the whole pictures included.
 `python -m tools.gallery` writes this page.
 
-| method | what it does | passes, fixed | passes, both |
-| --- | --- | --- | --- |
+| method | what it does | passes, {" | passes, ".join(MODES)} |
+| --- | --- |{" --- |" * len(MODES)}
 {table}
 
-Mode `fixed` shows the reference whole and maps the query. Mode `both` masks the reference too: the query's map is
-against the mean of the masked references, and the reference gets its own map. Both pictures get the same masks or
-windows here; the paper masks the reference more coarsely, and defines no such mode for LIME
-([method](method.md#both-pictures-masked)).
+Mode `fixed` shows the reference whole and maps the query. Mode `pair` maps both pictures, each against the other
+shown whole. Mode `both`, the paper's, masks the partner too: each map is against the mean of the masked partners.
+Both pictures get the same masks or windows here; the paper masks the reference more coarsely, and defines no such
+mode for LIME ([method](method.md#both-pictures-masked)).
 
-Colours run from the least to the most salient pixel of each map, so strengths cannot be compared between maps.
-These maps are only for looking at: a few pairs, picked for the demo, do not show which method is better.
+Maps of `rise` are in units of similarity: red raises it, blue with hatching lowers it, and where a map is below its
+error it is dotted. The other methods have scores of their own, above the least of each map. The maps of one
+explanation share their scale; those of different methods do not. These maps are only for looking at: a few pairs,
+picked for the demo, do not show which method is better.
 
 {pictures}
 
 ## Regions that match
 
-With `rise` in mode `both`, tiles of the two pictures are also matched with each other
-([method](method.md#correspondence)). The picture numbers the strongest pairs of tiles that are each other's best match.
-In the `.html` page, pointing at a tile lights up the tiles that it matches. The split-half reliability compares what
-every other mask finds with what the rest find:
+With `rise`, modes `pair` and `both` also match regions of the two pictures ([method](method.md#links)). The picture
+numbers and joins those that match reliably; a wider line is a stronger link. In the `.html` page, pointing at a tile
+lights up the tiles that it matches.
 
-{reliabilities}
+{linked}
 
 ![The {PAIRS[0]} pair with numbered regions on both drawings](gallery/regions.png)
 """

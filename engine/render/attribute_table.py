@@ -14,8 +14,8 @@ table { border-collapse: collapse; width: 100%; } th, td { text-align: left; pad
 th:first-child { width: 12rem; } th:nth-child(2) { width: 13rem; }
 td.number { font-variant-numeric: tabular-nums; }
 .bar { background: #f0eeec; width: 12rem; height: .8rem; border-radius: 2px; }
-.bar i { display: block; height: 100%; background: #c8401e; border-radius: 2px; }
-.apart .bar i { background: #6e6e73; }
+.bar i { display: block; height: 100%; background: #44546a; border-radius: 2px; }
+.apart .bar i { background: #a4a4aa; }
 td button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: left; cursor: help;
   text-decoration: underline dotted #6e6e73; text-underline-offset: .2em; overflow-wrap: anywhere; }
 td button:focus-visible { outline: 2px solid #145aff; outline-offset: 2px; }
