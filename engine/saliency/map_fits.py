@@ -90,8 +90,8 @@ class MapFits:
         """Return `tile_effects` for each number of tiles a side."""
         z, operators = differences(features), [self._operator, *self._halves]
         parts = zip(operators, all_and_halves(len(features)), strict=False)
-        regressions = [Regression(operator, self._geometry, z[part]) for operator, part in parts]
-        return [[regression.tiles(side) for regression in regressions] for side in sides]
+        weights = [operator.coefficients(z[part]).T for operator, part in parts]  # (F, T*T)
+        return [[self._geometry.coarse_tiles(w, side).T for w in weights] for side in sides]
 
     def nbytes(self, conditions: int) -> int:
         """Return the bytes that this object keeps after explanations. conditions: the model's, and 1 for "no condition"."""

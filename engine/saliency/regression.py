@@ -57,6 +57,11 @@ class Geometry:
         """(R, T*T) coefficients -> (R, T*T) float64: the maps' means over tiles."""
         return _covariance_over_mean(coefficients, self.tile_rows, self.tile_columns).reshape(len(coefficients), -1)
 
+    def coarse_tiles(self, coefficients: np.ndarray, side: int) -> np.ndarray:
+        """(R, T*T) coefficients -> (R, side * side) float64: the maps' means over side x side tiles."""
+        rows, columns = (areas(len(m), side) @ m for m in (self.rows, self.columns))
+        return _covariance_over_mean(coefficients, rows, columns).reshape(len(coefficients), -1)
+
 
 def _covariance(length: int, grid: int) -> np.ndarray:
     """Return the mean over shifts a of U_a (P U_a)^T: (length, T), with U_a the upsampling at shift a, P the tile means."""
@@ -246,12 +251,6 @@ class Regression:
     def leading(self, count: int) -> np.ndarray:
         """Return up to `count` unit directions of the features, (n, F), along which the maps are largest."""
         return np.linalg.svd(self._weights, full_matrices=False)[2][:count]
-
-    def tiles(self, parts: int) -> np.ndarray:
-        """Return (parts * parts, F): covariance of the features with the masks' means over parts x parts tiles."""
-        geometry = self._geometry
-        rows, columns = (areas(len(m), parts) @ m for m in (geometry.rows, geometry.columns))
-        return _covariance_over_mean(self._weights.T, rows, columns).reshape(-1, parts * parts).T
 
     def _coefficients(self, references: np.ndarray) -> np.ndarray:
         """(R, F) references -> (R, T*T) coefficients, with the fit's shrinkage undone."""
