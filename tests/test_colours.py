@@ -1,11 +1,8 @@
 """Colours of maps: nothing where nothing matters, one scale for all maps, and what shows in grey and to the colour-blind."""
 
-import base64
 import dataclasses
 import html
-import io
 import itertools
-import re
 
 import numpy as np
 import pytest
@@ -41,7 +38,7 @@ def spot(value: float) -> np.ndarray:
 
 def test_nothing_is_coloured_where_a_map_is_within_its_error(pair: Explanation) -> None:
     saliency = spot(1.0) + 0.05 * np.random.default_rng(0).standard_normal((40, 60)).astype(np.float32)
-    error = np.full((16, 16), 0.25, np.float32)
+    error = np.full((16, 16), 0.15, np.float32)
     white = Image.new("RGB", SIZE, "white")
     layer = map_layer(saliency, error, WHOLE, SIZE, Scale(1.0, True))
     drawn = np.asarray(over_grey(white, layer)).astype(int)
@@ -52,28 +49,6 @@ def test_nothing_is_coloured_where_a_map_is_within_its_error(pair: Explanation) 
     assert (np.ptp(drawn, axis=-1)[~outside] > 50).all()
     unknown = map_layer(saliency, None, WHOLE, SIZE, Scale(1.0, True))
     assert (unknown[..., 3] > 0).mean() > 0.9  # where nothing tells the error, every value has its colour
-
-
-def test_a_planted_region_is_all_that_is_coloured_in_picture_and_page(pair: Explanation) -> None:
-    white = np.full((40, 60, 3), 255, np.uint8)
-    planted = dataclasses.replace(
-        pair,
-        query_image=white,
-        saliency=spot(1.0),
-        saliency_error=np.full((16, 16), 0.01, np.float32),
-        reference_saliency=None,
-        correspondence=None,
-        links=(),
-        attributes=(),
-    )
-    shown = next(panel for panel in panels(planted) if panel.layer is not None)
-    assert shown.layer is not None
-    rows, columns = np.nonzero(np.ptp(np.asarray(shown.drawn()).astype(int), axis=-1) > 3)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((50, 99, 150, 224), abs=4)
-    sources = re.findall(r"class=layer alt='' src='data:image/png;base64,([^']+)'", page([planted]))
-    assert len(sources) == 1
-    with Image.open(io.BytesIO(base64.b64decode(sources[0]))) as layer:
-        np.testing.assert_array_equal(np.asarray(layer), shown.layer)
 
 
 def test_the_maps_of_an_explanation_share_their_scale(pair: Explanation) -> None:

@@ -1,5 +1,9 @@
 """Truth planted in networks made by hand: what every method must find, and what none may find by chance."""
 
+import base64
+import dataclasses
+import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +11,14 @@ import onnx
 import pytest
 from helpers import count_rows
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from engine import Explainer, Lime, LimePlan, Rise, RisePlan, Window
 from engine.pictures.preprocessing import Preprocessing
+from engine.render.colours import PANEL
+from engine.render.html import page
+from engine.render.panels import panels
+from engine.render.png import GAP, LINE, draw_explanation
 from engine.saliency.correspondence import correspondence, split_half_reliability, tile_features
 from export import OnnxSource, export_similarity
 
@@ -63,6 +72,34 @@ def test_every_method_finds_the_one_region_a_network_sees(method: Rise | Window 
         else:
             assert top <= row < top + side
             assert left <= column < left + side
+
+
+def test_only_the_region_that_a_network_sees_is_coloured_in_picture_and_page(tmp_path: Path) -> None:
+    top, left, side, cell = 36, 12, 16, 12  # pixels; a mask shows a region's surroundings with it, a cell and a half around
+    nodes = [
+        helper.make_node("Slice", ["image", "from", "to", "of"], ["region"]),
+        helper.make_node("Flatten", ["region"], ["embedding"]),
+    ]
+    cut = {"from": np.array([top, left]), "to": np.array([top + side, left + side]), "of": np.array([2, 3])}
+    explainer = bundle(tmp_path, nodes, 3 * side * side, "cosine", **cut)
+    pictures = [np.random.default_rng(s).integers(100, 256, (SIDE, SIDE, 3)).astype(np.uint8) for s in (2, 3)]
+    explanation = explainer.explain(*pictures)
+    on_white = dataclasses.replace(explanation, query_image=np.full((SIDE, SIDE, 3), 255, np.uint8))
+    shown = next(panel for panel in panels(on_white) if panel.layer is not None)
+    coloured = np.ptp(np.asarray(shown.drawn()).astype(int), axis=-1)
+    zoom = len(coloured) / SIDE
+    y, x = (max(round(zoom * (edge - cell)), 0) for edge in (top, left))
+    end_y, end_x = (round(zoom * (edge + side + cell)) for edge in (top, left))
+    outside = np.ones(coloured.shape, bool)
+    outside[y:end_y, x:end_x] = False
+    assert coloured[~outside].max() > 100
+    assert coloured[outside].max() <= 8
+    drawn = np.asarray(draw_explanation(on_white)).astype(int)
+    at, left_of = 3 * LINE + GAP - 6, 2 * GAP + PANEL
+    assert (drawn[at : at + PANEL, left_of : left_of + PANEL] == np.asarray(shown.drawn())).all()
+    (source,) = re.findall(r"class=layer alt='' src='data:image/png;base64,([^']+)'", page([on_white]))
+    with Image.open(io.BytesIO(base64.b64decode(source))) as layer:
+        np.testing.assert_array_equal(np.asarray(layer), shown.layer)
 
 
 def test_lime_with_blocks_finds_exactly_the_blocks_a_network_sees(tmp_path: Path) -> None:

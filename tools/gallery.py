@@ -116,7 +116,7 @@ shown whole. Mode `both`, the paper's, masks the partner too: each map is agains
 Both pictures get the same masks or windows here; the paper masks the reference more coarsely, and defines no such
 mode for LIME ([method](method.md#both-pictures-masked)).
 
-Maps of `rise` are in units of similarity: red raises it, blue with hatching lowers it, and where a map is below its
+Maps of `rise` are in units of similarity: red raises it, blue with hatching lowers it, and where a map is within its
 error it is dotted. The other methods have scores of their own, above the least of each map. The maps of one
 explanation share their scale; those of different methods do not. These maps are only for looking at: a few pairs,
 picked for the demo, do not show which method is better.

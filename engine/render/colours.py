@@ -28,6 +28,8 @@ HATCH, DOTS, DASH = 7, 12, 10
 """Pixels of a panel between two lines of the hatching, two dots, two dashes."""
 BAR_HEIGHT = 12
 """Height of the bar of colours, in pixels."""
+ERRORS = 2
+"""A value within so many standard errors of zero has no colour."""
 LEAST_GREY = 0.35
 """How bright black becomes below a map: its colours must show on dark pictures."""
 
@@ -85,7 +87,7 @@ def coloured(
     strength = scale.strengths(map_, least)
     seen = np.isfinite(strength)
     strength = np.where(seen, strength, 0)
-    known = np.ones_like(seen) if errors is None else np.abs(map_) >= np.nan_to_num(errors)
+    known = np.ones_like(seen) if errors is None else np.abs(map_) >= ERRORS * np.nan_to_num(errors)
     size = np.where(known, np.minimum(np.abs(strength), 1), 0)
     layer = np.zeros((*strength.shape, 4), np.uint8)
     layer[..., :3] = np.where((strength < 0)[..., None], _ramp(LOWERS, size), _ramp(RAISES, size))
@@ -127,7 +129,7 @@ def bar_text(explanation: Findings) -> str:
     """Return the unit of the bar in words."""
     if explanation.estimator == "regression":
         what = "similarity" if explanation.rather_than_similarity is None else "difference of the two similarities"
-        marks = "hatched: showing it lowers it; dotted: below its error" if explanation.saliency_error is not None else ""
+        marks = "hatched: showing it lowers it; dotted: within its error" if explanation.saliency_error is not None else ""
         return f"{what} added where a pixel is shown" + (f" ({marks})" if marks else "")
     return f"{explanation.method}'s own score, above the least of each map"
 
