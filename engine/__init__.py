@@ -2,7 +2,11 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import warnings
+
+# Nothing leaves the machine: ONNX Runtime sends events and keeps a device id unless it is told so before its first import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if importlib.util.find_spec("onnxruntime") is None:
     raise ImportError("engine needs ONNX Runtime: pip install 'sane-engine[cpu]' (or [cuda] on a machine with a GPU)")

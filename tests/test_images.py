@@ -8,7 +8,7 @@ from helpers import write_broken
 from PIL import Image
 
 from engine.errors import ImageError
-from engine.pictures.loading import load_picture
+from engine.pictures.loading import UPRIGHT, load_picture
 
 RED_GREEN = np.zeros((4, 6, 3), np.uint8)
 RED_GREEN[:, :3, 0] = 255
@@ -24,6 +24,71 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turn 90 degrees clockwise to see it upright
     Image.fromarray(RED_GREEN).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(pixels(tmp_path / "a.png"), np.rot90(RED_GREEN, -1))
+
+
+TIFF_MODES = ["L", "P", "RGB", "RGBA", "CMYK", "I;16", "1"]
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("mode", TIFF_MODES)
+def test_a_tiff_of_any_mode_compression_and_orientation_is_upright(mode: str, compression: str, tmp_path: Path) -> None:
+    grey = np.arange(35 * 20).reshape(20, 35) * 90
+    plain = Image.fromarray(grey.astype(np.uint16)) if mode == "I;16" else Image.fromarray((grey // 256).astype(np.uint8))
+    plain = plain if mode in ("I;16", "L") else plain.convert(mode)
+    plain.save(tmp_path / "plain.tif", compression=compression)
+    upright = pixels(tmp_path / "plain.tif")
+    for orientation in range(1, 9):
+        stored = _as_stored(plain, orientation)
+        stored.save(tmp_path / "turned.tif", compression=compression, tiffinfo={0x0112: orientation})
+        np.testing.assert_array_equal(pixels(tmp_path / "turned.tif"), upright)
+
+
+def _as_stored(picture: Image.Image, orientation: int) -> Image.Image:
+    """How a camera that was held so stores a picture: what makes it upright, undone."""
+    back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    how = back.get(orientation, UPRIGHT.get(orientation))
+    return picture if how is None else picture.transpose(how)
+
+
+@pytest.mark.parametrize("broken", [b"Exif\0\0XX*\0\x08\0\0\0", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"junk"])
+def test_a_broken_exif_block_does_not_lose_the_picture(broken: bytes, tmp_path: Path) -> None:
+    Image.fromarray(RED_GREEN).save(tmp_path / "a.jpg", exif=broken, quality=95)
+    Image.fromarray(RED_GREEN).save(tmp_path / "a.png", exif=broken)
+    assert pixels(tmp_path / "a.jpg").shape == (4, 6, 3)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), RED_GREEN)
+
+
+def test_a_readable_orientation_beside_broken_tags_is_used(tmp_path: Path) -> None:
+    ascii_in_a_number = b"\x0f\x01\x03\0\x02\0\0\0\xff\xff\xff\xff"  # a tag that points outside the block
+    orientation = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    block = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + ascii_in_a_number + orientation + b"\0\0\0\0"
+    Image.fromarray(RED_GREEN).save(tmp_path / "a.png", exif=block)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), np.rot90(RED_GREEN, -1))
+
+
+def test_no_file_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.Popen", None)
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n{} loop\n")
+    with pytest.raises(ImageError, match=r"a\.png is not a readable picture"):
+        load_picture(tmp_path / "a.png")
+
+
+def test_transparent_grey_of_sixteen_bits_is_put_over_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)).save(tmp_path / "a.png", transparency=1000)
+    assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 255]
+
+
+def test_sixteen_bits_whose_zero_is_white_are_not_inverted(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535]], np.uint16)).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    assert pixels(tmp_path / "a.tif")[0, :, 0].tolist() == [255, 0]
+
+
+def test_integers_of_thirty_two_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"32-bit integer pixels.*convert it"):
+        load_picture(tmp_path / "a.tif")
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n\0\0\xff\xff")
+    assert pixels(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 255]
 
 
 def test_transparency_is_put_over_white() -> None:
