@@ -45,6 +45,18 @@ def colours(folder: Path, metric: str) -> Explainer:
     return bundle(folder, [node], 3, metric, axes=np.array([2, 3]))
 
 
+def test_rows_that_no_mask_fills_may_be_what_they_like(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
+        helper.make_node("ReduceL2", ["mean", "last"], ["norm"], keepdims=1),
+        helper.make_node("Div", ["mean", "norm"], ["embedding"]),  # not a number for a picture of zeros
+    ]
+    explainer = bundle(tmp_path, nodes, 3, "cosine", axes=np.array([2, 3]), last=np.array([1]))
+    picture = np.random.default_rng(0).integers(100, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    assert explainer.model.run_settings.batch > 2
+    assert np.isfinite(explainer.explain(picture, picture, Rise(masks=2)).saliency).all()
+
+
 def blocks() -> np.ndarray:
     """(64, 64) labels of 8 x 8 tiles, row-major."""
     row, column = np.divmod(np.arange(SIDE * SIDE).reshape(SIDE, SIDE), SIDE)

@@ -20,7 +20,8 @@ class HostStage:
         height, width = image.shape[:2] if channels_last else image.shape[1:]
         self.batch = batch
         self._masks = np.empty((batch, height, width), np.float32)
-        self._rows = np.zeros((batch, *image.shape), np.float32)
+        self._rows = np.empty((batch, *image.shape), np.float32)
+        self._rows[:] = image  # what a first, shorter batch leaves: a network may divide by what is 0 in an empty picture
         self._channels_last = channels_last
         self._embeddings: list[np.ndarray] = []
 
