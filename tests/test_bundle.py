@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import BundleError, Explainer, OptionError
+from engine.attributes.table import AttributeTable
 from engine.bundle import SUMS, demo_bundle, load_bundle
 from engine.bundle.external_data import external_files
+from engine.bundle.manifest import attributes_from_json, attributes_to_json
+from engine.bundle.report import GraphFidelity
 
 
 @pytest.fixture
@@ -252,3 +255,33 @@ def test_sums_are_of_every_file_and_readable_by_sha256sum() -> None:
     assert set(listed) == {p.name for p in folder.iterdir()} - {SUMS}
     for name, digest in listed.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_numbers_and_names_that_nothing_can_hold_are_refused() -> None:
+    good = json.loads(
+        attributes_to_json(AttributeTable(("a", "b"), "sigmoid", np.zeros(2, np.float32), prior=np.ones(2, np.float32)))
+    )
+    attributes_from_json(json.dumps(good))
+    for change in (
+        {"names": ["a", ""]},
+        {"names": ["a", "b" * 1001]},
+        {"prior": [0.5, 1.5]},
+        {"prior": [0.5, -0.1]},
+        {"bias": [0, 10**400]},
+        {"threshold": 10**400},
+    ):
+        with pytest.raises(BundleError, match=r"attributes\.json is not valid"):
+            attributes_from_json(json.dumps(good | change))
+    graph = {
+        "embedding_cosine_mean": 1.0,
+        "embedding_cosine_least": 1.0,
+        "map_correlation_mean": 1.0,
+        "map_correlation_p10": 1.0,
+        "map_correlation_least": 1.0,
+        "speed": 2.0,
+        "calibration": "",
+    }
+    GraphFidelity(**graph)  # type: ignore[arg-type]
+    for name in ("speed", "map_correlation_mean"):
+        with pytest.raises(OptionError, match=name):
+            GraphFidelity(**graph | {name: 10**400})  # type: ignore[arg-type]

@@ -11,6 +11,10 @@ Joint = tuple[float, float, float]
 """a, b, c of the probability that an attribute is true of both pictures, see `engine.attributes.probability`."""
 
 
+MOST_CHARACTERS = 1000
+"""Of a name of an attribute or a condition."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttributeTable:
     """A bundle's A attributes.
@@ -41,8 +45,8 @@ class AttributeTable:
         count = len(self.names)
         if self.confidence not in CONFIDENCES:
             raise OptionError(f"confidence must be one of {', '.join(CONFIDENCES)}, got {self.confidence!r}")
-        if not count or len(set(self.names)) != count or not all(isinstance(n, str) and n for n in self.names):
-            raise OptionError("attributes need distinct names, at least one")
+        if not count or len(set(self.names)) != count or not all(is_name(n) for n in self.names):
+            raise OptionError(f"attributes need distinct names, at least one, of 1 to {MOST_CHARACTERS} characters")
         if self.bias.shape != (count,) or (self.prior is not None and self.prior.shape != (count,)):
             raise OptionError(f"bias and prior must be ({count},), one per attribute")
         if len(self.phi) != 3 or not np.isfinite(self.phi).all() or not 0 <= self.threshold <= 1:
@@ -51,8 +55,10 @@ class AttributeTable:
             )
         if self.joint is not None and (len(self.joint) != 3 or not np.isfinite(self.joint).all()):
             raise OptionError(f"joint must be three finite numbers, got {self.joint}")
-        if not np.isfinite(self.bias).all() or (self.prior is not None and not np.isfinite(self.prior).all()):
-            raise OptionError("bias and prior must be finite")
+        if not np.isfinite(self.bias).all():
+            raise OptionError("bias must be finite")
+        if self.prior is not None and not ((self.prior >= 0) & (self.prior <= 1)).all():
+            raise OptionError("every prior must lie in [0, 1]")
         if self.slopes.shape != (count,) or not (np.isfinite(self.slopes) & (self.slopes > 0)).all():
             raise OptionError(f"scale must be ({count},), one per attribute, finite and above 0")
 
@@ -65,6 +71,11 @@ class AttributeTable:
     def weights(self) -> tuple[float, float, float]:
         """phi as it is used: without a prior, phi_3 is 0."""
         return (self.phi[0], self.phi[1], self.phi[2] if self.prior is not None else 0.0)
+
+
+def is_name(value: object) -> bool:
+    """Whether a value is a text of 1 to MOST_CHARACTERS characters."""
+    return isinstance(value, str) and 1 <= len(value) <= MOST_CHARACTERS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

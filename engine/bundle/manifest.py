@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.attributes.table import AttributeTable
+from engine.attributes.table import MOST_CHARACTERS, AttributeTable, is_name
 from engine.errors import BundleError, EngineError, OptionError
 from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import require_whole
@@ -73,8 +73,8 @@ class Manifest:
     origin: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isprintable() or not isinstance(self.licence, str):
-            raise OptionError("name must be one line of text, and licence text")
+        if not is_name(self.name or "-") or not self.name.isprintable() or not isinstance(self.licence, str):
+            raise OptionError(f"name must be one line of text, at most {MOST_CHARACTERS} characters, and licence text")
         if not isinstance(self.origin, str) or not self.origin.isprintable():
             raise OptionError(f"origin must be one line of text, got {self.origin!r}")
         require_whole("embedding", self.embedding, 1, LARGEST_EMBEDDING)
@@ -90,8 +90,8 @@ class Manifest:
             count, got = len(self.conditions.names), self.conditions.weights
             if got.shape != (count, self.embedding) or not count or not np.isfinite(got).all():
                 raise OptionError(f"condition weights must be finite ({count}, {self.embedding}), got {got.shape}")
-            if len(set(self.conditions.names)) != count or not all(isinstance(n, str) for n in self.conditions.names):
-                raise OptionError("conditions need distinct names")
+            if len(set(self.conditions.names)) != count or not all(is_name(n) for n in self.conditions.names):
+                raise OptionError(f"conditions need distinct names of 1 to {MOST_CHARACTERS} characters")
 
     def graph(self, role: str, precision: str, target: str) -> Graph | None:
         """Return the graph of this role and precision for a target, cpu or gpu; None if there is none."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import math
+import sys
 from typing import Any
 
 from engine.errors import BundleError, OptionError
@@ -113,4 +113,6 @@ def _graph_fidelity(fields: dict[str, Any]) -> GraphFidelity:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # also of whole numbers that no float can hold
