@@ -72,7 +72,8 @@ def _run(options: argparse.Namespace) -> None:
 def _judged(pairs: list[PlantedPair], explained: list[Explanation]) -> dict[str, Any]:
     """Return the row: means with intervals over pairs; of links, each pair counted as often as it has links."""
     right = [
-        [_right(link.query_box, link.reference_box, p) for link in e.links] for p, e in zip(pairs, explained, strict=True)
+        [_right(link.query_box, link.reference_box, p) for link in e.links or ()]
+        for p, e in zip(pairs, explained, strict=True)
     ]
     entries = [_entries(p, e) for p, e in zip(pairs, explained, strict=True)]
     linked = [own for own in right if own]

@@ -226,7 +226,7 @@ def _summary(explanations: list[Explanation], names: list[str], top: int, files:
 
 
 def _matched(explanation: Explanation) -> str:
-    count, other = len(explanation.links), map_trust(explanation, of_reference=True)
+    count, other = len(explanation.links or ()), map_trust(explanation, of_reference=True)
     regions = f"{count} region{'s match' if count > 1 else ' matches'}" if count else NO_LINK
     return regions + (f"; the reference's map is {other}" if other else "")
 

@@ -125,7 +125,8 @@ class Explanation(Findings):
                 value = fields.get(name)  # older files have no sizes
                 fields[name] = value if value is None else tuple(value)
             fields["model"] = ModelName(**fields["model"])
-            fields["links"] = tuple(_link(**link) for link in fields.get("links", ()))  # older files have none
+            links = fields.get("links")  # older files have none
+            fields["links"] = None if links is None else tuple(_link(**link) for link in links)
             return cls(**fields, **arrays)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise OutputError(f"{path} is not a saved explanation ({first_line(error)})") from error

@@ -45,7 +45,7 @@ class Findings:
         row-major on the grid of the masks
     correspondence_reliability: correlation of what two halves of the masks say; None for too few masks
     links: regions that match, strongest first, by tiles at least as fine as the correspondence's; none where none matches
-        reliably
+        reliably; None in files of older versions
     attributes: best first, those that reach `attribute_threshold` (the `top` of them, where that was asked for). Ranking
         "joint": with the probability of being true of both pictures; "sane": with their confidence, ranked by phi
     only_query, only_reference: best first, attributes that are true of one picture and not of the other, with that
@@ -100,7 +100,7 @@ class Findings:
     reference_saliency_reliability: float | None = None
     correspondence: np.ndarray | None = None
     correspondence_reliability: float | None = None
-    links: tuple[Link, ...] = ()
+    links: tuple[Link, ...] | None = ()
     query_size: tuple[int, int] | None = None
     reference_size: tuple[int, int] | None = None
     ranking: str = "sane"
@@ -126,7 +126,8 @@ class Findings:
         """Everything but the arrays, ready for JSON."""
         fields = {k: v for k, v in vars(self).items() if k not in ARRAYS}
         fields["model"] = dataclasses.asdict(self.model)
-        fields["links"] = [{k: list(v) if isinstance(v, tuple) else v for k, v in vars(a).items()} for a in self.links]
+        if self.links is not None:
+            fields["links"] = [{k: list(v) if isinstance(v, tuple) else v for k, v in vars(a).items()} for a in self.links]
         for kind in ATTRIBUTE_LISTS:
             fields[kind] = [{k: v for k, v in vars(a).items() if k != "map"} for a in getattr(self, kind)]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

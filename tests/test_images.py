@@ -8,7 +8,7 @@ from helpers import write_broken
 from PIL import Image
 
 from engine.errors import ImageError
-from engine.pictures.loading import UPRIGHT, load_picture
+from engine.pictures.loading import TURNS, load_picture
 
 RED_GREEN = np.zeros((4, 6, 3), np.uint8)
 RED_GREEN[:, :3, 0] = 255
@@ -46,7 +46,7 @@ def test_a_tiff_of_any_mode_compression_and_orientation_is_upright(mode: str, co
 def _as_stored(picture: Image.Image, orientation: int) -> Image.Image:
     """How a camera that was held so stores a picture: what makes it upright, undone."""
     back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    how = back.get(orientation, UPRIGHT.get(orientation))
+    how = back.get(orientation, TURNS.get(orientation))
     return picture if how is None else picture.transpose(how)
 
 

@@ -1,5 +1,8 @@
 """Links: which regions match, what is not drawn, and mode pair, which has them."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import CAT, COUPLE, count_rows
@@ -7,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Explainer, Explanation, LearnedMask, Lime, OptionError, Rise, Window
+from engine.render.texts import links_text
 from engine.saliency.links import LEAST_AGREEMENT, MOST_LINKS, Effects, Link, find_links
 
 SIDE, COLUMNS, PIXELS = 8, 400, (64, 64)
@@ -136,6 +140,20 @@ def test_links_are_kept_in_files_and_told_as_numbers(tmp_path: object) -> None:
     told = pair.to_dict()["links"][0]
     assert told["query_box"] == list(pair.links[0].query_box)
     assert isinstance(pair.links[0], Link)
+
+
+def test_a_file_without_links_does_not_say_that_none_matches(tmp_path: Path) -> None:
+    pair = Explainer().explain(*CAT, Rise(masks=64), mode="pair")
+    pair.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as data:
+        arrays = dict(data)
+    fields = json.loads(str(arrays.pop("fields")))
+    del fields["links"]
+    np.savez(tmp_path / "old.npz", fields=np.array(json.dumps(fields)), **arrays)
+    old = Explanation.load(tmp_path / "old.npz")
+    assert old.links is None
+    assert "explain the pair again" in str(links_text(old))
+    old.save(tmp_path / "old.png")
 
 
 def test_unlike_emoji_have_no_links() -> None:

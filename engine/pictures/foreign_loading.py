@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from engine.pictures.loading import load_picture
+from engine.pictures.loading import ORIENTATION, load_picture
 
 RgbPicture = Image.Image
 """An RGB picture as Pillow has it."""
@@ -15,7 +15,6 @@ LOADINGS = {
     "transparency over black": "black",
 }
 """Ways of reading a file other than the engine's, UPRIGHT, and what it is about."""
-ORIENTATION = 0x0112
 _ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 

@@ -18,7 +18,7 @@ SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")
 """Formats whose pixels have at most 16 bits, also where Pillow keeps them in 32."""
 ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 262, 0
 """Tags of EXIF and TIFF, and the value of the second one for inverted pixels."""
-UPRIGHT = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -100,9 +100,9 @@ def _upright(picture: Image.Image) -> Image.Image:
         orientation = picture.getexif().get(ORIENTATION)
     except Exception:  # a broken block: Pillow's parsers raise almost anything
         return picture
-    if orientation not in UPRIGHT:
+    if orientation not in TURNS:
         return picture
-    turned = picture.transpose(UPRIGHT[orientation])
+    turned = picture.transpose(TURNS[orientation])
     turned.format = picture.format
     return turned
 

@@ -35,7 +35,7 @@ class DrawnLink:
 
 def links_on(explanation: Findings, query: Panel, reference: Panel) -> list[DrawnLink]:
     """Return the links of an explanation in pixels of its panels, the strongest first; what lies outside is cut off."""
-    links = explanation.links
+    links = explanation.links or ()
     strongest = links[0].strength if links else 1.0
     found = []
     for i, (link, colour) in enumerate(zip(links, COLOURS, strict=False)):

@@ -4,10 +4,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from engine.findings import Findings
-from engine.render.colours import PANEL, Scale, coloured, map_layer, over_grey
+from engine.render.colours import PANEL, Scale, coloured, over_grey
 from engine.render.drawn_links import COLOURS, draw_box
-from engine.render.panels import QUERY, REFERENCE, REFERENCE_MAP, Panel, enlarged, in_order, rival_panel
-from engine.render.texts import map_trust, query_map_text
+from engine.render.panels import Panel, enlarged, in_order, query_side, reference_side, rival_panel
 from engine.saliency.links import Region
 from engine.saliency.originals import map_on_original, seen_part
 
@@ -22,18 +21,12 @@ def original_panels(
 
     query, reference: the upright originals, (H0, W0, 3) uint8; the reference is not needed if its embedding was given
     """
-    e, scale = explanation, Scale.of(explanation)
-    shown, seen = _framed(query, e.query_box)
-    layer = map_layer(e.saliency, e.saliency_error, seen, shown.size, scale, contours)
-    own = [Panel(QUERY, shown, seen=seen), Panel(query_map_text(e), shown, layer, map_trust(e), seen)]
-    other: list[Panel] = []
-    if reference is not None and e.reference_box is not None:
-        shown, seen = _framed(reference, e.reference_box)
-        other.append(Panel(REFERENCE, shown, seen=seen))
-        if e.reference_saliency is not None:
-            layer = map_layer(e.reference_saliency, e.reference_saliency_error, seen, shown.size, scale, contours)
-            other.append(Panel(REFERENCE_MAP, shown, layer, map_trust(e, of_reference=True), seen))
-    return in_order(own, other, rival_panel(e))
+    scale, own, other = Scale.of(explanation), query_side(explanation), reference_side(explanation)
+    shown = own.panels(*_framed(query, own.box), scale, contours)
+    partner: list[Panel] = []
+    if reference is not None and other is not None:
+        partner = other.panels(*_framed(reference, other.box), scale, contours)
+    return in_order(shown, partner, rival_panel(explanation))
 
 
 def _framed(pixels: np.ndarray, box: Region) -> tuple[Image.Image, Region]:
@@ -49,19 +42,13 @@ def overlay(explanation: Findings, pixels: np.ndarray, *, of_reference: bool = F
 
     pixels: (H0, W0, 3) uint8
     """
-    e = explanation
-    saliency, error, box, network = (
-        (e.reference_saliency, e.reference_saliency_error, e.reference_box, e.reference_image)
-        if of_reference
-        else (e.saliency, e.saliency_error, e.query_box, e.query_image)
-    )
-    assert saliency is not None
-    assert box is not None
-    assert network is not None
-    scale, size = Scale.of(e), (pixels.shape[1], pixels.shape[0])
-    least, zoom = float(saliency.min()), max(size) / PANEL
-    map_ = map_on_original(saliency, box, size)
-    errors = None if error is None or not scale.signed else map_on_original(error, box, size)
+    side = reference_side(explanation) if of_reference else query_side(explanation)
+    assert side is not None
+    assert side.saliency is not None
+    scale, size, box = Scale.of(explanation), (pixels.shape[1], pixels.shape[0]), side.box
+    least, zoom = float(side.saliency.min()), max(size) / PANEL
+    map_ = map_on_original(side.saliency, box, size)
+    errors = None if side.error is None or not scale.signed else map_on_original(side.error, box, size)
     drawn = np.empty_like(pixels)
     for first in range(0, len(pixels), STRIP):
         part = slice(first, first + STRIP)
@@ -69,10 +56,9 @@ def overlay(explanation: Findings, pixels: np.ndarray, *, of_reference: bool = F
         layer = coloured(map_[part], rows, scale, least, zoom, first_row=first)
         drawn[part] = np.asarray(over_grey(Image.fromarray(pixels[part]), layer))
     picture = framed(Image.fromarray(drawn), box)
-    across, down = (box[2] - box[0]) / network.shape[1], (box[3] - box[1]) / network.shape[0]
+    across, down = (box[2] - box[0]) / side.pixels.shape[1], (box[3] - box[1]) / side.pixels.shape[0]
     draw = ImageDraw.Draw(picture)
-    for i, link in enumerate(e.links):
-        left, top, right, bottom = link.reference_box if of_reference else link.query_box
+    for i, (left, top, right, bottom) in enumerate(side.boxes):
         place = box[0] + across * left, box[1] + down * top, box[0] + across * right, box[1] + down * bottom
         draw_box(draw, place, COLOURS[i], i + 1, max(round(zoom), 1))
     return picture

@@ -34,21 +34,57 @@ class Panel:
         return self.picture if self.layer is None else over_grey(self.picture, self.layer)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Side:
+    """One of the two pictures of an explanation, and its map.
+
+    pixels: (H, W, 3) uint8 as the network saw it; box: that part of the original; boxes: of its links, in pixels
+    saliency: (H, W) float32 or None; error: (T, T) float32 or None; trust: how far the map can be trusted
+    """
+
+    caption: str
+    of_map: str
+    pixels: np.ndarray
+    box: Region
+    boxes: Sequence[Region]
+    saliency: np.ndarray | None
+    error: np.ndarray | None
+    trust: str
+
+    def panels(self, picture: Image.Image, seen: Region | None, scale: Scale, contours: bool) -> list[Panel]:
+        """Return the panel of this picture, and that of its map if there is one. seen: what the network saw of `picture`"""
+        found = [Panel(self.caption, picture, seen=seen)]
+        if self.saliency is not None:
+            box = seen or whole_box(picture)
+            layer = map_layer(self.saliency, self.error, box, picture.size, scale, contours)
+            found.append(Panel(self.of_map, picture, layer, self.trust, seen))
+        return found
+
+
+def query_side(explanation: Findings) -> Side:
+    """Return the query and its map."""
+    e, links = explanation, explanation.links or ()
+    boxes = [link.query_box for link in links]
+    of_map = query_map_text(e)
+    return Side(QUERY, of_map, e.query_image, e.query_box, boxes, e.saliency, e.saliency_error, map_trust(e))
+
+
+def reference_side(explanation: Findings) -> Side | None:
+    """Return the reference and its map if it has one; None where the reference was given as an embedding."""
+    e, links = explanation, explanation.links or ()
+    if e.reference_image is None or e.reference_box is None:
+        return None
+    boxes, trust = [link.reference_box for link in links], map_trust(e, of_reference=True)
+    saliency, error = e.reference_saliency, e.reference_saliency_error
+    return Side(REFERENCE, REFERENCE_MAP, e.reference_image, e.reference_box, boxes, saliency, error, trust)
+
+
 def panels(explanation: Findings, contours: bool = False) -> list[Panel]:
-    """Return the panels of what the network saw. Query and reference stand together where their regions were matched."""
-    e, scale = explanation, Scale.of(explanation)
-    query = enlarged(e.query_image)
-    colours = map_layer(e.saliency, e.saliency_error, whole_box(query), query.size, scale, contours)
-    own = [Panel(QUERY, query), Panel(query_map_text(e), query, colours, map_trust(e))]
-    other: list[Panel] = []
-    if e.reference_image is not None:
-        reference = enlarged(e.reference_image)
-        other.append(Panel(REFERENCE, reference))
-        if e.reference_saliency is not None:
-            map_, error = e.reference_saliency, e.reference_saliency_error
-            colours = map_layer(map_, error, whole_box(reference), reference.size, scale, contours)
-            other.append(Panel(REFERENCE_MAP, reference, colours, map_trust(e, of_reference=True)))
-    return in_order(own, other, rival_panel(e))
+    """Return the panels of what the network saw. Query and reference stand together where both have maps."""
+    query, reference, scale = query_side(explanation), reference_side(explanation), Scale.of(explanation)
+    own = query.panels(enlarged(query.pixels), None, scale, contours)
+    other = [] if reference is None else reference.panels(enlarged(reference.pixels), None, scale, contours)
+    return in_order(own, other, rival_panel(explanation))
 
 
 def in_order(query: list[Panel], reference: list[Panel], rival: list[Panel]) -> list[Panel]:

@@ -55,6 +55,8 @@ def links_text(explanation: Findings) -> str | None:
     """Return the caption of the links; None where regions were not matched."""
     if explanation.correspondence is None:
         return None
+    if explanation.links is None:
+        return "which regions match is not in this file of an older version: explain the pair again"
     if not explanation.links:
         few = explanation.correspondence_reliability is None
         return f"{NO_LINK}: too few masks to tell" if few else NO_LINK
