@@ -141,7 +141,7 @@ def _outlined(file: Path) -> Image.Image | None:
 def _ovals(split: str, random: np.random.Generator) -> list[Image.Image]:
     """Return 1 + 2 DISTRACTORS ovals from different photos; the left halves of the photos are for tuning."""
     names = [name for name in (*PHOTOS, *OTHER_PHOTOS) if name not in TEXTURES]
-    chosen = random.permutation(len(names))[: OBJECTS]
+    chosen = random.permutation(len(names))[:OBJECTS]
     return [_oval(_half(names[i], split), random) for i in chosen]
 
 
