@@ -102,7 +102,7 @@ def published(explainer: Explainer, query: np.ndarray, references: Sequence[np.n
 
 def theirs(explainer: Explainer, query: np.ndarray, references: Sequence[np.ndarray], seed: int) -> Maps:
     """Explain by distance-explainer with its defaults, on the engine's session; each reference takes its own passes."""
-    from distance_explainer import DistanceExplainer  # type: ignore[import-not-found] # noqa: PLC0415 - not for our processes
+    from distance_explainer import DistanceExplainer  # noqa: PLC0415 - the others' processes run without it
 
     network = explainer.model.similarity.run
     rows = explainer.model.preprocessing.normalised(query)
