@@ -58,7 +58,7 @@ def overlay(explanation: Findings, pixels: np.ndarray, *, of_reference: bool = F
     picture = framed(Image.fromarray(drawn), box)
     across, down = (box[2] - box[0]) / side.pixels.shape[1], (box[3] - box[1]) / side.pixels.shape[0]
     draw = ImageDraw.Draw(picture)
-    for i, (left, top, right, bottom) in enumerate(side.boxes):
+    for i, (left, top, right, bottom) in reversed(list(enumerate(side.boxes))):
         place = box[0] + across * left, box[1] + down * top, box[0] + across * right, box[1] + down * bottom
         draw_box(draw, place, COLOURS[i], i + 1, max(round(zoom), 1))
     return picture
