@@ -1,6 +1,6 @@
-"""Are the links between two pictures right? On planted pairs of one object, of one sticker, and of unrelated pictures.
+"""Are the links between two pictures right? On planted pairs of one object, of one sticker, on unrelated pictures and photos.
 
-    python -m benchmarks.links [--network NAME] [--pairs N] [--split report] [--out FILE]
+    python -m benchmarks.links [--network NAME] [--only KIND ...] [--pairs N] [--split report] [--out FILE]
 
 A link is right if the centre of each of its regions lies on the object, or on the sticker, in its picture. `entries` are
 the four largest entries of the correspondence, which know no reliability. Needs Debian's clip art (apt) and, for network
@@ -8,6 +8,7 @@ the four largest entries of the correspondence, which know no reliability. Needs
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import numpy as np
 
 from benchmarks.mobilenet import embedder_folder, run
 from benchmarks.model_families import FOCUS_TENSOR, focus_graph
+from benchmarks.pictures import OTHER_PHOTOS, PHOTOS, photo
 from benchmarks.planted_pairs import SIDE, SPLITS, Place, PlantedPair, planted_pairs, stickered
 from benchmarks.record import circumstances
-from benchmarks.settings import DEFAULT
+from benchmarks.settings import DEFAULT, chosen_names
 from engine import Explainer, Explanation
 from engine.evaluate.bootstrap import bootstrap, json_ready
 from engine.files import write_whole
@@ -29,6 +31,8 @@ OUT = Path(__file__).parent / "results" / "links" / "links.json"
 CACHE = Path(".cache/benchmarks")
 IMAGENET = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
 NETWORKS = ("mobilenet", "vit")
+KINDS = ("object", "sticker", "unrelated", "photos")
+ALL_PHOTOS = (*PHOTOS, *OTHER_PHOTOS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,33 +44,52 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m benchmarks.links", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--network", choices=NETWORKS, default=NETWORKS[0], help="default: %(default)s")
+    add("--only", nargs="+", default=[], metavar="KIND", help=f"of {', '.join(KINDS)} (default: all)")
     add("--pairs", type=int, default=40, metavar="N", help="of each kind (default: %(default)s)")
     add("--split", choices=list(SPLITS), default="report", help="the rules were set on tuning (default: %(default)s)")
-    add("--out", type=Path, default=OUT, metavar="FILE", help="the rows; those of other networks and splits there stay")
+    add("--out", type=Path, default=OUT, metavar="FILE", help="the rows; others there stay")
     return parser
 
 
 def _run(options: argparse.Namespace) -> None:
     explainer = Explainer(network_bundle(options.network), precision="fp32")
-    unrelated = planted_pairs(options.split, options.pairs, CACHE / "clipart", shared=False)
-    kinds = {
-        "object": planted_pairs(options.split, options.pairs, CACHE / "clipart"),
-        "sticker": [stickered(pair, seed) for seed, pair in enumerate(unrelated)],
-        "unrelated": unrelated,
+    for kind in chosen_names(options.only, KINDS):
+        row = _photos(explainer) if kind == "photos" else _planted(explainer, kind, options.split, options.pairs)
+        same = {"network": options.network, "split": None if kind == "photos" else options.split, "kind": kind}
+        found = {**same, **json_ready(row), "precision": "fp32", "seed": DEFAULT.seed, **circumstances()}
+        before = json.loads(options.out.read_text()) if options.out.is_file() else []
+        kept = [r for r in before if not same.items() <= r.items()]
+        write_whole(options.out, (json.dumps([*kept, found], indent=1) + "\n").encode())
+        say(json.dumps({**same, **json_ready(row)}))
+
+
+def _planted(explainer: Explainer, kind: str, split: str, count: int) -> dict[str, Any]:
+    pairs = planted_pairs(split, count, CACHE / "clipart", shared=kind == "object")
+    if kind == "sticker":
+        pairs = [stickered(pair, seed) for seed, pair in enumerate(pairs)]
+    explained = []
+    with Bar(False, kind, "pair") as bar:
+        for done, pair in enumerate(pairs):
+            explained.append(explainer.explain(*pair.pictures, DEFAULT, mode="pair"))
+            bar.show(done + 1, len(pairs))
+    return _judged(pairs, explained)
+
+
+def _photos(explainer: Explainer) -> dict[str, Any]:
+    """All pairs of the photos, which show different things: each is prepared once. A pair shares photos with others."""
+    with Bar(False, "photos", "photo") as bar:
+        prepared = []
+        for done, name in enumerate(ALL_PHOTOS):
+            prepared.append(explainer.prepare(photo(name), DEFAULT))
+            bar.show(done + 1, len(ALL_PHOTOS))
+    explained = [query.explain(other, mode="pair") for query, other in itertools.combinations(prepared, 2)]
+    counts = np.array([float(len(e.links or ())) for e in explained])
+    return {
+        "pairs": len(explained),
+        "linked_pairs": int((counts > 0).sum()),
+        "links_per_pair": bootstrap(counts),
+        "masks": float(np.mean([len(one.plan) for one in prepared])),
     }
-    rows = []
-    for kind, pairs in kinds.items():
-        with Bar(False, kind, "pair") as bar:
-            explained = []
-            for done, pair in enumerate(pairs):
-                explained.append(explainer.explain(*pair.pictures, DEFAULT, mode="pair"))
-                bar.show(done + 1, len(pairs))
-        rows.append({"network": options.network, "split": options.split, "kind": kind, **_judged(pairs, explained)})
-    mine = [{**json_ready(row), "precision": "fp32", "seed": DEFAULT.seed, **circumstances()} for row in rows]
-    before = json.loads(options.out.read_text()) if options.out.is_file() else []
-    kept = [r for r in before if (r["network"], r["split"]) != (options.network, options.split)]
-    write_whole(options.out, (json.dumps([*kept, *mine], indent=1) + "\n").encode())
-    say("\n".join(json.dumps(json_ready(row)) for row in rows))
 
 
 def _judged(pairs: list[PlantedPair], explained: list[Explanation]) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and one line on standard error, and exit."""
         if sys.stderr is not None:
-            self.print_usage(sys.stderr)
+            with contextlib.suppress(OSError):  # Python before 3.11.5 raises where it cannot print
+                self.print_usage(sys.stderr)
         notice(f"{self.prog}: error: {message}")
         self.exit(BAD_INPUT)
 

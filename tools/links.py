@@ -16,7 +16,8 @@ BEGIN, END = "<!-- links: python -m tools.links -->", "<!-- end of links -->"
 KINDS = {
     "object": "one object at two places",
     "sticker": "one sticker on unrelated pictures",
-    "unrelated": "unrelated pictures",
+    "unrelated": "such pictures without it",
+    "photos": "photos of different things",
 }
 
 
@@ -39,7 +40,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
     lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for row in rows:
-        none = row["kind"] == "unrelated"
+        none = row["kind"] in ("unrelated", "photos")
         cells = [
             row["network"],
             f"{KINDS[row['kind']]}, {row['pairs']}",
