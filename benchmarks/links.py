@@ -1,4 +1,4 @@
-"""Are the links between two pictures right? On planted pairs of one object, of one sticker, on unrelated pictures and photos.
+"""Are the links right? On planted pairs of one object and of one sticker, on unrelated pictures, and on photos.
 
     python -m benchmarks.links [--network NAME] [--only KIND ...] [--pairs N] [--split report] [--out FILE]
 
