@@ -8,8 +8,8 @@ STEADY, FAIRLY_STEADY = 0.95, 0.85
 """Least reliability of a map that is called so."""
 STANDS_OUT = 4.0
 """Least ratio of the largest tile to its standard error: of 256 tiles of pure noise, one reaches 3."""
-FAINT_BELOW = 0.35
-"""A map whose largest value is below this share of its partner's: the picture shows what matters more than once."""
+FAINT_BELOW = 0.5
+"""A map is faint if its largest value is below this share of its partner's: what matters there is large, or there twice."""
 NOTHING_STANDS_OUT = "flat: no part stands out from its error"
 FAINT = "faint: no part matters alone"
 
