@@ -76,7 +76,7 @@ class TorchSource:
     def graph(self, pictures: np.ndarray, output: str) -> onnx.ModelProto:
         """Return the ONNX graph with its output named `output`. pictures: (n, ...) float32, n > 1, the example input
 
-        PyTorch has two exporters; the older one is tried if the other one fails. A module of our own is given up then.
+        PyTorch has two exporters; the older one is tried if the other one fails.
         """
         example = torch.tensor(pictures[:2])  # the exporter would take a batch of 1 for a constant
         module = self._evaluated
@@ -86,9 +86,8 @@ class TorchSource:
         for exporter in (_exported, _exported_by_torchscript):
             try:
                 with silence():
-                    model = onnx_files.with_names(onnx_files.folded(exporter(module, example)), INPUT, output)
-                self._release()
-                return model
+                    model = onnx_files.folded(exporter(module, example))
+                return onnx_files.with_names(model, INPUT, output)
             except Exception as error:  # the exporters run the user's code, and have no error class of their own
                 if _decides_by_numbers(error):  # the older exporter would keep one way of the decision, without a word
                     raise ExportError(
@@ -100,12 +99,6 @@ class TorchSource:
             f"torch.onnx.export cannot export the module: {reasons[0]}; nor can its TorchScript exporter: {reasons[1]}; "
             "write the module's forward as plain tensor operations, or export an ONNX file yourself and give it as --onnx"
         )
-
-    def _release(self) -> None:
-        """Give up the weights of a module that nobody else uses: the graph has copies, and what follows needs the memory."""
-        if self.own:
-            for tensor in (*self.module.parameters(), *self.module.buffers()):
-                tensor.data = torch.empty(0, dtype=tensor.dtype)
 
     def explain_fault(self, graph: onnx.ModelProto, pictures: np.ndarray) -> str:
         """Say why `graph` may differ from the module: a traced graph does not show where."""

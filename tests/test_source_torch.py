@@ -137,13 +137,3 @@ def test_options_of_other_sources_are_refused(tmp_path: Path, capsys: pytest.Cap
         assert message in error_line(capsys)
     assert exit_status(main, ["similarity", "--timm", "resnet18", "--pool", "cls", "--out", str(tmp_path / "out")]) == 2
     assert "--pool is used with --onnx or --module or --hf only" in error_line(capsys)
-
-
-def test_the_weights_of_a_module_of_our_own_are_given_up(tmp_path: Path) -> None:
-    bundles = {}
-    for own in (False, True):
-        module = ConvNet().eval()
-        bundles[own] = export_similarity(TorchSource(module, own=own), SMALL, tmp_path / str(own))
-        assert (sum(tensor.numel() for tensor in module.parameters()) == 0) == own
-    files = [(folder / "similarity.fp32.onnx").read_bytes() for folder in bundles.values()]
-    assert files[0] == files[1]
