@@ -1,11 +1,11 @@
 """Load pictures: a file of a raster format, a PIL image or an array, all to upright 8-bit RGB."""
 
-import functools
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from engine.errors import ImageError, first_line
 
@@ -14,6 +14,8 @@ FORMATS = (
     *("SUN", "TGA", "TIFF", "WEBP", "XBM"),
 )
 """Formats of files that are opened. None runs another program, as PostScript does."""
+USUAL_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM")
+"""Those that Pillow always imports."""
 SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")
 """Formats whose pixels have at most 16 bits, also where Pillow keeps them in 32."""
 ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 262, 0
@@ -56,7 +58,7 @@ def load_picture(image: ImageLike) -> Image.Image:
         if not path.exists():
             raise ImageError(f"{path} does not exist")
         # a file object: given a path, Pillow maps uncompressed TIFFs with the sides of the picture that is turned already
-        with path.open("rb") as file, Image.open(file, formats=_formats()) as opened:
+        with path.open("rb") as file, _opened(file) as opened:
             return _upright_rgb(opened, str(path))
     except ImageError:
         raise
@@ -67,11 +69,14 @@ def load_picture(image: ImageLike) -> Image.Image:
         raise ImageError(f"{path} is not a readable picture ({first_line(error)})") from error
 
 
-@functools.cache
-def _formats() -> list[str]:
-    """Return those of FORMATS that this build of Pillow reads."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+def _opened(file: BinaryIO) -> Image.Image:
+    """Open a file of one of FORMATS; the code of the rare ones is imported only for a file that is none of the usual."""
+    try:
+        return Image.open(file, formats=USUAL_FORMATS)
+    except UnidentifiedImageError:
+        Image.init()
+        file.seek(0)
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])  # a build may lack some
 
 
 def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:

@@ -37,12 +37,13 @@ def links_on(explanation: Findings, query: Panel, reference: Panel) -> list[Draw
     """Return the links of an explanation in pixels of its panels, the strongest first; what lies outside is cut off."""
     links = explanation.links or ()
     strongest = links[0].strength if links else 1.0
+    size = explanation.query_image.shape[:2]  # the network sees both pictures in one size
     found = []
     for i, (link, colour) in enumerate(zip(links, COLOURS, strict=False)):
         width = max(round(WIDEST * link.strength / strongest), NARROWEST)
         boxes = (
-            _on_panel(link.query_box, explanation.query_image.shape[:2], query),
-            _on_panel(link.reference_box, _size(explanation), reference),
+            _on_panel(link.query_box, size, query),
+            _on_panel(link.reference_box, size, reference),
         )
         if all(min(box[2] - box[0], box[3] - box[1]) >= SMALLEST for box in boxes):  # else in the border of a padded picture
             found.append(DrawnLink(i + 1, colour, width, *boxes))
@@ -76,12 +77,6 @@ def draw_box(draw: ImageDraw.ImageDraw, box: Region, colour: str, number: int, z
     draw.text(
         (left + label / 2, above + label / 2), str(number), fill=NUMBERS[number - 1], font=font(14 * zoom), anchor="mm"
     )
-
-
-def _size(explanation: Findings) -> tuple[int, int]:
-    pixels = explanation.reference_image
-    assert pixels is not None
-    return pixels.shape[0], pixels.shape[1]
 
 
 def _on_panel(box: Region, size: tuple[int, int], panel: Panel) -> Region:

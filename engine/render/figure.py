@@ -58,9 +58,8 @@ def _pair(explanation: Findings, shown: list[Panel], in_page: bool) -> str:
     """Return query and reference with their links, and their maps below."""
     query, reference = panel_of(shown, QUERY), panel_of(shown, REFERENCE)
     layers, data = {QUERY: "", REFERENCE: ""}, ""
-    if in_page and has_tiles(explanation):
-        matrix = explanation.correspondence
-        assert matrix is not None
+    matrix = explanation.correspondence if in_page and has_tiles(explanation) else None
+    if matrix is not None:
         layers[QUERY] = tile_grid(QUERY, REFERENCE, matrix, inset(query))
         layers[REFERENCE] = tile_grid(REFERENCE, QUERY, matrix.T, inset(reference))
         data = f" data-correspondence='{matrix_json(matrix)}'"

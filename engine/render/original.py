@@ -43,8 +43,7 @@ def overlay(explanation: Findings, pixels: np.ndarray, *, of_reference: bool = F
     pixels: (H0, W0, 3) uint8
     """
     side = reference_side(explanation) if of_reference else query_side(explanation)
-    assert side is not None
-    assert side.saliency is not None
+    assert side is not None and side.saliency is not None, "`Explanation.on_original` refuses what has no map"
     scale, size, box = Scale.of(explanation), (pixels.shape[1], pixels.shape[0]), side.box
     least, zoom = float(side.saliency.min()), max(size) / PANEL
     map_ = map_on_original(side.saliency, box, size)

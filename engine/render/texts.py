@@ -75,6 +75,8 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def font_of(text: str, size: int) -> ImageFont.FreeTypeFont:
     """Return the font of pictures, or one of the machine's if only that has all characters of the text."""
+    if text.isascii():
+        return font(size)
     for candidate in (font(size), *_fonts_of_the_machine(size)):
         if _has_all(candidate, text):
             return candidate

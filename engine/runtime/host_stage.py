@@ -21,7 +21,7 @@ class HostStage:
         self.batch = batch
         self._masks = np.empty((batch, height, width), np.float32)
         self._rows = np.empty((batch, *image.shape), np.float32)
-        self._rows[:] = image  # what a first, shorter batch leaves: a network may divide by what is 0 in an empty picture
+        self._empty = True
         self._channels_last = channels_last
         self._embeddings: list[np.ndarray] = []
 
@@ -37,6 +37,9 @@ class HostStage:
         masks = self._masks[:count]
         self._renderer.masks(first, first + count, out=masks)
         blend(self._image, self._baseline, masks, self._channels_last, out=self._rows[:count])
+        if self._empty:  # the rows that a first, shorter batch leaves: a network may divide by what is 0 in an empty picture
+            self._rows[count:] = self._image
+            self._empty = False
         self._embeddings.append(self._session.run(self._rows)[:count])
 
     def wait(self) -> None:

@@ -36,6 +36,11 @@ def split_half_reliability(queries: Sequence[np.ndarray], references: Sequence[n
     """
     if not queries or not references:
         return None
-    first, second = (correspondence(q, r).ravel() for q, r in zip(queries, references, strict=True))
-    norms = float(np.linalg.norm(first) * np.linalg.norm(second))  # both have mean 0 already
-    return float(first @ second) / norms if norms > 0 else 0.0
+    first, second = (correspondence(q, r) for q, r in zip(queries, references, strict=True))
+    return correlation_of_centred(first, second)
+
+
+def correlation_of_centred(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the correlation of two matrices (Tq, Tr) whose means are 0 already; 0 where one has no variation."""
+    norms = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first.ravel() @ second.ravel()) / norms if norms > 0 else 0.0

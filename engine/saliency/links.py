@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.saliency.correspondence import double_centred
+from engine.saliency.correspondence import correlation_of_centred, double_centred
 
 Region = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels."""
@@ -69,7 +69,7 @@ def find_links(query: Sequence[Effects], reference: Sequence[Effects], size: tup
     found: _Matches | None = None
     for own, other in zip(query, reference, strict=True):
         found = _Matches.of(own, other)
-        if found is None or found.agreement() >= CARRIED:
+        if found is None or correlation_of_centred(*found.halves) >= CARRIED:
             break
     return () if found is None else found.links(size)
 
@@ -96,12 +96,6 @@ class _Matches:
         allowed &= _reliabilities(halves) >= LEAST_RELIABILITY
         allowed &= _agree(query, reference, strength)
         return cls(strength, halves, allowed)
-
-    def agreement(self) -> float:
-        """Return the correlation of the halves."""
-        first, second = (half.ravel() for half in self.halves)
-        norms = float(np.linalg.norm(first) * np.linalg.norm(second))
-        return float(first @ second) / norms if norms > 0 else 0.0
 
     def links(self, size: tuple[int, int]) -> tuple[Link, ...]:
         """Return the strongest entries; each takes its regions out of both pictures."""
