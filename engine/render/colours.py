@@ -65,9 +65,16 @@ def map_layer(
     saliency: (H, W) float32, error: (T, T) float32 or None, both over `box` of the picture; size: (width, height) of it
     contours: draw lines at half of the strongest value, dashed where the similarity is lowered
     """
-    map_ = map_on_original(saliency, box, size)
-    errors = None if error is None or not scale.signed else map_on_original(error, box, size)
+    map_, errors = spread(saliency, error, box, size, scale)
     return coloured(map_, errors, scale, float(saliency.min()), max(size) / PANEL, contours)
+
+
+def spread(
+    saliency: np.ndarray, error: np.ndarray | None, box: Region, size: tuple[int, int], scale: Scale
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a map over a picture, and its errors if they say what is zero: (height, width) float32, nan outside `box`."""
+    errors = None if error is None or not scale.signed else map_on_original(error, box, size)
+    return map_on_original(saliency, box, size), errors
 
 
 def coloured(

@@ -4,11 +4,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from engine.findings import Findings
-from engine.render.colours import PANEL, Scale, coloured, over_grey
+from engine.render.colours import PANEL, Scale, coloured, over_grey, spread
 from engine.render.drawn_links import COLOURS, draw_box
 from engine.render.panels import Panel, enlarged, in_order, query_side, reference_side, rival_panel
 from engine.saliency.links import Region
-from engine.saliency.originals import map_on_original, seen_part
+from engine.saliency.originals import seen_part
 
 STRIP = 256
 """Rows that are coloured at once: together, those of a photo of 50 megapixels would take gigabytes."""
@@ -46,8 +46,7 @@ def overlay(explanation: Findings, pixels: np.ndarray, *, of_reference: bool = F
     assert side is not None and side.saliency is not None, "`Explanation.on_original` refuses what has no map"
     scale, size, box = Scale.of(explanation), (pixels.shape[1], pixels.shape[0]), side.box
     least, zoom = float(side.saliency.min()), max(size) / PANEL
-    map_ = map_on_original(side.saliency, box, size)
-    errors = None if side.error is None or not scale.signed else map_on_original(side.error, box, size)
+    map_, errors = spread(side.saliency, side.error, box, size, scale)
     drawn = np.empty_like(pixels)
     for first in range(0, len(pixels), STRIP):
         part = slice(first, first + STRIP)
