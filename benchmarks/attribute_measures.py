@@ -14,7 +14,8 @@ from engine.attributes.table import AttributeTable
 from engine.evaluate.bootstrap import bootstrap, json_ready
 from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.evaluate.removal import direction_agreement, first_named, removal, removal_drops, top_true
-from engine.files import read_npz, write_npz
+from engine.files import write_npz
+from engine.npz import read_npz
 from export import phi, platt, tcav
 from export.progress import progress_bar
 from training.datasets.emoji import Emoji

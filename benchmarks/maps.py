@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.pictures import Query
 from benchmarks.record import CACHE
 from engine import Explainer, Explanation, Rise
-from engine.files import read_npz, write_npz
+from engine.files import write_npz
+from engine.npz import read_npz
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("engine", "kernels")

@@ -6,7 +6,7 @@ networks are quantized on training emoji or on OTHER_PHOTOS.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +120,13 @@ def emoji_pictures(data: emoji_data.EmojiPair, count: int) -> list[Image.Image]:
     """Return training emoji of both vendors, on white."""
     chosen = data.base[np.random.RandomState(SEED).permutation(data.train)[: count // 2]]
     return [load_picture(Image.fromarray(data.pictures[v][i])) for i in chosen for v in emoji_data.VENDORS]
+
+
+def emoji_drawings(cache: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Give every base emoji as Google draws it, on white, with a file name."""
+    data = emoji_data.load_pair(cache)
+    for number, base in enumerate(data.base):
+        yield f"{number:04}.png", load_picture(Image.fromarray(data.pictures["google"][base]))
 
 
 def _emoji_queries(explainer: Explainer, count: int) -> list[Query]:

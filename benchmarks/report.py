@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import pairs, plots, sessions
 from benchmarks.record import PACKAGES, PEERS, folder, read
 from benchmarks.settings import MASKS
 from engine.files import write_whole
@@ -341,7 +341,39 @@ The maps are made before the clock starts.
 """
 
 
-SECTIONS = (_ratios, _equal, _fidelity, _cost, _peers, _faithfulness, _learned, _ranking)
+def _schedules(suites: dict[str, list[Row]], pictures: str) -> str:
+    beside, settings = (read(module.RESULTS) for module in (pairs, sessions))
+    equal = "equal bit for bit" if all(row["equal"] for row in beside) else "**not equal**"
+    count, masks, rounds = (beside[0][name] for name in ("pairs", "masks", "rounds"))
+    return f"""## Many pairs at a time
+
+`OMP_NUM_THREADS=1 python -m benchmarks.pairs`: {count} pairs with a query each, {masks} masks, in a loop whose network runs
+on all cores, and side by side: one explainer with `threads=1`, shared by as many Python threads as there are cores. Their
+maps are {equal}. "At most" is the ratio of pairs per second if all cores were busy all the time; it follows from CPU
+time. "Measured" is the ratio of wall times, the median of {rounds} rounds: with a load above the number of cores, of other
+work on the machine, it says little. Batches are full in both, and side by side the next batch is drawn while another
+pair's network runs. A method for many pairs could do no more than such a pool of threads, so the engine has none.
+
+{pairs.table(beside)}
+{_alone(beside)}
+## Session settings
+
+`python -m benchmarks.sessions`: a run of a batch of {settings[0]["batch"]} on the embedded network with one setting changed
+at a time; CPU time, the median of {settings[0]["rounds"]} rounds, and its ratio to the engine's settings, with the
+quartiles. The last level of ONNX Runtime's graph optimisation, which the engine has, also turns int8 networks to NHWC:
+"ENABLE_EXTENDED" goes without.
+
+{sessions.table(settings)}
+{_alone(settings)}"""
+
+
+def _alone(rows: list[Row]) -> str:
+    versions = ", ".join(f"{name} {rows[0][name]}" for name in ("onnxruntime", "openvino", "numpy") if name in rows[0])
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    return f"Measured on {rows[0]['machine']}; {versions}; commit {commits}.\n"
+
+
+SECTIONS = (_ratios, _equal, _fidelity, _cost, _peers, _faithfulness, _learned, _ranking, _schedules)
 
 
 def _table(columns: Iterable[Column], rows: Iterable[Any]) -> str:

@@ -20,12 +20,13 @@ if getattr(kernels, "ORIGIN", None) != "sane-engine":
     )
 
 from engine.cache import CacheInfo
-from engine.errors import BundleError, EngineError, ImageError, OptionError, OutputError, ProviderError
+from engine.errors import BundleError, EngineError, ImageError, OptionError, OutputError, ProcessError, ProviderError
 from engine.explainer import Explainer
 from engine.explanation import Explanation
 from engine.methods.learned_mask import LearnedMask
 from engine.methods.lime import Lime, LimePlan
 from engine.methods.rise import Rise, RisePlan
+from engine.methods.tokens import TokenPlan, Tokens
 from engine.methods.window import Window, WindowPlan
 from engine.prepared import Prepared
 from engine.reference_vectors import StoredReference
@@ -46,10 +47,13 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Prepared",
+    "ProcessError",
     "ProviderError",
     "Rise",
     "RisePlan",
     "StoredReference",
+    "TokenPlan",
+    "Tokens",
     "Window",
     "WindowPlan",
 ]

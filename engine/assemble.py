@@ -12,9 +12,12 @@ from engine.attributes.table import AttributeTable
 from engine.errors import OptionError
 from engine.explanation import Explanation
 from engine.findings import ModelName
-from engine.model import LoadedModel, Picture
+from engine.model import LoadedModel
+from engine.picture import Picture
+from engine.pictures.profiles import IGNORED
 from engine.protocol import require_top
 from engine.references import References
+from engine.saliency.flatness import OF_REFERENCE
 from engine.saliency.regression import Estimate
 
 JOINT, SANE = RANKED_BY = ("joint", "sane")
@@ -104,13 +107,19 @@ def assemble(
         reference_image=None if reference is None else reference.pixels,
         reference_box=None if reference is None else reference.box,
         reference_size=None if reference is None else reference.original_size,
+        query_profile=query.profile,
+        reference_profile=None if reference is None else reference.profile,
         condition=model.condition_name(condition),
         model=ModelName(model.manifest.name, model.bundle.identity),
         ranking=naming.ranking,
         phi=table.weights if table else None,
         joint=table.joint if table and naming.ranking == JOINT else None,
         attribute_threshold=table.threshold if table else None,
-        notes=_notes(table, ranked, naming, deadline_reached),
+        notes=(
+            *((estimate.note,) if estimate.note else ()),
+            *notes_of(table, ranked, naming, deadline_reached),
+            *_profile_notes(model, query, reference),
+        ),
         **fields,
     )
 
@@ -124,13 +133,15 @@ def with_reference_map(explanation: Explanation, other: Explanation, mode: str) 
         reference_saliency_error=other.saliency_error,
         reference_saliency_reliability=other.saliency_reliability,
         passes=explanation.passes + other.passes,
+        notes=explanation.notes + tuple(OF_REFERENCE[note] for note in other.notes if note in OF_REFERENCE),
         timings={name: seconds + other.timings[name] for name, seconds in explanation.timings.items()},
     )
 
 
-def _notes(
-    table: AttributeTable | None, ranked: RankedAttributes, naming: Naming, deadline_reached: bool
+def notes_of(
+    table: AttributeTable | None, ranked: RankedAttributes, naming: Naming, deadline_reached: bool = False
 ) -> tuple[str, ...]:
+    """What a reader of an explanation should know. deadline_reached: whether a deadline ended the passes"""
     notes = ["the deadline ended the passes early: see the map's error"] if deadline_reached else []
     if table is None:
         return (*notes, "this bundle has no attributes: `python -m export attributes` adds them")
@@ -142,3 +153,14 @@ def _notes(
     if table.prior is None and naming.ranking == SANE:
         notes.append("this bundle has no attribute prior: phi_3 counts as 0")
     return tuple(notes)
+
+
+def _profile_notes(model: LoadedModel, query: Picture, reference: Picture | None) -> list[str]:
+    """Say which pictures have colours that were not taken for what they are."""
+    advice = "" if model.reading.apply_profiles else ": apply_profiles (--apply-profiles) converts its colours to sRGB"
+    notes = []
+    for which, picture in (("query", query), ("reference", reference)):
+        name, _, fate = ((picture and picture.profile) or "").rpartition(", ")
+        if fate == IGNORED:
+            notes.append(f"the colour profile of the {which} ({name}) was ignored{advice}")
+    return notes

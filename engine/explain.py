@@ -12,6 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from engine.assemble import JOINT, RANKED_BY, SANE
+from engine.bundle import demo_bundle
 from engine.errors import OptionError
 from engine.explainer import Explainer
 from engine.explanation import DRAWN, Explanation, Originals, checked_suffix
@@ -19,8 +20,9 @@ from engine.files import check_writable, write_json, write_whole
 from engine.methods import COUNTED_BY, METHODS, Method, method_named
 from engine.methods.rise import ESTIMATORS, Rise
 from engine.pictures.loading import load_picture
+from engine.pictures.reading import Reading, add_reading_options, reading_of
 from engine.protocol import BOTH, FIXED, PAIR, ignore_notice
-from engine.reference_vectors import ReferenceLike, is_embedding_file, named_vectors, read_embedding_file
+from engine.reference_vectors import ReferenceLike, file_of, is_embedding_file, named_vectors, read_embedding_file
 from engine.render.attribute_groups import attribute_groups, numbers
 from engine.render.texts import NO_LINK, map_trust
 from engine.runtime.providers import PROVIDERS
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--masks",
         type=_whole_number,
         metavar="N",
-        help="passes over a picture (default: rise 256 to 1024 as it needs, lime 1000, mask 500 steps)",
+        help="passes over a picture (default: rise 256 to 1024 as it needs, tokens 128 to 1024, lime 1000, mask 500 steps)",
     )
     add("--estimator", metavar="E", help=f"of rise: {' or '.join(ESTIMATORS)}, the paper's own (default: {ESTIMATORS[0]})")
     add(
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FILE", help=f".png, .html, .json or .npz (default: {DEFAULT_OUT}; none with --json)")
     add("--original", action="store_true", help="draw .png and .html on the original pictures, not on the network's crop")
     add("--contours", action="store_true", help="draw lines around the strongest parts of the maps, for print")
+    add_reading_options(parser)
     add("--json", action="store_true", help="print one JSON array, an object per reference, and nothing else")
     add("--quiet", action="store_true", help="no progress bar, and no notices on standard error")
     return parser
@@ -109,11 +112,16 @@ def _explain(options: argparse.Namespace) -> None:
     rival = None if options.rather_than is None else _rival(options.rather_than)
     out = _out(options)
     files = _files(out, len(pictures) + sum(len(a) if a.ndim > 1 else 1 for _, a in arrays)) if out else []
+    reads = [query, *pictures, *_embedding_files(options), Path(options.bundle or demo_bundle())]
     for file in files:
-        check_writable(file)
+        check_writable(file, reads)
     method = _method(options)
     explainer = Explainer(
-        options.bundle, options.provider, options.precision, notice=ignore_notice if options.quiet else notice
+        options.bundle,
+        options.provider,
+        options.precision,
+        **vars(reading_of(options)),
+        notice=ignore_notice if options.quiet else notice,
     )
     if arrays or isinstance(rival, np.ndarray):
         explainer.model.require_embeddings("compare embeddings")
@@ -133,7 +141,13 @@ def _explain(options: argparse.Namespace) -> None:
             progress=bar.show,
         )
     if out:
-        _save(explanations, out, files, _originals(query, references) if options.original else None, options.contours)
+        _save(
+            explanations,
+            out,
+            files,
+            _originals(query, references, explainer.model.reading) if options.original else None,
+            options.contours,
+        )
     if options.json:
         say(json.dumps([e.to_dict() for e in explanations], ensure_ascii=False))
     else:
@@ -158,8 +172,14 @@ def _rival(given: str) -> Path | np.ndarray:
     return array.reshape(-1)
 
 
-def _originals(query: Path, references: Sequence[ReferenceLike]) -> list[Originals]:
-    picture = load_picture(query)
+def _embedding_files(options: argparse.Namespace) -> list[Path]:
+    """The files among the options that may name an array in a file, FILE.npz:KEY."""
+    given = [*options.reference_embedding, *([options.rather_than] if options.rather_than is not None else [])]
+    return [file_of(name) for name in given]
+
+
+def _originals(query: Path, references: Sequence[ReferenceLike], reading: Reading) -> list[Originals]:
+    picture = load_picture(query, reading)
     return [(picture, other if isinstance(other, Path) else None) for other in references]
 
 
@@ -221,7 +241,7 @@ def _summary(explanations: list[Explanation], names: list[str], top: int, files:
         if explanation.correspondence is not None:
             lines.append(f"  {_matched(explanation)}")
         lines += _attribute_lines(explanation, top)
-    lines += [f"note: {note}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
+    lines += [f"note: {printable(note)}" for note in dict.fromkeys(note for e in explanations for note in e.notes)]
     return "\n".join([*lines, *(f"wrote {printable(str(file))}" for file in files)])
 
 

@@ -10,12 +10,14 @@ from engine.assemble import Naming, assemble, rank_attributes, with_reference_ma
 from engine.attributes.ranking import Activations
 from engine.explanation import Explanation
 from engine.methods.learned_mask import LearnedMask, MaskPair, learn, rows_per_step
-from engine.model import LoadedModel, Picture
+from engine.model import LoadedModel
 from engine.passed import PassOptions
 from engine.passes import whole_embeddings
+from engine.picture import Picture
 from engine.protocol import BOTH, FIXED, PAIR, Progress
 from engine.references import References
 from engine.runtime.batch_size import largest_batch
+from engine.saliency.flatness import HIDING_CHANGES_NOTHING, OF_REFERENCE
 from engine.saliency.regression import Estimate
 from engine.saliency.stopping import Budget
 from engine.seen_attributes import seen_in_embedding
@@ -88,6 +90,16 @@ def _explain_pair(
     return found
 
 
+def _noted(explanation: Explanation, flat: Sequence[bool]) -> Explanation:
+    """The same with notes about sides (query, reference) that hiding does not change."""
+    notes = tuple(
+        note
+        for note, nothing in zip((HIDING_CHANGES_NOTHING, OF_REFERENCE[HIDING_CHANGES_NOTHING]), flat, strict=False)
+        if nothing
+    )
+    return dataclasses.replace(explanation, notes=notes + explanation.notes)
+
+
 class _Learners:
     """A query and the references that are learned from side by side, in fp32.
 
@@ -116,7 +128,7 @@ class _Learners:
         maps = learned.maps(model.preprocessing.height, model.preprocessing.width)  # (n, s, H, W)
         ranked = rank_attributes(model, self._seen(), list(maps[:, 0]), self._references, naming)
         seconds = (time.perf_counter() - began) / len(pairs)
-        return [
+        explained = [
             assemble(
                 model,
                 self._query,
@@ -142,6 +154,7 @@ class _Learners:
             )
             for i, reference in enumerate(self._references.pictures)
         ]
+        return [_noted(explanation, flat) for explanation, flat in zip(explained, learned.flat.tolist(), strict=True)]
 
     def _seen(self) -> Activations | None:
         """What is seen of the query's attributes; there are no masked passes to say where vectors see them."""

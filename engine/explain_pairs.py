@@ -13,8 +13,9 @@ from engine.assemble import Naming, with_reference_map
 from engine.errors import OptionError
 from engine.explanation import Explanation
 from engine.methods import Method, require_plan
-from engine.model import LoadedModel, Picture
+from engine.model import LoadedModel
 from engine.passed import PassOptions
+from engine.picture import Picture
 from engine.prepared import prepare_picture
 from engine.protocol import BOTH, PAIR
 from engine.references import References

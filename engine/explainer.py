@@ -2,56 +2,55 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from engine.assemble import JOINT, Naming
-from engine.bundle import demo_bundle
 from engine.bundle.manifest import Condition
 from engine.cache import CacheInfo, PreparedCache
 from engine.errors import ImageError, OptionError
 from engine.explain_learned import explain_learned
 from engine.explain_pairs import NO_EMBEDDINGS, explain_pairs
 from engine.explanation import Explanation
-from engine.methods import Method, PlannedMethod, method_named, method_of, require_plan, resolve_baseline
+from engine.methods import Method, PlannedMethod, Refinable, method_named, method_of, require_plan, resolve_baseline
 from engine.methods.learned_mask import LearnedMask
-from engine.methods.rise import Rise
-from engine.model import Picture, load_model
+from engine.opened import Opened
 from engine.passed import PassOptions, with_fits
+from engine.picture import Picture
 from engine.pictures.loading import ImageLike
+from engine.pictures.reading import MAX_PIXELS, Reading
 from engine.prepare_together import prepare_together
 from engine.prepared import Prepared, prepare_picture
 from engine.prepared_npz import read_prepared
-from engine.protocol import BOTH, FIXED, Notice, Plan, Progress, ignore_notice, require_mode, require_whole, silent
+from engine.protocol import BOTH, FIXED, Notice, Plan, Progress, ignore_notice, require_mode, silent
 from engine.rather_than import known_references, require_rather_than
 from engine.reference_vectors import ReferenceLike
-from engine.references import References
+from engine.references import References, listed
 from engine.refining import refined
-from engine.saliency.stopping import AUTO, Budget
-
-MOST_THREADS = 2**31 - 1
-"""The largest number that ONNX Runtime takes."""
+from engine.saliency.stopping import Budget
 
 
-class Explainer:
+class Explainer(Opened):
     """One model, loaded and verified. Threads may share it: equal settings give equal maps, bit for bit.
 
     bundle: folder made by `python -m export`; None: the embedded demo (emoji)
     provider: auto, cpu, cuda, tensorrt, openvino; what is asked for is verified; auto takes the first of TensorRT, CUDA and
-        the CPU (with ONNX Runtime) that really runs the model; `provider_reason` says why
+        the CPU that really runs the model, and there the runtime that is fastest of those installed, ONNX Runtime and
+        OpenVINO; `provider_reason` says why
     precision: auto, fp32, fp16, bf16, int8, if the bundle has it (OpenVINO runs a fp32 graph in bf16); auto takes the
         fastest that suits this machine and whose maps agree with fp32's by the bundle's report; `precision_reason` says why
-    threads: CPU threads per network run; None: all cores
+    threads: CPU threads per network run, at most 1024; None: all cores that this process may use
     cache_bytes: memory for prepared pictures, which `explain` and `explain_many` keep for the next reference; 0: keep none
+    max_pixels, apply_profiles: how pictures are read, see `engine.pictures.reading.Reading`
     notice: called with a line about what takes long while a GPU is made ready, or what auto tried that does not run
 
     model: what was loaded, see `engine.model.LoadedModel`
 
-    Raises BundleError, ProviderError, OptionError.
+    It is pickled by these arguments: whoever unpickles it loads the model. In a fork of the process that loaded it, it and
+    what it prepared raise ProcessError. Raises BundleError, ProviderError, OptionError.
     """
 
     def __init__(
@@ -62,34 +61,12 @@ class Explainer:
         threads: int | None = None,
         cache_bytes: int = 0,
         *,
+        max_pixels: int = MAX_PIXELS,
+        apply_profiles: bool = False,
         notice: Notice = ignore_notice,
     ) -> None:
-        if threads is not None:
-            require_whole("threads", threads, 1, MOST_THREADS)
-        require_whole("cache_bytes", cache_bytes, 0, 2**63)
-        folder = Path(bundle) if bundle is not None else demo_bundle()
-        self.model, self.provider_reason = load_model(folder, provider, precision, threads, notice)
+        super().__init__(bundle, provider, precision, threads, cache_bytes, Reading(max_pixels, apply_profiles), notice)
         self._cache = PreparedCache(cache_bytes)
-
-    @property
-    def provider(self) -> str:
-        """What runs the networks: cpu, cuda, tensorrt or openvino."""
-        return self.model.provider
-
-    @property
-    def precision(self) -> str:
-        """The precision of the similarity graph: fp32, fp16, bf16 or int8."""
-        return self.model.precision
-
-    @property
-    def precision_reason(self) -> str:
-        """Why that precision was taken, in one line."""
-        return self.model.precision_reason
-
-    @property
-    def has_gradient(self) -> bool:
-        """Whether the bundle has the gradient graph that method mask needs."""
-        return self.model.gradient_graph is not None
 
     def explain(
         self,
@@ -126,7 +103,7 @@ class Explainer:
     def explain_many(
         self,
         query: ImageLike,
-        references: Sequence[ReferenceLike],
+        references: Iterable[ReferenceLike],
         method: str | Method = "rise",
         mode: str = "fixed",
         condition: Condition | Sequence[Condition] = None,
@@ -143,7 +120,7 @@ class Explainer:
 
         query: a path, a PIL image or a uint8 RGB array (H, W, 3)
         references: the same, or embeddings as `embed` returns them: arrays, tensors or lists of D numbers, (D,) or (1, D)
-        method: "rise" or its options, `Rise(masks=...)`
+        method: "rise" or its options, `Rise(masks=...)`; "tokens" for vision transformers
         mode: "fixed": the references shown whole. The others mask each reference too, in as many passes again, map both
             pictures and match their regions; references must be images then. "pair": each map is against the other picture
             shown whole, as in two explanations; "both", as published: against the mean of the other's masked features
@@ -159,7 +136,7 @@ class Explainer:
         Raises ImageError, OptionError.
         """
         require_mode(mode)
-        naming, options = Naming(ranking, top), method_named(method)
+        naming, options, references = Naming(ranking, top), method_named(method), listed(references)
         passes = PassOptions(
             resolve_baseline(options, baseline), Budget.of(options, True, tolerance, deadline), None, progress or silent
         )
@@ -195,22 +172,25 @@ class Explainer:
         *,
         top: int | None = None,
         ranking: str = JOINT,
+        progress: Progress | None = None,
     ) -> Iterator[Explanation]:
         """Explanations of one pair, each from 128 masks more than the last, for as long as the caller goes on.
 
-        The first has 256 masks; the last has those of `method`, 1024 for masks="auto". Where both pictures are masked, both
-        refine.
-        For method rise. Raises ImageError, OptionError.
+        The first has 256 masks, of method tokens 128; the last has those of `method`, 1024 for masks="auto". Where both
+        pictures are masked, both refine. progress: as in `explain_many`, told of each part on its own.
+        For methods rise and tokens. Raises ImageError, OptionError.
         """
         options = method_named(method)
-        if not isinstance(options, Rise):
-            raise OptionError(f"refining needs method rise, got {options.name}: other methods have no map before their end")
+        if not isinstance(options, Refinable):
+            got = options.name
+            raise OptionError(f"refining needs method rise or tokens, got {got}: other methods have no map before their end")
         require_mode(mode)
         naming, conditions = Naming(ranking, top), self.model.conditions(condition, 1)
         picture, shown = self.model.picture(query), References.embedded(self.model, [reference])
         pictures = [picture, *(shown.all_pictures() if mode != FIXED else [])]
-        first = dataclasses.replace(options, masks=min(AUTO[0], options.most_masks))
-        passes = PassOptions(resolve_baseline(options, baseline), Budget())
+        first = dataclasses.replace(options, masks=min(options.first_look, options.most_masks))
+        told = progress or silent
+        passes = PassOptions(resolve_baseline(options, baseline), Budget(), None, told)
         sides = [self._prepared(p, passes, first) for p in pictures]
 
         def explain(sides: list[Prepared]) -> Explanation:
@@ -218,7 +198,7 @@ class Explainer:
                 return sides[0].explain_many([sides[1]], conditions, top, mode=mode, ranking=ranking)[0]
             return sides[0].explain_whole(shown, conditions, naming)[0]
 
-        return refined(sides, options.most_masks, explain)
+        return refined(sides, options.most_masks, explain, told)
 
     def prepare(
         self,
@@ -239,7 +219,7 @@ class Explainer:
             then where it should be reached; judged on the leading directions of the masked embeddings. For estimator
             "regression"; None: for masks="auto" what 2000 masks of the published procedure would reach on this picture, else
             every mask is run
-        deadline: seconds from now after which to stop with what there is, one batch of masks at the least; the fit of the
+        deadline: seconds from now after which to stop with what there is, one batch and 4 masks at the least; the fit of the
             maps comes on top. Not for method window
 
         Raises ImageError, OptionError.
@@ -255,8 +235,7 @@ class Explainer:
 
     def _prepared(self, picture: Picture, passes: PassOptions, options: PlannedMethod) -> Prepared:
         """From the cache, if it is there, else prepared now."""
-        digest = hashlib.sha256(picture.pixels.tobytes()).digest()
-        key = (digest, picture.box, picture.original_size, options, passes.baseline, passes.budget.tolerance)
+        key = (picture.key, options, passes.baseline, passes.budget.tolerance)
         found = self._cache.get(key) if self._cache.limit else None
         if found is None:
             found = prepare_picture(self.model, picture, options, None, passes)
@@ -275,6 +254,7 @@ class Explainer:
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses and bytes of the cache of prepared pictures."""
+        self._model.require_own_process()
         return self._cache.info()
 
     def embed(self, images: Sequence[ImageLike]) -> np.ndarray:

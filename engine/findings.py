@@ -62,6 +62,8 @@ class Findings:
     query_box, reference_box, rather_than_box: that part of the upright original, (left, top, right, bottom) in its pixels
     query_size, reference_size, rather_than_size: (width, height) of the upright original in pixels; None in files of older
         versions, and for a reference given as an embedding
+    query_profile, reference_profile, rather_than_profile: the colour profile of a picture if that is not sRGB, and whether
+        colours were converted ("Display P3, applied") or taken as they are ("Display P3, ignored"); else None
     passes: network rows behind it, shared ones and the whole images included, padding not
     threads, batch: of the network runs over masked pictures
     seed: of the masks; None where a plan was handed in
@@ -112,6 +114,9 @@ class Findings:
     rather_than_image: np.ndarray | None = None
     rather_than_box: Box | None = None
     rather_than_size: tuple[int, int] | None = None
+    query_profile: str | None = None
+    reference_profile: str | None = None
+    rather_than_profile: str | None = None
 
     @property
     def opposing(self) -> np.ndarray:

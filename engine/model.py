@@ -5,43 +5,28 @@ import dataclasses
 import os
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from engine.attributes.ranking import Activations
-from engine.bundle import load_bundle
-from engine.bundle.manifest import PRECISIONS, Condition, Graph
-from engine.errors import EngineError, OptionError
+from engine.bundle import Bundle, graph_digest
+from engine.bundle.manifest import PRECISIONS, Condition, Graph, Manifest
+from engine.errors import BundleError, OptionError, ProviderError
 from engine.passes import whole_embeddings
-from engine.pictures.loading import ImageLike, load_picture
-from engine.pictures.preprocessing import Box
+from engine.picture import Picture
+from engine.pictures.loading import PROFILE, ImageLike, load_picture
+from engine.pictures.reading import AS_USUAL
 from engine.protocol import Gradients, Notice, Runner, ignore_notice
 from engine.runtime import opening
-from engine.runtime.batch_size import calibrated_batch, largest_batch
+from engine.runtime.batch_size import largest_batch, timed_batch
+from engine.runtime.cores import usable_cores
+from engine.runtime.forks import require_process
 from engine.runtime.gpu_session import GpuSession
 from engine.runtime.pair_session import PairSession
 from engine.runtime.precision import choose_precision, target_of
-from engine.runtime.providers import GPU_PROVIDERS, RUNTIME_PROVIDERS, driver_found, providers_named, require_gpu
+from engine.runtime.providers import GPU_PROVIDERS, require_gpu, runtime_version
+from engine.runtime.token_network import TokenNetwork
 from engine.saliency import similarity
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture as the network sees it.
-
-    pixels: (H, W, 3) uint8; box: the part of the upright original that it shows
-    original_size: (width, height) of the upright original; None: not known, in files of older versions
-    """
-
-    pixels: np.ndarray
-    box: Box
-    original_size: tuple[int, int] | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,47 +54,36 @@ class GradientNetworks:
     provider: str
 
 
-def load_model(
-    folder: Path, provider: str, precision: str, threads: int | None, notice: Notice
-) -> tuple["LoadedModel", str]:
-    """Load a model on the provider asked for, or for auto on the first one that really runs it. Returns why, in one line.
-
-    Raises BundleError, ProviderError, OptionError.
-    """
-    names, missing = providers_named(provider)
-    *first, last = names
-    reasons = [missing] if missing else []
-    if not first and provider == "auto" and driver_found():
-        notice(f"auto skips the GPU: {missing}; {RUNTIME_PROVIDERS['cuda'][1]}")
-    for name in first:
-        try:
-            return LoadedModel(folder, name, precision, threads, notice), "; ".join(["the first that runs", *reasons])
-        except EngineError as error:  # if the bundle is to blame, the CPU raises the same below
-            reasons.append(f"{name} does not run: {error}")
-        notice(reasons[-1])
-    return LoadedModel(folder, last, precision, threads, notice), "; ".join(reasons) if provider == "auto" else "asked for"
-
-
 class LoadedModel:
-    """A bundle whose graphs are open on one provider. Made by `load_model`; `Explainer.model` is one.
+    """A bundle whose graphs are open on one provider. Made by `engine.auto.load_model`; `Explainer.model` is one.
 
     graph_digest: sha256 of the similarity graph that runs: it stands for model and precision together
+    precision_reason: why that precision was taken, in one line, unless `precision` is auto: then the bundle's report says
+    reading: how pictures are read; the `Explainer` sets it
+    pass_seconds: of a masked picture, where they were measured to find the batch: not on a GPU, whose memory decides
 
     Raises BundleError, ProviderError, OptionError.
     """
 
     def __init__(
-        self, folder: Path, provider: str, precision: str, threads: int | None, notice: Notice = ignore_notice
+        self,
+        bundle: Bundle,
+        provider: str,
+        precision: str,
+        threads: int | None,
+        notice: Notice = ignore_notice,
+        precision_reason: str = "asked for",
     ) -> None:
-        self.bundle = load_bundle(folder)
+        self._process = os.getpid()
+        self.bundle, self.reading = bundle, AS_USUAL
         self.manifest = self.bundle.manifest
         self.preprocessing = self.manifest.preprocessing
         self.provider = provider
-        asked = (precision, "asked for")
+        asked = (precision, precision_reason)
         self.precision, self.precision_reason = (
             choose_precision(self.manifest, self.bundle.precision, provider) if precision == "auto" else asked
         )
-        self.threads = threads or _cores()
+        self.threads = threads or usable_cores()
         if provider in GPU_PROVIDERS:
             require_gpu(provider)
         if provider == "tensorrt":
@@ -117,25 +91,30 @@ class LoadedModel:
         self.similarity = self._open("similarity", self.precision)
         seen_by_network = self.manifest.graph("attributes", "fp32", target_of(provider)) is not None  # else by vectors
         self.attributes = self._open("attributes", "fp32") if seen_by_network else None
-        self.graph_digest = self.bundle.digests[self.similarity.path.name]
+        self.graph_digest = graph_digest(bundle, self._graph("similarity", self.precision))
+        self.pass_seconds = np.nan
         batch = self._batch(notice)  # found now, so that it does not count against the first caller's deadline
         self._gradient: GradientNetworks | None = None
+        self._tokens: TokenNetwork | None = None
         self._opening = threading.Lock()
         self.run_settings = RunSettings(self.provider, self.precision, self.threads, batch)
 
     def _batch(self, notice: Notice) -> int:
         """Rows of every run over masked pictures: what a GPU's memory holds, or what was fastest on this CPU."""
         if not isinstance(self.similarity, GpuSession):
-            setting = (self.graph_digest, self.provider, self.precision, self.threads)
-            return calibrated_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
+            setting = timing_setting(self.bundle, self.provider, self.precision, self.threads)
+            found = timed_batch(self.similarity, self.preprocessing, setting, self.bundle.canonical["picture"])
+            self.pass_seconds = found.row_seconds
+            return found.batch
         batch = self.similarity.fit(notice)
         opening.verify_masked(self.bundle, self.provider, self.similarity)
         return batch
 
     def _open(self, role: str, precision: str) -> Runner:
-        target = target_of(self.provider)
-        stored = "fp32" if (self.provider, precision) == ("openvino", "bf16") else precision  # rounded when it runs
-        graph = self.manifest.graph(role, stored, target)
+        return opening.open_graph(self.bundle, self._graph(role, precision), self.provider, self.threads, precision)
+
+    def _graph(self, role: str, precision: str) -> Graph:
+        target, graph = target_of(self.provider), graph_of(self.manifest, role, self.provider, precision)
         if graph is None:
             present = ", ".join(p for p in PRECISIONS if self.manifest.graph(role, p, target) is not None)
             advice = "`python -m export quantize` adds int8 and, for GPUs, fp16"
@@ -145,7 +124,7 @@ class LoadedModel:
                 f"precision {precision!r} was asked for, but for provider {self.provider} this bundle has {present}; "
                 f"{advice}"
             )
-        return opening.open_graph(self.bundle, graph, self.provider, self.threads, precision)
+        return graph
 
     def gradient(self) -> "GradientNetworks":
         """The networks for learned masks, opened when first needed. Raises OptionError if the bundle has no gradient."""
@@ -153,6 +132,27 @@ class LoadedModel:
             if self._gradient is None:
                 self._gradient = self._open_gradient()
             return self._gradient
+
+    def tokens(self) -> TokenNetwork:
+        """The graphs of a vision transformer's tokens, opened when first needed. Raises OptionError, ProviderError."""
+        with self._opening:
+            if self._tokens is None:
+                self._tokens = self._open_tokens()
+            return self._tokens
+
+    def _open_tokens(self) -> TokenNetwork:
+        if self.manifest.graph("tokens", "fp32", target_of(self.provider)) is None:
+            raise OptionError(
+                "method tokens needs a vision transformer's graphs of tokens, and this bundle has none: use method rise, or "
+                "export the model again, which says why if they cannot be made"
+            )
+        if self.provider in GPU_PROVIDERS:
+            raise ProviderError(
+                f"method tokens runs on providers cpu and openvino, not on {self.provider}: choose one of them"
+            )
+        if self.precision not in ("fp32", "bf16"):
+            raise OptionError(f"method tokens does not run in {self.precision}: make the Explainer with precision='fp32'")
+        return opening.open_tokens(self.bundle, self.provider, self.precision, self.threads)
 
     @property
     def gradient_graph(self) -> Graph | None:
@@ -174,6 +174,10 @@ class LoadedModel:
             network = opening.open_graph(self.bundle, base, provider, self.threads)
         return GradientNetworks(opening.open_gradient(self.bundle, graph, provider, self.threads), network, provider)
 
+    def require_own_process(self) -> None:
+        """Raise ProcessError in a fork of the process that loaded the model."""
+        require_process(self._process)
+
     @property
     def takes_pairs(self) -> bool:
         """Whether the model takes both pictures at once and gives a score: then there are no embeddings."""
@@ -193,16 +197,29 @@ class LoadedModel:
         view.similarity = self.similarity.facing(fixed, as_first=as_first)
         return view
 
+    def running(self, similarity: Runner, gradient: "GradientNetworks | None" = None) -> "LoadedModel":
+        """The same model with other networks in place of its own: of the same shapes, and not compared with anything."""
+        view = copy.copy(self)
+        view.similarity, view._gradient = similarity, gradient
+        return view
+
     def picture(self, image: ImageLike) -> Picture:
         """Load a picture and fit it to what the network sees. Raises ImageError."""
-        upright = load_picture(image)
-        return Picture(*self.preprocessing.fitted(upright), upright.size)
+        upright = load_picture(image, self.reading)
+        return Picture(*self.preprocessing.fitted(upright), upright.size, upright.info.get(PROFILE))
 
     def embed(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """Embeddings (n, D) float32 of whole pictures."""
+        """Embeddings (n, D) float32 of whole pictures. Raises BundleError where they are too short for their metric."""
         if not pictures:
             return np.empty((0, self.manifest.embedding), np.float32)
-        return self._whole(self.similarity, pictures)
+        found = self._whole(self.similarity, pictures)
+        lengths = np.linalg.norm(found.astype(np.float64), axis=1)
+        if self.manifest.metric == "cosine" and ((lengths > 0) & (lengths < similarity.EPSILON)).any():
+            raise BundleError(
+                f"{self.similarity.path} gives a picture an embedding of length {lengths.min():.1g}, and cosines need "
+                f"{similarity.EPSILON:g}: multiply what the network gives by a constant"
+            )
+        return found
 
     def activations(self, picture: Picture) -> Activations | None:
         """What the attribute network gives for a picture; None if the bundle has none."""
@@ -228,8 +245,11 @@ class LoadedModel:
 
     def conditions(self, condition: Condition | Sequence[Condition], count: int) -> list[int | None]:
         """A condition index for each of `count` references; None where none was asked for. Raises OptionError."""
-        if condition is None or isinstance(condition, (int, str)):
+        if condition is None or isinstance(condition, (int, str, np.integer)):
             return [self.manifest.condition_index(condition)] * count
+        if not isinstance(condition, (Sequence, np.ndarray)):
+            got = type(condition).__name__
+            raise OptionError(f"a condition must be an index, a name, or a list with one per reference, got {got}")
         if len(condition) != count:
             raise OptionError(f"{len(condition)} conditions for {count} references: give one, or one per reference")
         return [self.manifest.condition_index(c) for c in condition]
@@ -261,6 +281,14 @@ class LoadedModel:
         return None if known is None or condition is None else known.weights[condition]
 
 
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def timing_setting(bundle: Bundle, provider: str, precision: str, threads: int | None) -> tuple[object, ...]:
+    """What the time of a pass on a CPU depends on, besides the machine (see `engine.runtime.batch_size.timed_batch`)."""
+    graph = graph_of(bundle.manifest, "similarity", provider, precision)
+    digest = "" if graph is None else graph_digest(bundle, graph)
+    return digest, provider, runtime_version(provider), precision, threads or usable_cores()
+
+
+def graph_of(manifest: Manifest, role: str, provider: str, precision: str) -> Graph | None:
+    """Return the graph that a provider runs in a precision; None if the bundle has none."""
+    stored = "fp32" if (provider, precision) == ("openvino", "bf16") else precision  # rounded when it runs
+    return manifest.graph(role, stored, target_of(provider))

@@ -9,11 +9,16 @@ from typing import TypeVar
 import numpy as np
 
 from engine.attributes.ranking import Activations
+from engine.errors import OptionError
 from engine.methods import PlannedMethod
+from engine.methods.lime import LimePlan
 from engine.methods.rise import RisePlan
-from engine.model import LoadedModel, Picture, RunSettings
+from engine.methods.tokens import TokenPlan, Tokens
+from engine.model import LoadedModel, RunSettings
 from engine.passes import MaskedPasses
-from engine.protocol import Plan, Progress, silent
+from engine.picture import Picture
+from engine.protocol import Plan, Progress, Stage, silent
+from engine.saliency.flatness import Extent, judged
 from engine.saliency.map_fits import KnownReferences, MapFits
 from engine.saliency.regression import Estimate
 from engine.saliency.stopping import Budget
@@ -97,19 +102,23 @@ class PassedPicture:
         """A map against each of the references (R, F), factors of the similarity.
 
         differences: whether they are differences of two factors, so that the maps are differences of two maps
+        Raises BundleError where float32 cannot hold a map.
         """
         if self.fits is not None:
             return self.fits.estimates(references, condition)
-        scores = self.model.query_features(self.embeddings, condition) @ references.T
-        maps = self.plan.maps(scores, *self.picture.size)  # the maps are summed
-        if differences:  # a map may have a constant part, which two maps share
-            maps = maps - self.plan.maps(np.zeros_like(scores[:, :1]), *self.picture.size)
-        return [Estimate(saliency) for saliency in maps]
+        features = self.model.query_features(self.embeddings, condition)
+        scores = features @ references.T
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused
+            maps = self.plan.maps(scores, *self.picture.size)  # the maps are summed
+            if differences:  # a map may have a constant part, which two maps share
+                maps = maps - self.plan.maps(np.zeros_like(scores[:, :1]), *self.picture.size)
+        flat, offset = Extent.of(features).flat(references), not isinstance(self.plan, LimePlan)
+        return judged([Estimate(saliency) for saliency in maps], flat, offset=offset)
 
 
 def extend(before: T, passes: PassOptions) -> T:
     """`before` with further masks of its method, until the budget says enough; `before` itself if that is so already."""
-    return run_passes(before, before.options.plan(before.picture.pixels), passes)
+    return run_passes(before, drawn_plan(before.model, before.options, before.picture), passes)
 
 
 def run_passes(before: T, plan: Plan, passes: PassOptions) -> T:
@@ -118,15 +127,7 @@ def run_passes(before: T, plan: Plan, passes: PassOptions) -> T:
     goal = _next_goal(before, passes, len(plan))
     if goal is None:
         return before
-    preprocessing, pixels = model.preprocessing, before.picture.pixels
-    masked = MaskedPasses(
-        model.similarity,
-        plan.renderer(preprocessing.height, preprocessing.width),
-        preprocessing,
-        preprocessing.normalised(pixels),
-        preprocessing.baseline(before.baseline, pixels),
-        model.run_settings.batch,
-    )
+    masked = MaskedPasses(_stage(before, plan))
     now = dataclasses.replace(before, run_settings=model.run_settings)
     while goal is not None:
         new = masked.run(len(now.embeddings), goal, passes.budget.until, passes.progress, len(plan))
@@ -140,6 +141,29 @@ def run_passes(before: T, plan: Plan, passes: PassOptions) -> T:
     return dataclasses.replace(now, seconds=before.seconds + time.perf_counter() - began)
 
 
+def drawn_plan(model: LoadedModel, options: PlannedMethod, picture: Picture) -> Plan:
+    """The plan that a method draws for a picture. Raises OptionError where it does not fit the model or the picture."""
+    if isinstance(options, Tokens):
+        layout = model.tokens().layout
+        return options.plan(layout.rows, layout.columns)
+    return options.plan(picture.pixels)
+
+
+def _stage(passed: PassedPicture, plan: Plan) -> Stage:
+    """Where the picture is shown through the masks of a plan, or some of its tokens are left out."""
+    model, preprocessing, pixels = passed.model, passed.model.preprocessing, passed.picture.pixels
+    image, batch = preprocessing.normalised(pixels), model.run_settings.batch
+    if isinstance(plan, TokenPlan):
+        network = model.tokens()
+        if plan.kept.shape[1:] != (network.layout.rows, network.layout.columns):
+            wanted = f"{network.layout.rows} x {network.layout.columns}"
+            raise OptionError(f"the plan keeps tokens of {plan.kept.shape[1:]}, but the network has {wanted} of them")
+        return network.stage(image, plan.patches, batch)
+    renderer = plan.renderer(preprocessing.height, preprocessing.width)
+    hidden = preprocessing.baseline(passed.baseline, pixels)
+    return model.similarity.stage(renderer, image, hidden, preprocessing.layout == "nhwc", batch)
+
+
 def _next_goal(prepared: PassedPicture, passes: PassOptions, total: int) -> int | None:
     """How many of `total` masks to run before the next check; None: enough were run."""
     checked = prepared.fits.convergence(passes.known) if prepared.fits is not None and passes.budget.checks else None
@@ -149,8 +173,8 @@ def _next_goal(prepared: PassedPicture, passes: PassOptions, total: int) -> int 
 def with_fits(prepared: T) -> T:
     """The same, with the regressions behind its maps if its estimator has any."""
     plan, model = prepared.plan, prepared.model
-    if prepared.estimator != "regression" or not isinstance(plan, RisePlan):
+    if prepared.estimator != "regression" or not isinstance(plan, (RisePlan, TokenPlan)):
         return prepared
-    features, size = functools.partial(model.query_features, prepared.embeddings), prepared.picture.size
-    fits = MapFits(plan.grids, plan.shifts, size, features, model.manifest.embedding)
+    features = functools.partial(model.query_features, prepared.embeddings)
+    fits = MapFits(plan.design(prepared.picture.size), features, model.manifest.embedding)
     return dataclasses.replace(prepared, fits=fits)

@@ -9,39 +9,32 @@ import time
 import numpy as np
 
 from engine.pictures.preprocessing import Preprocessing
-from engine.protocol import Progress, Renderer, Runner
+from engine.protocol import Progress, Runner, Stage
+
+FEWEST = 4
+"""The largest group of masks that belong together: quarters of a picture's tokens. No map is fitted to less than a group."""
 
 
 class MaskedPasses:
     """The passes over one masked picture; the buffers are reused for every batch.
 
-    renderer: draws the masks of a plan at the network's size
-    image, baseline: float32, one picture as the network takes it
-    batch: rows of every network run, the last one padded; a session on a GPU has its own
+    stage: where the picture is shown through the masks of a plan, see `engine.protocol.Runner.stage`
     """
 
-    def __init__(
-        self,
-        session: Runner,
-        renderer: Renderer,
-        preprocessing: Preprocessing,
-        image: np.ndarray,
-        baseline: np.ndarray,
-        batch: int,
-    ) -> None:
-        self._stage = session.stage(renderer, image, baseline, preprocessing.layout == "nhwc", batch)
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
         self._slowest = 0.0
 
     def run(self, start: int, stop: int, until: float | None, progress: Progress, total: int) -> list[np.ndarray]:
         """Embeddings (n, D) float32 of masks start..stop, in batches: all, or as many batches as end before `until`.
 
-        until: time.perf_counter() at which the caller wants them; the batch from mask 0 is run in any case
+        until: time.perf_counter() at which the caller wants them; at least FEWEST masks are run in any case
         total: passes in all, as told to `progress`; a GPU may be up to two batches behind what is told
         """
         with self._stage as stage:
             for first in range(start, stop, stage.batch):
                 began = time.perf_counter()
-                if until is not None and first > 0 and began + self._slowest > until:
+                if until is not None and first >= FEWEST and began + self._slowest > until:
                     break
                 count = min(stage.batch, stop - first)
                 stage.embed(first, count)  # masks are drawn, and the network runs over them

@@ -2,6 +2,7 @@
 
 from engine.methods.lime import LimePlan
 from engine.methods.rise import RisePlan
+from engine.methods.tokens import TokenPlan
 from engine.methods.window import WindowPlan
 
-__all__ = ["LimePlan", "RisePlan", "WindowPlan"]
+__all__ = ["LimePlan", "RisePlan", "TokenPlan", "WindowPlan"]

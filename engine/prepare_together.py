@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.model import Picture
 from engine.passed import PassOptions, extend
+from engine.picture import Picture
 from engine.prepared import Prepared
 from engine.saliency.map_fits import KnownReferences
 

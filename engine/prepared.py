@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,16 @@ from engine.bundle.manifest import Condition
 from engine.errors import OptionError
 from engine.explanation import Explanation
 from engine.linked import matched_fields
-from engine.methods import PlannedMethod
-from engine.methods.rise import Rise
-from engine.model import LoadedModel, Picture
-from engine.passed import PassedPicture, PassOptions, extend, run_passes
+from engine.methods import PlannedMethod, Refinable
+from engine.model import LoadedModel
+from engine.passed import PassedPicture, PassOptions, drawn_plan, extend, run_passes
+from engine.picture import Picture
 from engine.prepared_npz import write_prepared
 from engine.protocol import BOTH, LARGEST_PLAN, PAIR, Plan, Progress, require_whole, silent
 from engine.rather_than import MASKED_REFERENCE, rival_fields, told_apart
 from engine.reference_vectors import ReferenceLike
-from engine.references import References
+from engine.references import References, listed
+from engine.saliency.flatness import OF_REFERENCE
 from engine.saliency.regression import Estimate
 from engine.saliency.stopping import BLOCK, Budget
 
@@ -49,7 +50,7 @@ class Prepared(PassedPicture):
 
     def explain_many(
         self,
-        others: "Sequence[ReferenceLike | Prepared]",
+        others: "Iterable[ReferenceLike | Prepared]",
         condition: Condition | Sequence[Condition] = None,
         top: int | None = None,
         *,
@@ -60,14 +61,16 @@ class Prepared(PassedPicture):
         """One explanation per reference, in order; costs one network row for each that is an image, else none.
 
         mode: of references that are prepared themselves, whose maps come too. "both": each picture's map is against the mean
-            of the other's masked features; "pair": against the other shown whole. RISE plans also match their regions
+            of the other's masked features; "pair": against the other shown whole. RISE and tokens also match their regions
         top, ranking, rather_than: see `Explainer.explain_many`
 
         Raises ImageError, OptionError.
         """
+        self.model.require_own_process()  # before what another thread may have locked while it was forked
         naming = Naming(ranking, top)
         if mode not in (PAIR, BOTH):
             raise OptionError(f"a prepared reference is explained in mode {PAIR} or {BOTH}, got {mode!r}")
+        others = listed(others)
         conditions = self.model.conditions(condition, len(others))
         whole = {i: other for i, other in enumerate(others) if not isinstance(other, Prepared)}
         if rather_than is not None and len(whole) < len(others):
@@ -84,11 +87,14 @@ class Prepared(PassedPicture):
     def refine(self, masks: int = BLOCK, deadline: float | None = None, progress: Progress | None = None) -> "Prepared":
         """The same picture after `masks` further passes, equal to preparing it with that many; this object stays as it is.
 
-        deadline: seconds after which to stop with what there is. For method rise with masks drawn from a seed; raises
-        OptionError for others.
+        deadline: seconds after which to stop with what there is. For methods rise and tokens with masks drawn from a seed;
+        raises OptionError for others.
         """
-        if not self.drawn or not isinstance(self.options, Rise):
-            raise OptionError("refine needs method rise with masks drawn from a seed: other plans end where they end")
+        self.model.require_own_process()
+        if not self.drawn or not isinstance(self.options, Refinable):
+            raise OptionError(
+                "refine needs method rise or tokens with masks drawn from a seed: other plans end where they end"
+            )
         require_whole("masks", masks, 1, LARGEST_PLAN - len(self.plan))
         wanted = dataclasses.replace(self.options, masks=len(self.plan) + masks)
         passes = PassOptions(self.baseline, Budget.of(wanted, True, None, deadline), None, progress or silent)
@@ -154,6 +160,7 @@ class Prepared(PassedPicture):
             reference_saliency_reliability=theirs.reliability,
             passes=explanation.passes + len(other.plan),
             timings={"prepare": self.seconds + other.seconds, "explain": seconds},
+            notes=explanation.notes + ((OF_REFERENCE[theirs.note],) if theirs.note else ()),
             **matched,
         )
 
@@ -195,7 +202,7 @@ def prepare_picture(
 ) -> Prepared:
     """Run the passes over a picture. plan: masks that were handed in; None: the method draws them"""
     began, drawn = time.perf_counter(), plan is None
-    plan = options.plan(picture.pixels) if plan is None else plan
+    plan = drawn_plan(model, options, picture) if plan is None else plan
     nothing = Prepared(
         model=model,
         picture=picture,

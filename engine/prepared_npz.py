@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from engine.bundle import graph_digest
 from engine.errors import EngineError, OptionError, OutputError, first_line
-from engine.files import read_npz, write_npz
+from engine.files import write_npz
 from engine.methods import PLANS
-from engine.model import LoadedModel, Picture, RunSettings
-from engine.pictures.preprocessing import BASELINES
-from engine.protocol import LARGEST_PLAN, require_whole
+from engine.model import LoadedModel, RunSettings
+from engine.npz import NpzFile, open_npz
+from engine.picture import Picture
+from engine.pictures.preprocessing import BASELINES, Box
+from engine.protocol import LARGEST_PLAN, Plan, require_whole
 from engine.runtime.providers import PROVIDERS
+from engine.typed import typed
 
 PREPARED_FORMAT, PREPARED_VERSION = "sane-prepared", 1
 
@@ -34,6 +38,7 @@ def write_prepared(path: Path, model: LoadedModel, prepared: Mapping[str, Any]) 
         "running": dataclasses.asdict(prepared["run_settings"]),
         "box": picture.box,
         "original_size": picture.original_size,
+        "profile": picture.profile,
         "late": prepared["deadline_reached"],
         **{k: prepared[k] for k in ("drawn", "baseline", "seconds")},
     }
@@ -42,29 +47,47 @@ def write_prepared(path: Path, model: LoadedModel, prepared: Mapping[str, Any]) 
     write_npz(path, {"fields": np.array(json.dumps(fields)), **arrays})
 
 
+@dataclasses.dataclass(frozen=True)
+class SavedFields:
+    """What a file says beside its arrays. graph: sha256 of the graph that ran; plan: its numbers; late: see `Prepared`"""
+
+    format: str
+    version: int
+    graph: str
+    method: str
+    options: dict[str, Any]
+    plan: dict[str, Any]
+    running: RunSettings
+    box: Box
+    late: bool
+    drawn: bool
+    baseline: str
+    seconds: float
+    original_size: tuple[int, int] | None = None  # older files have none
+    profile: str | None = None  # likewise
+
+
 def read_prepared(model: LoadedModel, path: Path) -> dict[str, Any]:
     """The fields that `write_prepared` wrote. Raises OutputError where the file is not one of its, OptionError where it
     belongs to another model.
     """
-    arrays = read_npz(path)
-    try:
-        fields = json.loads(str(arrays.pop("fields")))
-        if (fields["format"], fields["version"]) != (PREPARED_FORMAT, PREPARED_VERSION):
-            raise OutputError(f"{path} is not a prepared picture of version {PREPARED_VERSION}")
+    with open_npz(path) as file:
+        try:
+            fields = typed(SavedFields, file.read_json("fields"))
+            if (fields.format, fields.version) != (PREPARED_FORMAT, PREPARED_VERSION):
+                raise OutputError(f"it is not of version {PREPARED_VERSION}")
+        except (OptionError, OutputError) as error:
+            raise OutputError(f"it is not a prepared picture ({error})") from error
         _require_same_model(model, fields, path)
         try:
-            return _read_fields(model, fields, arrays)
-        except EngineError as error:
-            raise OutputError(f"{path} is not a prepared picture of this model: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, RecursionError) as error:
-        if isinstance(error, EngineError):  # an OptionError is a ValueError too
-            raise
-        raise OutputError(f"{path} is not a prepared picture ({first_line(error)})") from error
+            return _read_fields(model, fields, file)
+        except (EngineError, TypeError) as error:
+            raise OutputError(f"it is not a prepared picture of this model: {first_line(error)}") from error
 
 
-def _require_same_model(model: LoadedModel, fields: dict[str, Any], path: Path) -> None:
-    made, precision = fields["graph"], fields["running"]["precision"]
-    if made not in model.bundle.digests.values():
+def _require_same_model(model: LoadedModel, fields: SavedFields, path: Path) -> None:
+    made, precision = fields.graph, fields.running.precision
+    if made not in {graph_digest(model.bundle, graph) for graph in model.manifest.graphs}:
         raise OptionError(f"{path} was prepared with another model than {model.bundle.folder}; prepare the picture again")
     if (made, precision) != (model.graph_digest, model.precision):
         raise OptionError(
@@ -73,41 +96,32 @@ def _require_same_model(model: LoadedModel, fields: dict[str, Any], path: Path) 
         )
 
 
-def _read_fields(model: LoadedModel, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    method = {m.name: m for m in PLANS.values()}[fields["method"]]
-    plan_type = next(plan for plan, owner in PLANS.items() if owner is method)
-    plan = plan_type(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in fields["plan"].items()},
-        **{k.removeprefix("plan_"): v for k, v in arrays.items() if k.startswith("plan_")},
-    )
-    pixels, embeddings, whole = arrays["pixels"], arrays["embeddings"], arrays["whole"]
+def _read_fields(model: LoadedModel, fields: SavedFields, file: NpzFile) -> dict[str, Any]:
+    methods = {method.name: (plan, method) for plan, method in PLANS.items()}
+    plan_type, method = methods[_one_of(fields.method, methods)]
+    arrays = {f"plan_{f.name}": f.name for f in dataclasses.fields(plan_type) if f.type is np.ndarray}
+    file.refuse_others(("fields", "pixels", "embeddings", "whole", *arrays))
+    plan: Plan = typed(plan_type, fields.plan | {name: file.read(stored, "biu") for stored, name in arrays.items()})
     preprocessing, size = model.preprocessing, model.manifest.embedding
-    expected = ((preprocessing.height, preprocessing.width, 3), (len(plan), size), (size,))
-    if (pixels.shape, embeddings.shape, whole.shape) != expected or pixels.dtype != np.uint8:
-        raise OutputError("its arrays do not fit the model")
-    if not np.isfinite(embeddings).all() or not np.isfinite(whole).all():
-        raise OutputError("its embeddings are not finite")
-    left, top, right, bottom = fields["box"]
-    original_size = fields.get("original_size")  # older files have none
-    if original_size is not None:
-        original_size = (int(original_size[0]), int(original_size[1]))
+    height, width = preprocessing.height, preprocessing.width
+    plan.renderer(height, width)  # raises where the plan does not fit the picture
+    pixels = file.read_uint8("pixels", (height, width, 3))
     return {
-        "picture": Picture(pixels, (left, top, right, bottom), original_size),
-        "options": method(**fields["options"]),
+        "picture": Picture(pixels, fields.box, fields.original_size, fields.profile),
+        "options": method(**fields.options),
         "plan": plan,
-        "embeddings": embeddings.astype(np.float32),
-        "whole": whole.astype(np.float32),
-        "run_settings": _run_settings(model, fields["running"]),
-        "drawn": bool(fields["drawn"]),
-        "baseline": _one_of(fields["baseline"], BASELINES),
-        "seconds": float(fields["seconds"]),
-        "deadline_reached": bool(fields["late"]),
+        "embeddings": file.read_float32("embeddings", (len(plan), size)),
+        "whole": file.read_float32("whole", (size,)),
+        "run_settings": _run_settings(model, fields.running),
+        "drawn": fields.drawn,
+        "baseline": _one_of(fields.baseline, (*BASELINES, method.baseline)),
+        "seconds": fields.seconds,
+        "deadline_reached": fields.late,
     }
 
 
-def _run_settings(model: LoadedModel, fields: dict[str, Any]) -> RunSettings:
+def _run_settings(model: LoadedModel, settings: RunSettings) -> RunSettings:
     """What the file says of its runs, where that can be true."""
-    settings = RunSettings(**fields)
     _one_of(settings.provider, PROVIDERS)
     _one_of(settings.precision, (model.precision,))
     for name in ("threads", "batch"):

@@ -140,7 +140,8 @@ def random_words(seed: int, rows: int, words: int) -> np.ndarray:
 def require_whole(name: str, value: object, low: int, high: int) -> None:
     """Raise OptionError unless `value` is a whole number in low..high."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise OptionError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+        advice = f": give int({name})" if isinstance(value, np.integer) and low <= value <= high else ""
+        raise OptionError(f"{name} must be a whole number from {low} to {high}, got {value!r}{advice}")
 
 
 def require_top(top: int | None) -> None:

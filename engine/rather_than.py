@@ -60,4 +60,5 @@ def rival_fields(rival: References, similarity: float | None) -> dict[str, Any]:
         "rather_than_image": None if picture is None else picture.pixels,
         "rather_than_box": None if picture is None else picture.box,
         "rather_than_size": None if picture is None else picture.original_size,
+        "rather_than_profile": None if picture is None else picture.profile,
     }

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import ImageError, first_line
+from engine.errors import ImageError, OutputError, first_line, shortened
+from engine.npz import NPY, open_npz, read_npy
 from engine.pictures.loading import ImageLike
 
 
@@ -95,27 +96,24 @@ def read_embedding_file(given: str) -> np.ndarray:
     if not is_embedding_file(given):
         raise ImageError(f"cannot read embeddings from {path}: the name must end in .npy or .npz, as numpy.save writes them")
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                if key is not None:
-                    raise ImageError(f"{path} holds one array without a name: leave out :{key}")
-                return loaded
-            return loaded[_chosen_key(path, key, loaded.files)]
-    except ImageError:
-        raise
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
-    except Exception as error:  # numpy and zlib raise almost anything on a broken file
-        reason = first_line(error)
-        if "pickle" in reason:  # numpy takes any file that it does not know for one
-            reason = "it holds Python objects, or is another kind of file"
-        raise ImageError(f"cannot read {path}: it is not an array of numbers that numpy wrote ({reason})") from error
+        if path.suffix.lower() == NPY:
+            if key is not None:
+                raise ImageError(f"{path} holds one array without a name: leave out :{key}")
+            return read_npy(path)
+        with open_npz(path) as file:
+            return file.read(_chosen_key(path, key, file.names))  # arrays of other names are not read
+    except OutputError as error:
+        raise ImageError(str(error)) from error
+
+
+def file_of(given: str) -> Path:
+    """Return the file that a name, FILE or FILE.npz:KEY, is about."""
+    return _file_and_key(given)[0]
 
 
 def is_embedding_file(given: str) -> bool:
     """Whether a name, FILE or FILE:KEY, is that of a file of embeddings: it ends in .npy or .npz."""
-    return _file_and_key(given)[0].suffix.lower() in (".npy", ".npz")
+    return file_of(given).suffix.lower() in (".npy", ".npz")
 
 
 def _file_and_key(given: str) -> tuple[Path, str | None]:
@@ -126,12 +124,12 @@ def _file_and_key(given: str) -> tuple[Path, str | None]:
 
 
 def _chosen_key(path: Path, key: str | None, keys: Sequence[str]) -> str:
-    names = ", ".join(keys[:MOST_KEYS]) + (", ..." if len(keys) > MOST_KEYS else "")
+    names = shortened(", ".join(keys[:MOST_KEYS])) + (", ..." if len(keys) > MOST_KEYS else "")
     if not keys:
         raise ImageError(f"{path} holds no array")
     if key is None:
         if len(keys) > 1:
-            raise ImageError(f"{path} holds {len(keys)} arrays: name one of {names}, as in {path.name}:{keys[0]}")
+            raise ImageError(f"{path} holds {len(keys)} arrays: name one of {names}, as in {path.name}:{shortened(keys[0])}")
         return keys[0]
     if key not in keys:
         raise ImageError(f"{path} has no array {key!r}: name one of {names}")

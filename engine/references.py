@@ -2,17 +2,29 @@
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from engine.attributes.of_both import KnownAttributes
 from engine.errors import ImageError, OptionError
-from engine.model import LoadedModel, Picture
+from engine.model import LoadedModel
+from engine.picture import Picture
 from engine.pictures.loading import ImageLike
 from engine.reference_vectors import ReferenceLike, StoredReference, as_vector
 
+T = TypeVar("T")
+
 MASKED_TOO = "modes pair and both mask the references too: they must be pictures, not embeddings; or use mode fixed"
+
+
+def listed(references: Iterable[T]) -> list[T]:
+    """Return references as a list. Raises ImageError if one stands alone, without a list around it."""
+    alone = isinstance(references, (str, bytes, Mapping)) or (isinstance(references, np.ndarray) and references.ndim != 2)
+    if alone or not isinstance(references, Iterable):
+        raise ImageError(f"references must be a list, as in [reference], got {type(references).__name__}")
+    return list(references)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

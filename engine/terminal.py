@@ -20,6 +20,7 @@ def run_command(run: Callable[[], None], stopped: str = "stopped") -> int:
     run: prints with `say` and `notice` alone; raises an EngineError for bad input, and SystemExit as `CommandParser` does
     stopped: the line to print if the command is stopped from the keyboard
     """
+    _occupy_closed_streams()
     try:
         run()
     except EngineError as error:
@@ -126,6 +127,15 @@ class Bar:
         """Move the bar to `done` of `total`."""
         self._bar.total = total
         self._bar.update(done - self._bar.n)
+
+
+def _occupy_closed_streams() -> None:
+    """Keep files from getting the number of a closed stream: what other libraries print would be written into them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 def _forget(stream: TextIO) -> None:

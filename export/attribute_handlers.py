@@ -3,6 +3,7 @@
 import argparse
 
 from engine.errors import OptionError
+from engine.pictures.reading import reading_of
 from export.calibration import calibrate
 from export.joint import JointFit
 from export.probes import Probes, export_probes
@@ -36,6 +37,7 @@ def fitted_attributes(options: argparse.Namespace) -> str:
         passes=options.passes,
         **given,
         quiet=False,
+        reading=reading_of(options),
     )
     return "\n".join([*_about(found), f"wrote {options.bundle}"])
 
@@ -57,7 +59,9 @@ def _about(found: Probes) -> list[str]:
 
 def calibrated(options: argparse.Namespace) -> str:
     """Run `calibrate`, and say for people what was found."""
-    found = calibrate(options.bundle, options.images, options.labels, seed=options.seed, quiet=False)
+    found = calibrate(
+        options.bundle, options.images, options.labels, seed=options.seed, quiet=False, reading=reading_of(options)
+    )
     passes = [name for name, value in zip(found.table.names, found.prior.value, strict=True) if value > 0]
     pairs, grouped = found.record["explained_pairs"], found.record["pairing"] == "groups"
     search = found.search

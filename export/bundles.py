@@ -18,6 +18,7 @@ from export.demo_pictures import demo_pictures
 from export.gradient_file import add_gradient
 from export.graphs import ExportedGraph
 from export.sources import Source
+from export.token_file import add_tokens
 from export.write import canonical_of, check_free, copy_without, finish, replacing
 
 SIMILARITY_FILE = "similarity.fp32.onnx"
@@ -67,10 +68,13 @@ def export_similarity(
         onnx_files.write_model(made.model, folder / graph.file)
         picture = demo_pictures(preprocessing)[0]
         canonical = {"picture": picture, graph.file: canonical_of(folder, graph, made.shape, manifest, picture)}
+        tokens = add_tokens(folder, made.model, manifest, canonical, demo_pictures(preprocessing))
+        manifest = dataclasses.replace(manifest, graphs=(graph, *tokens))
+        del made  # its weights need not lie in memory beside those of what follows
         if gradient:
             pictures = demo_pictures(preprocessing) if pictures is None else pictures
-            added = add_gradient(folder, made.model, manifest, canonical, pictures)
-            manifest = dataclasses.replace(manifest, graphs=(graph, *([added] if added else [])))
+            added = add_gradient(folder, manifest, canonical, pictures)
+            manifest = dataclasses.replace(manifest, graphs=(*manifest.graphs, *([added] if added else [])))
         finish(folder, manifest, None, canonical)
     return out
 

@@ -22,6 +22,7 @@ from engine.evaluate.removal import removal_drops
 from engine.explainer import Explainer
 from engine.methods import Method
 from engine.methods.rise import Rise
+from engine.pictures.reading import AS_USUAL, Reading
 from engine.protocol import require_seed, require_whole
 from engine.terminal import Bar
 from export import phi, platt, tcav
@@ -74,20 +75,20 @@ def calibrate(
     pairs: int = MOST_PAIRS,
     method: Method | None = None,
     quiet: bool = True,
+    reading: Reading = AS_USUAL,
 ) -> Calibration:
     """Find prior, calibration and phi on labelled pictures, and write them into a bundle; its identity stays the same.
 
     images, labels: see `read_labels`; use pictures that neither network was trained on
     seed: for all random choices; pairs: most pairs to explain for phi; method: of their saliency maps, None for RISE
-    quiet: show no progress bar on standard error
-
+    quiet: show no progress bar on standard error; reading: how the pictures are read
     Raises an EngineError, and leaves the bundle as it was, if that fails.
     """
     bundle, images, labels = Path(bundle), Path(images), Path(labels)
     require_seed(seed)
     require_whole("pairs", pairs, 1, 10**6)
     check_free(bundle)
-    explainer = Explainer(bundle)
+    explainer = Explainer(bundle, **vars(reading))
     table = require_attributes(explainer)
     labelled = read_labels(labels, images, table.names)
     with Bar(quiet, "running the networks", "picture") as bar:

@@ -5,15 +5,17 @@ from pathlib import Path
 from engine.bundle import Bundle, load_bundle
 from engine.bundle.manifest import Graph
 from engine.errors import OptionError
+from engine.pictures.reading import AS_USUAL, Reading
 from engine.runtime.opening import verify_graph
 from export.compare import compare_index
 from export.errors import ExportError
 
 
-def check(bundle: Path, against: Path | None = None, images: Path | None = None) -> str:
+def check(bundle: Path, against: Path | None = None, images: Path | None = None, reading: Reading = AS_USUAL) -> str:
     """Load a bundle, run each of its graphs on the CPU against its canonical result, and describe it in a few lines.
 
     against, images: an index made elsewhere with the same network, and its pictures, see `export.compare.compare_index`
+    reading: how these pictures are read
     Raises an EngineError for any fault, and if the bundle does not compare pictures as the index does. Graphs made for GPUs
     only are verified as files but not run.
     """
@@ -22,7 +24,7 @@ def check(bundle: Path, against: Path | None = None, images: Path | None = None)
     loaded = load_bundle(Path(bundle))
     lines = [*_model_lines(loaded), *(_graph_line(loaded, g) for g in loaded.manifest.graphs)]
     if against is not None and images is not None:
-        found = compare_index(loaded, Path(against), Path(images))
+        found = compare_index(loaded, Path(against), Path(images), reading)
         if found.kinds:
             raise ExportError(f"{against}: {found.line()}")
         lines.append(f"index       {found.line()}")

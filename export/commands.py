@@ -9,15 +9,17 @@ from engine.attributes.table import CONFIDENCES
 from engine.bundle.manifest import PRECISIONS
 from engine.bundle.report import TARGETS
 from engine.errors import OptionError
+from engine.pictures.reading import add_reading_options, reading_of
 from engine.runtime.gpu_options import LADDER
 from engine.saliency.similarity import METRICS
 from engine.terminal import CommandParser, run_command, say
 from export.checks import check
+from export.large_blocks import return_large_blocks
 from export.model_options import add_embedding_options, add_source_options
 from export.preprocessing_options import add_preprocessing_options
 from export.timekeeper import TIME_LIMIT
 
-_EXAMPLES = """examples:
+_SIMILARITY_EXAMPLES = """examples:
   python -m export similarity --module mynet:build --weights best.pt --size 224 \\
       --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --gradient --out bundle
   python -m export similarity --onnx resnet.onnx --output embedding --metric dot --out bundle
@@ -25,11 +27,14 @@ _EXAMPLES = """examples:
   python -m export similarity --timm resnet50 --weights resnet50.safetensors --out bundle
   python -m export similarity --checkpoint polyvore_model.pth.tar --arch sane-polyvore \\
       --typespaces nondisjoint/typespaces.p --out bundle
+"""
+_EXAMPLES = f"""{_SIMILARITY_EXAMPLES}\
   python -m export attributes bundle --labels labels.csv --images pictures
   python -m export attributes bundle --module mynet:attributes --names predicates.txt
   python -m export quantize bundle --images pictures
   python -m export calibrate bundle --images pictures --labels labels.csv
   python -m export tensorrt bundle
+  python -m export triton bundle model_repository
   python -m export check bundle
   python -m export check bundle --against embeddings.npz --images pictures
 """
@@ -44,6 +49,7 @@ Subcommands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (see `engine.terminal`)."""
+    return_large_blocks()
     return run_command(lambda: say(_run(_parser().parse_args(arguments))))
 
 
@@ -52,11 +58,15 @@ def _run(options: argparse.Namespace) -> str:
     # imported when needed: PyTorch takes seconds to load, and much runs without it
     try:
         if options.command == "check":
-            return check(options.bundle, options.against, options.images)
+            return check(options.bundle, options.against, options.images, reading_of(options))
         if options.command == "tensorrt":
             from export.tensorrt import build_engines  # noqa: PLC0415
 
             return build_engines(options)
+        if options.command == "triton":
+            from export.triton import write_repository  # noqa: PLC0415
+
+            return write_repository(options.bundle, options.out)
         if _needs_no_torch(options):
             from export.attribute_handlers import calibrated, fitted_attributes  # noqa: PLC0415
 
@@ -73,7 +83,7 @@ def _run(options: argparse.Namespace) -> str:
 
 def _needs_no_torch(options: argparse.Namespace) -> bool:
     from_data = options.command == "attributes" and bool(options.labels or options.vectors)
-    return from_data or options.command == "calibrate"
+    return from_data or options.command in ("calibrate", "triton")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_similarity, _add_attributes, _add_quantize, _add_calibrate, _add_tensorrt, _add_check):
+    for add in (_add_similarity, _add_attributes, _add_quantize, _add_calibrate, _add_tensorrt, _add_triton, _add_check):
         add(commands)
     return parser
 
@@ -93,7 +103,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_similarity(commands: Subcommands) -> None:
     text = "Write a new bundle from a similarity model, whose output is one embedding per picture."
     parser = commands.add_parser(
-        "similarity", help="write a new bundle from a similarity model", description=text, allow_abbrev=False
+        "similarity",
+        help="write a new bundle from a similarity model",
+        description=text,
+        epilog=_SIMILARITY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     source = add_source_options(parser)
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a similarity checkpoint of the paper's authors")
@@ -116,6 +131,7 @@ def _add_similarity(commands: Subcommands) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="with --gradient: verify it on pictures of yours, not on the demo's"
     )
+    add_reading_options(parser)
     parser.add_argument("--name", help="the model's name (default: the name of the --out folder)")
     parser.add_argument("--licence", default="", help="the licence of the weights (default: not stated)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; a bundle there is replaced")
@@ -139,6 +155,7 @@ def _add_attributes(commands: Subcommands) -> None:
         "--vectors", type=Path, metavar="FILE", help=".npz with names (A,), vectors (A, D) and, if wanted, scale, bias (A,)"
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures of --labels")
+    add_reading_options(parser)
     parser.add_argument("--passes", action="store_true", help="with --labels, for a network whose layers cannot be tapped: "
         "look at every picture through 256 masks too, which takes as long as explaining it")  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="S", help="with --labels: of the cross-validation (default: 0)")
@@ -176,6 +193,7 @@ def _add_quantize(commands: Subcommands) -> None:
         metavar="DIR",
         help="folder of pictures like those that you will explain, in it or in its subfolders: at least 4, better 40",
     )
+    add_reading_options(parser)
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=TARGETS, help="processors to make graphs for (default: cpu gpu)"
     )
@@ -204,6 +222,7 @@ def _add_calibrate(commands: Subcommands) -> None:
     )
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    add_reading_options(parser)
     parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="what is true of each picture: see below")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all random choices (default: %(default)s)")
 
@@ -234,6 +253,18 @@ def _add_tensorrt(commands: Subcommands) -> None:
     parser.add_argument("--list", action="store_true", help="only list what would be built; needs no GPU")
 
 
+def _add_triton(commands: Subcommands) -> None:
+    parser = commands.add_parser(
+        "triton",
+        help="write a model repository for NVIDIA's Triton Inference Server",
+        description="Write the similarity and attribute graphs of a bundle, with their weights and a config.pbtxt each, as "
+        "a model repository. Triton then serves embeddings and activation maps; explanations are made by the engine.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("out", type=Path, metavar="DIR", help="the repository, a folder that is not there yet")
+
+
 def _add_check(commands: Subcommands) -> None:
     text = "Verify the files of a bundle, run its graphs for CPUs against their recorded results, and say what is in it."
     parser = commands.add_parser(
@@ -250,3 +281,4 @@ def _add_check(commands: Subcommands) -> None:
         ".npy with the embeddings of all pictures of --images, sorted by folder and name"
     )  # fmt: skip
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the index's pictures, with its subfolders")
+    add_reading_options(parser)

@@ -10,6 +10,7 @@ from engine.bundle import Bundle
 from engine.errors import ImageError, OptionError
 from engine.passes import whole_embeddings
 from engine.pictures.loading import load_picture
+from engine.pictures.reading import AS_USUAL, Reading
 from engine.protocol import Runner
 from engine.runtime.batch_size import largest_batch
 from engine.runtime.opening import open_graph
@@ -68,6 +69,7 @@ class _Both:
     rows: np.ndarray
     ours: np.ndarray
     theirs: np.ndarray
+    reading: Reading
 
     @property
     def metric(self) -> str:
@@ -97,14 +99,15 @@ class _Both:
         return bool(elsewhere.mean() > 0.5)
 
 
-def compare_index(bundle: Bundle, index: Path, images: Path) -> Comparison:
+def compare_index(bundle: Bundle, index: Path, images: Path, reading: Reading = AS_USUAL) -> Comparison:
     """Compare a bundle with an index, and try variants of the preprocessing if they differ.
 
-    index, images: see `read_index`. Raises an EngineError if there is nothing to compare.
+    index, images: see `read_index`; reading: how the pictures are read
+    Raises an EngineError if there is nothing to compare.
     """
     entries = read_index(index, images, bundle.manifest.embedding)
     chosen = _spread(len(entries.files), MOST_COMPARED)
-    both = _embed(bundle, entries, chosen)
+    both = _embed(bundle, entries, chosen, reading)
     kinds, verdict = _verdict(both)
     cosines = both.agreement(False).cosines
     nearest, others = (_nearest(e, both.metric) for e in (both.ours, both.theirs))
@@ -120,7 +123,7 @@ def compare_index(bundle: Bundle, index: Path, images: Path) -> Comparison:
     )
 
 
-def _embed(bundle: Bundle, entries: IndexRows, chosen: Sequence[int]) -> _Both:
+def _embed(bundle: Bundle, entries: IndexRows, chosen: Sequence[int], reading: Reading) -> _Both:
     """Run the network over those pictures that can be read."""
     p = bundle.manifest.preprocessing
     session = open_graph(bundle, bundle.manifest.base, "cpu", None)
@@ -128,7 +131,7 @@ def _embed(bundle: Bundle, entries: IndexRows, chosen: Sequence[int]) -> _Both:
     with progress_bar(chosen, "reading") as bar:
         for i in bar:
             try:
-                pixels.append(p.fitted(load_picture(entries.files[i]))[0])
+                pixels.append(p.fitted(load_picture(entries.files[i], reading))[0])
             except ImageError:
                 continue
             read.append(i)
@@ -136,7 +139,7 @@ def _embed(bundle: Bundle, entries: IndexRows, chosen: Sequence[int]) -> _Both:
         raise OptionError(f"{len(read)} of {len(chosen)} pictures can be read: at least 2 are needed, 24 are better")
     ours = whole_embeddings(session, p, pixels, largest_batch(p)).astype(np.float64)
     rows = entries.rows[read]
-    return _Both(bundle, session, entries, [entries.files[i] for i in read], rows, ours, entries.embeddings[rows])
+    return _Both(bundle, session, entries, [entries.files[i] for i in read], rows, ours, entries.embeddings[rows], reading)
 
 
 def _verdict(both: _Both) -> tuple[tuple[str, ...], str]:
@@ -151,7 +154,9 @@ def _verdict(both: _Both) -> tuple[tuple[str, ...], str]:
     if both.shuffled():
         return (ORDER,), "differs: the embeddings are the same in another order: save the files' names in the rows' order"
     base = Variant(both.bundle.manifest.preprocessing)
-    search = VariantSearch(both.session, both.files, both.theirs, _telling(agreement), by_length and unit is None)
+    search = VariantSearch(
+        both.session, both.files, both.theirs, _telling(agreement), by_length and unit is None, both.reading
+    )
     found = search.find(base)
     if not found.named:
         return _unexplained(both, agreement, normal)

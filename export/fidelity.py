@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.bundle.manifest import Manifest
 from engine.methods.rise import Rise, RisePlan
-from engine.runtime.session import Session
+from engine.protocol import Runner
 from engine.saliency import similarity
 from engine.saliency.map_fits import MapFits
 from engine.saliency.regression import differences
@@ -50,7 +50,7 @@ class Agreement:
 class GraphRuns:
     """One graph's embeddings of R pictures (H, W, 3) uint8, whole and behind a plan's masks, each run when first needed."""
 
-    def __init__(self, session: Session, manifest: Manifest, pictures: Sequence[np.ndarray], plan: RisePlan) -> None:
+    def __init__(self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: RisePlan) -> None:
         self._session, self._manifest, self._pictures, self._plan = session, manifest, pictures, plan
         self._masked: dict[int, np.ndarray] = {}
         self._fits: dict[int, MapFits] = {}
@@ -74,8 +74,7 @@ class GraphRuns:
         if query not in self._fits:
             size = (self._manifest.preprocessing.height, self._manifest.preprocessing.width)
             features = functools.partial(self._features, query)
-            fits = MapFits(self._plan.grids, self._plan.shifts, size, features, self._manifest.embedding)
-            self._fits[query] = fits
+            self._fits[query] = MapFits(self._plan.design(size), features, self._manifest.embedding)
         estimates = self._fits[query].estimates(self._references(query, condition)[chosen], condition)
         return np.array([one.saliency for one in estimates], np.float64).reshape(len(estimates), -1)
 
@@ -102,12 +101,12 @@ class GraphRuns:
 class Fp32Comparison:
     """Compares graphs with the fp32 graph, on pictures (H, W, 3) uint8 behind `masks` masks drawn from `seed` in pairs."""
 
-    def __init__(self, base: Session, manifest: Manifest, pictures: Sequence[np.ndarray], masks: int, seed: int) -> None:
+    def __init__(self, base: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], masks: int, seed: int) -> None:
         self._manifest, self._pictures = manifest, pictures
         self._plan: RisePlan = Rise(masks=masks, estimator=ESTIMATOR, seed=seed).plan(pictures[0])
         self.base = self.runs(base)
 
-    def runs(self, session: Session) -> GraphRuns:
+    def runs(self, session: Runner) -> GraphRuns:
         """Return the embeddings of a graph on the same pictures and masks, to be compared."""
         return GraphRuns(session, self._manifest, self._pictures, self._plan)
 
@@ -145,7 +144,7 @@ class Fp32Comparison:
         return _cosines(*(m - m.mean(1, keepdims=True) for m in maps))
 
 
-def speed(base: Session, other: Session, batch: np.ndarray) -> float:
+def speed(base: Runner, other: Runner, batch: np.ndarray) -> float:
     """Return CPU time of `base` divided by that of `other` for `batch` (n, ...) float32: the least of alternating rounds.
 
     base, other: sessions of one thread each; with more, the time in which threads wait for each other would count

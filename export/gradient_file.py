@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from engine.bundle.manifest import Graph, Manifest
 from engine.errors import EngineError
@@ -19,10 +18,8 @@ from export.light_graph import LightGraph
 GRADIENT_FILE = "gradient.fp32.onnx"
 
 
-def add_gradient(
-    folder: Path, model: onnx.ModelProto, manifest: Manifest, canonical: dict[str, np.ndarray], pictures: np.ndarray
-) -> Graph | None:
-    """Write the gradient of a similarity graph into `folder`, add its canonical result, and return its entry.
+def add_gradient(folder: Path, manifest: Manifest, canonical: dict[str, np.ndarray], pictures: np.ndarray) -> Graph | None:
+    """Write the gradient of the similarity graph in `folder`, add its canonical result, and return its entry.
 
     If it cannot be made, or is not right, write nothing, say why on standard error, and return None.
 
@@ -33,7 +30,7 @@ def add_gradient(
     picture, embedding = canonical["picture"], canonical[base.file]
     target, before = np.roll(embedding, 1)[None], set(folder.iterdir())
     try:
-        opset, expected = _write_verified(model, manifest, pictures, (picture, target), path)
+        opset, expected = _write_verified(folder / base.file, manifest, pictures, (picture, target), path)
         signature = GraphSignature(base.input, manifest.preprocessing.input_shape, base.output, (manifest.embedding,))
         session = GradientSession(path, "cpu", None, signature)
         got = session.run(manifest.preprocessing.normalised(picture[None]), target, np.ones_like(target))[1]
@@ -48,13 +45,13 @@ def add_gradient(
 
 
 def _write_verified(
-    model: onnx.ModelProto, manifest: Manifest, pictures: np.ndarray, example: tuple[np.ndarray, np.ndarray], path: Path
+    base: Path, manifest: Manifest, pictures: np.ndarray, example: tuple[np.ndarray, np.ndarray], path: Path
 ) -> tuple[int, np.ndarray]:
     """Write the gradient's graph if it is right; return its opset, and its gradient for the example's picture and target."""
-    light = LightGraph.of(model)
+    light = LightGraph.of(onnx_files.read_model(base))
     added = with_gradient(light, manifest.metric)
     gradient, normalised = runner_gradient(added), manifest.preprocessing.normalised
     verify(gradient, light, manifest.metric, normalised(pictures))
-    onnx_files.write_model(added.whole(), path)
+    added.write(path)
     picture, target = example
     return onnx_files.opset(added.model), gradient(normalised(picture[None]), target, np.ones_like(target))[1]

@@ -13,9 +13,11 @@ from onnxruntime.quantization import CalibrationMethod, TensorsData
 
 from engine.bundle import Bundle
 from engine.bundle.manifest import Graph
+from engine.errors import ProviderError
 from engine.methods.rise import Rise
-from engine.protocol import GraphSignature
+from engine.protocol import GraphSignature, Runner
 from engine.runtime.precision import fast_int8
+from engine.runtime.providers import cpu_runtimes
 from engine.runtime.session import Session
 from export import masked, onnx_files
 from export.errors import ExportError
@@ -175,10 +177,28 @@ class GraphTrials:
         if made is not None:
             path = self._folder / made.graph.file
             path.write_bytes(made.content)
+        return Session(path, "cpu", threads, self._signature)
+
+    def bf16_session(self, threads: int | None = None) -> Runner | None:
+        """Open the fp32 graph in bf16 on OpenVINO; None if that is not installed or this processor has no bf16."""
+        if "openvino" not in cpu_runtimes():
+            return None
+        from engine.runtime.openvino_session import OpenVinoSession  # noqa: PLC0415 - an optional package
+
+        try:
+            return OpenVinoSession(self._path, "bf16", threads, self._signature)
+        except ProviderError:
+            return None
+
+    def bf16_speed(self) -> float | None:
+        """Return CPU time of the fp32 graph divided by that of bf16 on OpenVINO, on one thread; None if that is not here."""
+        other = self.bf16_session(threads=1)
+        return None if other is None else speed(self.session(None, threads=1), other, self._batch())
+
+    @property
+    def _signature(self) -> GraphSignature:
         manifest, graph = self._bundle.manifest, self._graph
-        shape = manifest.preprocessing.input_shape
-        signature = GraphSignature(graph.input, shape, graph.output, (manifest.embedding,))
-        return Session(path, "cpu", threads, signature)
+        return GraphSignature(graph.input, manifest.preprocessing.input_shape, graph.output, (manifest.embedding,))
 
     def _run_ahead(self, graphs: Sequence[GraphRuns], what: str) -> None:
         """Run the passes of the tuning pictures under a progress bar."""

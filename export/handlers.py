@@ -12,6 +12,7 @@ from engine.errors import OptionError
 from engine.pictures.folders import pictures_below
 from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
+from engine.pictures.reading import reading_of
 from engine.terminal import notice
 from export.attribute_handlers import counted
 from export.bundles import export_attributes, export_similarity
@@ -78,7 +79,7 @@ def _gradient_pictures(options: argparse.Namespace, preprocessing: Preprocessing
     files = pictures_below(options.images)[:MOST_GRADIENT_PICTURES]
     if len(files) < 2:
         raise OptionError(f"{options.images} holds {len(files)} pictures; at least 2 are needed to verify the gradient on")
-    return np.stack([preprocessing.fitted(load_picture(file))[0] for file in files])
+    return np.stack([preprocessing.fitted(load_picture(file, reading_of(options)))[0] for file in files])
 
 
 def _siamese(options: argparse.Namespace) -> str:
@@ -138,12 +139,19 @@ def _trained(options: argparse.Namespace, kind: str) -> Trained:
 
 def _quantize(options: argparse.Namespace) -> str:
     done = export_quantized(
-        options.bundle, options.images, options.targets, time_limit=options.time_limit, quiet=options.quiet
+        options.bundle,
+        options.images,
+        options.targets,
+        time_limit=options.time_limit,
+        quiet=options.quiet,
+        reading=reading_of(options),
     )
     if done.unreadable:
         notice(f"left out files that are not pictures ({counted([path.name for path in done.unreadable])})")
     graphs = {} if done.report is None else done.report.graphs
     lines = [f"{file}: {found}" for file, found in graphs.items()]
+    if done.report is not None and done.report.bf16 is not None:
+        lines.append(f"bf16 on OpenVINO: {done.report.bf16}")
     lines += [f"{file}: {remark}" for file, remark in done.remarks.items()]
     return "\n".join([*lines, f"wrote {options.bundle}" if graphs else f"{options.bundle} stays as it was"])
 

@@ -5,7 +5,8 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from engine.errors import ImageError, OptionError, first_line
+from engine.errors import ImageError, OptionError, OutputError, shortened
+from engine.npz import open_npz
 from engine.pictures.folders import file_is_there, named_file, other_place, pictures_below
 from engine.reference_vectors import read_embedding_file
 
@@ -43,9 +44,10 @@ def read_index(path: Path, images: Path, size: int) -> IndexRows:
             f"the embeddings of {path} have {embeddings.shape[1]} numbers each, this bundle's have {size}: they are another "
             "network's, or another layer's; export that one"
         )
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(embeddings.astype(np.float32)).all(1))
     if len(bad):
-        raise OptionError(f"row {bad[0]} of the embeddings of {path} is not finite: leave it out")
+        raise OptionError(f"row {bad[0]} of the embeddings of {path} is not finite in float32: leave it out")
     if not images.is_dir():
         raise OptionError(f"there is no folder {images}")
     if not named:
@@ -54,7 +56,7 @@ def read_index(path: Path, images: Path, size: int) -> IndexRows:
     found = {row: file for row, name in enumerate(names) if (file := _find(images, name)) is not None}
     if not found:
         raise OptionError(
-            f"none of the {len(names)} files that {path} names is below {images}; the first is {names[0]}"
+            f"none of the {len(names)} files that {path} names is below {images}; the first is {shortened(names[0])}"
             f"{other_place(images, names[0])}"
         )
     return IndexRows(tuple(found.values()), np.array(list(found)), embeddings.astype(np.float64))
@@ -71,21 +73,16 @@ def _in_order(path: Path, images: Path, embeddings: np.ndarray) -> IndexRows:
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the two arrays of an .npz."""
-    key = EMBEDDINGS_KEY
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = []
+        with open_npz(path) as file:
             for key in (EMBEDDINGS_KEY, FILES_KEY):
-                if key not in arrays:
-                    raise OptionError(f"{path} has no array {key!r}, it has {', '.join(arrays) or 'none'}: {_SAVE}")
-                found.append(arrays[key])
-        return found[0], found[1]
-    except OptionError:
-        raise
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
-    except Exception as error:  # numpy and zlib raise almost anything on a broken file, and an error for Python objects
-        raise ImageError(f"cannot read the array {key!r} of {path} ({first_line(error)}): {_SAVE}") from error
+                if key not in file.names:
+                    raise OptionError(
+                        f"{path} has no array {key!r}, it has {shortened(', '.join(file.names)) or 'none'}: {_SAVE}"
+                    )
+            return file.read(EMBEDDINGS_KEY), file.read(FILES_KEY)  # arrays of other names are not read
+    except OutputError as error:
+        raise ImageError(f"{error}: {_SAVE}") from error
 
 
 def _names(path: Path, files: np.ndarray, count: int) -> list[str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.bundle.manifest import Conditions
-from engine.errors import OptionError
+from engine.errors import OptionError, OutputError, shortened
+from engine.npz import NpzFile, open_npz
 
 CONDITION_WEIGHTS = "condition_weights"
 CONDITION_NAMES = "condition_names"
@@ -20,25 +21,20 @@ def load_conditions(path: Path) -> Conditions:
     (C,) of strings may name them; otherwise they are numbered.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise OptionError(f"{path} is not an .npz file; save it with numpy.savez({CONDITION_WEIGHTS}=...)")
-            weights = file[_weights_key(path, file)]
-            if CONDITION_NAMES in file:
-                names = file[CONDITION_NAMES].tolist()
+        with open_npz(path) as file:
+            weights = file.read(_weights_key(path, file))
+            if CONDITION_NAMES in file.names:
+                names = file.read(CONDITION_NAMES).tolist()
             else:
                 names = [str(i) for i in range(len(np.atleast_1d(weights)))]
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
-    except OptionError:
-        raise
-    except Exception as error:  # numpy and zlib raise almost anything on a broken archive
-        raise OptionError(f"{path} is not an .npz file of plain arrays ({error})") from error
+    except OutputError as error:
+        raise OptionError(str(error)) from error
     if weights.ndim != 2 or weights.dtype.kind != "f":
         raise OptionError(f"{path}: {CONDITION_WEIGHTS} must be floating-point (C, D), got {weights.dtype} {weights.shape}")
     if not isinstance(names, list) or len(names) != len(weights) or not all(isinstance(n, str) for n in names):
         raise OptionError(f"{path}: {CONDITION_NAMES} must be {len(weights)} strings, one per condition")
-    return Conditions(tuple(names), weights.astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused by `Manifest`
+        return Conditions(tuple(names), weights.astype(np.float32))
 
 
 def load_names(path: Path) -> tuple[str, ...]:
@@ -60,19 +56,13 @@ def load_names(path: Path) -> tuple[str, ...]:
     )
 
 
-def _weights_key(path: Path, file: np.lib.npyio.NpzFile) -> str:
-    if CONDITION_WEIGHTS in file:
+def _weights_key(path: Path, file: NpzFile) -> str:
+    if CONDITION_WEIGHTS in file.names:
         return CONDITION_WEIGHTS
-    fitting = []
-    for key in file.files:
-        try:
-            array = file[key]
-        except ValueError:  # an array of objects
-            continue
-        if isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype.kind == "f":
-            fitting.append(key)
+    headers = {name: file.header(name) for name in file.names}
+    fitting = [name for name, header in headers.items() if len(header.shape) == 2 and header.dtype.kind == "f"]
     if len(fitting) != 1:
-        found = ", ".join(fitting) or "none"
+        found = shortened(", ".join(fitting)) or "none"
         raise OptionError(
             f"{path} must hold an array {CONDITION_WEIGHTS}, or exactly one 2-D floating-point array; found: {found}"
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +51,50 @@ class LightGraph:
 
     def whole(self) -> onnx.ModelProto:
         """Return the model with its weights inside."""
+        model = self._bare()
+        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self.weights.items())
+        return model
+
+    def write(self, path: Path) -> None:
+        """Write the model as `onnx_files.write_model` does; weights that lie beside the graph are not copied for that."""
+        if sum(array.nbytes for array in self.weights.values()) <= onnx_files.LARGEST_WEIGHTS:
+            onnx_files.write_model(self.whole(), path)
+            return
+        model = self._bare()
+        with onnx_files.weights_beside(path) as append:
+            for name, array in self.weights.items():
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+                tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
+                model.graph.initializer.append(onnx_files.stub(tensor, append(np.ascontiguousarray(array).data)))
+        path.write_bytes(onnx_files.serialised(model))
+
+    def _bare(self) -> onnx.ModelProto:
+        """Return a copy of the graph in which the weights are no inputs."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         inputs = [value for value in model.graph.input if value.name not in self.weights]
         del model.graph.input[:]
         model.graph.input.extend(inputs)
-        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self.weights.items())
+        return model
+
+    def referring(self, places: Mapping[str, dict[str, int | str]]) -> onnx.ModelProto:
+        """Return the model with its constants inside, except for those whose content lies elsewhere.
+
+        places: by a constant's name, where it lies, as `onnx_files.stub` takes it
+        """
+        model = self._bare()
+        inside = list(model.graph.initializer)
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(
+            onnx_files.stub(tensor, places[tensor.name]) if tensor.name in places else tensor for tensor in inside
+        )
+        for name, array in self.weights.items():
+            if name in places:
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+                tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
+                model.graph.initializer.append(onnx_files.stub(tensor, places[name]))
+            else:
+                model.graph.initializer.append(numpy_helper.from_array(array, name))
         return model
 
     def runner(self) -> "LightRunner":
@@ -126,6 +164,10 @@ class LightGraph:
             if few[name].size <= LARGEST_KNOWN and np.array_equal(few[name], many[name]):
                 known[name] = few[name]
         return shapes, known
+
+    def values(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what these tensors are for a batch of random pictures. Raises ExportError."""
+        return self._with_outputs(names).run(self._example(BATCHES[0]))
 
     def _with_outputs(self, names: Sequence[str], more: Sequence[onnx.NodeProto] = ()) -> "LightRunner":
         """Return what runs the graph with more nodes and with these outputs."""

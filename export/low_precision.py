@@ -14,6 +14,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export import onnx_files
 from export.errors import ExportError, root_cause
+from export.onnx_selection import sort_nodes
 from export.runtime import silence
 
 LEAST_OPSET = 13
@@ -107,6 +108,7 @@ def to_fp16(graph: Path) -> onnx.ModelProto:
         raise ExportError(f"the graph cannot be converted to fp16: {root_cause(error)}") from error
     del result.graph.value_info[:]
     onnx_files.strip(result)
+    sort_nodes(result.graph, graph)
     return result
 
 

@@ -11,6 +11,7 @@ from engine.errors import ImageError
 from engine.pictures.folders import files_below, pictures_below
 from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
+from engine.pictures.reading import AS_USUAL, Reading
 from engine.protocol import Plan
 from export.errors import ExportError
 from export.timekeeper import Timekeeper
@@ -32,7 +33,7 @@ class Pictures:
     unreadable: list[Path]
 
 
-def read_masked(folder: Path, preprocessing: Preprocessing, keeper: Timekeeper) -> Pictures:
+def read_masked(folder: Path, preprocessing: Preprocessing, keeper: Timekeeper, reading: Reading = AS_USUAL) -> Pictures:
     """Read at most 48 pictures, spread evenly over the sorted names; hold out every fourth (every second of fewer than 8).
 
     folder: its subfolders are searched too; hidden files and those that systems leave, such as Thumbs.db, are not counted
@@ -44,7 +45,7 @@ def read_masked(folder: Path, preprocessing: Preprocessing, keeper: Timekeeper) 
     with keeper.bar(_spread_evenly(paths), "reading") as chosen:
         for path in chosen:
             try:
-                pixels, _ = preprocessing.fitted(load_picture(path))
+                pixels, _ = preprocessing.fitted(load_picture(path, reading))
             except ImageError:
                 unreadable.append(path)
                 continue

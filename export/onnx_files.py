@@ -1,7 +1,8 @@
 """ONNX graphs as files and in memory: read, written with external data if they are too large for one file, simplified."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from onnx_ir.passes import common as passes
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules import common as rules
 
+from engine.bundle.external_data import files_and_operators
+from engine.bundle.operators import check_operators
 from export.errors import ExportError, root_cause
 
 LARGEST_FILE = 2**31 - 1
 """Most bytes of a protobuf message, and so of a graph in one file."""
-LARGEST_WEIGHTS = LARGEST_FILE - 2**27
-"""Bytes of weights above which they are written beside the graph: this leaves room for the nodes."""
+LARGEST_WEIGHTS = 2**26
+"""Bytes of weights above which they are written beside the graph: readers map such a file into memory and copy nothing."""
 LEAST_EXTERNAL = 1024
 """Bytes from which a tensor is written beside the graph. Smaller ones are shapes and indices, which readers need at once."""
 ALIGNMENT = 4096
@@ -49,25 +52,46 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def write_model(model: onnx.ModelProto, path: Path, largest: int | None = None) -> None:
-    """Write a model: one file, or a file and beside it (its name + DATA_SUFFIX) the weights, if they are too large for one.
+def require_operators(model: onnx.ModelProto, path: Path) -> None:
+    """Raise BundleError, before it runs, if a model read from `path` may never end or draws random numbers."""
+    content = serialised(without_weights(model))
+    check_operators(content, files_and_operators(content)[1], path)
 
-    largest: bytes of weights in one file; None: as many as protobuf allows
+
+def write_model(model: onnx.ModelProto, path: Path, largest: int | None = None) -> None:
+    """Write a model: one file, or, where its weights are large, a file and beside it (its name + DATA_SUFFIX) the weights.
+
+    largest: bytes of weights in one file; None: LARGEST_WEIGHTS
     """
     if weight_bytes(model) <= (LARGEST_WEIGHTS if largest is None else largest):
         path.write_bytes(serialised(model))
         return
-    beside = path.with_name(path.name + DATA_SUFFIX)
-    with open(beside, "wb") as file:
+    with weights_beside(path) as append:
 
         def moved(tensor: onnx.TensorProto) -> dict[str, int | str]:
-            file.write(bytes(-file.tell() % ALIGNMENT))
-            start = file.tell()
-            length = file.write(tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes())
-            return {"location": beside.name, "offset": start, "length": length}
+            return append(tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes())
 
         light = without_weights(model, moved)
     path.write_bytes(serialised(light))
+
+
+@contextlib.contextmanager
+def weights_beside(path: Path) -> Iterator[Callable[[bytes | memoryview], dict[str, int | str]]]:
+    """Open the file of weights beside a graph's file; gives what appends a tensor's bytes, and returns their place."""
+    beside = path.with_name(path.name + DATA_SUFFIX)
+    with open(beside, "wb") as file:
+
+        def append(content: bytes | memoryview) -> dict[str, int | str]:
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            return {"location": beside.name, "offset": file.tell(), "length": file.write(content)}
+
+        yield append
+
+
+def places_beside(path: Path) -> dict[str, dict[str, int | str]]:
+    """Return where a model's file says that the content of its initializers lies, by their names."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    return {t.name: {e.key: e.value for e in t.external_data} for t in tensors if t.external_data}
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -89,11 +113,17 @@ def without_weights(
         if _tensor_bytes(tensor) < LEAST_EXTERNAL or tensor.data_type == onnx.TensorProto.STRING:
             light.graph.initializer.append(tensor)
             continue
-        stub = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        stub.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (moved(tensor) if moved else {"location": "nowhere"}).items():
-            stub.external_data.add(key=key, value=str(value))
+        light.graph.initializer.append(stub(tensor, moved(tensor) if moved else {"location": "nowhere"}))
     return light
+
+
+def stub(tensor: onnx.TensorProto, place: dict[str, int | str]) -> onnx.TensorProto:
+    """Return a tensor of the same name, type and shape whose content lies in a file. place: what to record of where"""
+    made = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    made.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in place.items():
+        made.external_data.add(key=key, value=str(value))
+    return made
 
 
 def fixed_shape(model: onnx.ModelProto) -> tuple[int | None, ...] | None:

@@ -47,12 +47,27 @@ def reduce_to(model: onnx.ModelProto, path: Path, input_name: str | None, output
                 f"{path}: {value.name!r} is {_type_name(value.type.tensor_type.elem_type)}, but must be one of {names}; "
                 "choose another --input or --output, or convert the graph"
             )
-    _keep(graph.node, _in_order(path, needed, read))
+    _keep(graph.node, needed)
+    sort_nodes(graph, path)
     _keep(graph.input, [target])
     _keep(graph.output, [source])
     if len(read & constants) < len(constants):
         _keep(graph.initializer, [t for t in graph.initializer if t.name in read])
     model.ir_version = max(model.ir_version, 4)  # before 4, weights had to be inputs too
+
+
+def sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
+    """Bring the nodes of a graph, and of the graphs inside them, into topological order, in place.
+
+    ONNX Runtime's own converter to fp16 leaves them in another one. path: for messages. Raises ExportError.
+    """
+    ordered = _in_order(path, list(graph.node))
+    if any(a is not b for a, b in zip(ordered, graph.node, strict=True)):
+        _keep(graph.node, ordered)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                sort_nodes(inner, path)
 
 
 def suggestions(model: onnx.ModelProto, rank: int = 2) -> str:
@@ -130,9 +145,9 @@ def _needed_nodes(graph: onnx.GraphProto, output: str) -> tuple[list[onnx.NodePr
     return [graph.node[index] for index in sorted(needed)], wanted
 
 
-def _in_order(path: Path, nodes: list[onnx.NodeProto], read: set[str]) -> list[onnx.NodeProto]:
+def _in_order(path: Path, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Return nodes so that each comes after those that it reads from; nodes already in order stay where they are."""
-    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name in read}
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     waits = [{makers[name] for name in read_by(node) if name in makers} for node in nodes]
     readers: dict[int, list[int]] = {}
     for index, others in enumerate(waits):

@@ -105,6 +105,7 @@ class OnnxSource:
     def _model(self) -> onnx.ModelProto:
         model = onnx_files.read_model(Path(self.path))
         onnx_selection.reduce_to(model, Path(self.path), self.input, self.output)
+        onnx_files.require_operators(model, Path(self.path))
         return model
 
     def _run(self, pictures: np.ndarray) -> list[np.ndarray]:

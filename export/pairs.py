@@ -14,6 +14,7 @@ from export import onnx_files
 from export.demo_pictures import demo_pictures
 from export.errors import ExportError, root_cause
 from export.graphs import EXPORT_TOLERANCE
+from export.onnx_selection import sort_nodes
 from export.runtime import runner_of, silence
 from export.separable import separable_embedding
 from export.write import check_free, finish, replacing
@@ -107,6 +108,8 @@ def _from_file(path: Path, queries: np.ndarray, references: np.ndarray) -> tuple
             )
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    sort_nodes(model.graph, path)
+    onnx_files.require_operators(model, path)
     runner = runner_of(model)
     found = [
         np.asarray(runner.run_all(_feeds(model, q[None], r[None]))[0]) for q, r in zip(queries, references, strict=True)

@@ -20,6 +20,7 @@ from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.explainer import Explainer
 from engine.methods.rise import Rise
 from engine.pictures.loading import load_picture
+from engine.pictures.reading import AS_USUAL, Reading
 from engine.protocol import Progress, require_seed
 from engine.runtime.batch_size import largest_batch
 from engine.terminal import Bar
@@ -63,12 +64,14 @@ def export_probes(
     passes: bool = False,
     threshold: float = PROBE_THRESHOLD,
     quiet: bool = True,
+    reading: Reading = AS_USUAL,
 ) -> Probes:
     """Fit attributes to labelled pictures, and write them into a bundle in place of those it has.
 
     images, labels: see `engine.evaluate.labels.read_labels`; pictures of one group are held out together
     seed: of the cross-validation; passes: also look at every picture through the 256 masks of an explanation, for a network
     without taps; threshold: lowest probability of an attribute that is named; quiet: show no progress bar
+    reading: how the pictures are read
 
     Raises an EngineError, and leaves the bundle as it was, if that fails.
     """
@@ -84,11 +87,11 @@ def export_probes(
     if passes and taps:
         raise OptionError(f"--passes is for networks without taps, and {bundle} has {len(taps)} of them: leave it out")
     with Bar(quiet, "looking", "picture") as bar:
-        embeddings, features = _look(model, taps, before.manifest, labelled, bar.show)
+        embeddings, features = _look(model, taps, before.manifest, labelled, reading, bar.show)
     units = unit_rows(embeddings)
     on_embedding = cross_fit(units, labelled.truth, labelled.groups, seed)
     on_taps = cross_fit(features, labelled.truth, labelled.groups, seed) if taps else None
-    on_passes = _with_passes(before.folder, labelled, units, seed, quiet) if passes else None
+    on_passes = _with_passes(before.folder, labelled, reading, units, seed, quiet) if passes else None
     best = on_taps or on_passes or on_embedding
     table = AttributeTable(names, "sigmoid", np.zeros(len(names), np.float32), threshold)
     record = json_ready(
@@ -120,7 +123,7 @@ def _enough(labelled: Labelled, names: tuple[str, ...]) -> tuple[tuple[str, ...]
 
 
 def _look(
-    model: onnx.ModelProto, taps: list[Tap], manifest: Manifest, labelled: Labelled, progress: Progress
+    model: onnx.ModelProto, taps: list[Tap], manifest: Manifest, labelled: Labelled, reading: Reading, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return embeddings (n, D) float32 and the taps' spatial means (n, F) float32 of all pictures."""
     runner, preprocessing = pooling_runner(model, taps), manifest.preprocessing
@@ -128,7 +131,7 @@ def _look(
     embeddings, features = [], []
     for start in range(0, len(labelled.files), batch):
         files = labelled.files[start : start + batch]
-        pixels = np.stack([preprocessing.fitted(load_picture(file))[0] for file in files])
+        pixels = np.stack([preprocessing.fitted(load_picture(file, reading))[0] for file in files])
         embedded, *means = runner.run(preprocessing.normalised(pixels))
         embeddings.append(embedded)
         rows = [np.empty((len(pixels), 0), np.float32), *(mean.reshape(len(pixels), -1) for mean in means)]
@@ -137,9 +140,12 @@ def _look(
     return np.concatenate(embeddings), np.concatenate(features)
 
 
-def _with_passes(folder: Path, labelled: Labelled, units: np.ndarray, seed: int, quiet: bool) -> CrossFitted:
+def _with_passes(
+    folder: Path, labelled: Labelled, reading: Reading, units: np.ndarray, seed: int, quiet: bool
+) -> CrossFitted:
     """Fit a probe to [unit embedding, mean of the masked pictures' unit embeddings]."""
-    explainer, means = Explainer(folder), []
+    explainer = Explainer(folder, **vars(reading))
+    means = []
     with Bar(quiet, "passes over", "picture") as bar:
         for done, file in enumerate(labelled.files, 1):
             means.append(mean_of_units(explainer.prepare(file, Rise(masks=256)).embeddings))

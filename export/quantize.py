@@ -12,6 +12,7 @@ import onnxruntime as ort
 from engine.bundle import PRECISION, Bundle, load_bundle
 from engine.bundle.report import TARGETS, GraphFidelity, Report
 from engine.errors import OptionError
+from engine.pictures.reading import AS_USUAL, Reading
 from export.fidelity import ESTIMATOR, Agreement
 from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, GraphTrials, QuantizedGraph
 from export.int8_search import Found, Int8Search
@@ -45,6 +46,7 @@ def export_quantized(
     *,
     time_limit: float = TIME_LIMIT,
     quiet: bool = True,
+    reading: Reading = AS_USUAL,
 ) -> Quantized:
     """Add int8 for CPUs, and fp16 and symmetric int8 for GPUs, to a bundle, with a report; its identity stays the same.
 
@@ -52,7 +54,7 @@ def export_quantized(
         for the report only
     targets: cpu, gpu or both
     time_limit: seconds after which the best graphs so far are taken; fewer pictures are compared if a network is slow
-    quiet: tell nothing on standard error
+    quiet: tell nothing on standard error; reading: how the pictures are read
 
     Earlier quantized graphs are replaced. Int8 for CPUs is left out if it is not faster than fp32 here; if nothing else is
     asked for, the bundle stays as it was. Raises an EngineError, and leaves the bundle as it was, if that fails.
@@ -65,7 +67,7 @@ def export_quantized(
     if before.manifest.base.second_input is not None:
         raise OptionError(f"{bundle} takes two pictures at once: only networks of one picture are quantized; use it in fp32")
     check_free(bundle)
-    pictures = read_masked(images, before.manifest.preprocessing, keeper)
+    pictures = read_masked(images, before.manifest.preprocessing, keeper, reading)
     keeper.say(f"read {len(pictures.calibration)} pictures to calibrate on, {len(pictures.held_out)} for the report")
     with tempfile.TemporaryDirectory() as folder:
         trials = GraphTrials(before, pictures, Path(folder), keeper)
@@ -118,6 +120,8 @@ def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[
     keeper, count = trials.keeper, len(pictures.held_out)
     comparison = trials.comparison(pictures.held_out, COMPARED_MASKS, REPORT_SEED)
     runs = [comparison.runs(trials.session(one)) for one in made]
+    bf16 = trials.bf16_session() if any(one.graph.target == "cpu" for one in made) else None
+    runs += [] if bf16 is None else [comparison.runs(bf16)]
     keeper.say(f"measuring the report on {count} held-out pictures, {COMPARED_MASKS} masks each")
     masked, began = 0, keeper.spent
     with keeper.bar(range(count), "measuring the report") as queries:
@@ -139,21 +143,25 @@ def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[
         measured_on="cpu",
         machine=platform.machine(),
         versions={name: importlib.metadata.version(name) for name in ("numpy", "onnx")} | {"onnxruntime": ort.__version__},
-        graphs={one.graph.file: _fidelity(one, found) for one, found in zip(made, agreements, strict=True)},
+        graphs={
+            one.graph.file: _fidelity(found, one.speed, one.calibration, one.kept_fp32)
+            for one, found in zip(made, agreements, strict=False)
+        },
         estimator=ESTIMATOR,
+        bf16=None if bf16 is None else _fidelity(agreements[-1], trials.bf16_speed(), "none needed"),
     )
 
 
-def _fidelity(made: QuantizedGraph, found: Agreement) -> GraphFidelity:
+def _fidelity(found: Agreement, speed: float | None, calibration: str, kept_fp32: tuple[str, ...] = ()) -> GraphFidelity:
     return GraphFidelity(
         embedding_cosine_mean=float(found.cosines.mean()),
         embedding_cosine_least=float(found.cosines.min()),
         map_correlation_mean=found.mean,
         map_correlation_p10=found.p10,
         map_correlation_least=float(found.correlations.min()),
-        speed=made.speed,
-        calibration=made.calibration,
-        kept_fp32=made.kept_fp32,
+        speed=speed,
+        calibration=calibration,
+        kept_fp32=kept_fp32,
     )
 
 

@@ -1,7 +1,6 @@
 """Files of torch.save: written complete or not at all, and read without running code in them."""
 
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,20 @@ import torch
 from torch import nn
 
 from engine.errors import OutputError
+from engine.files import beside
 from export.errors import ExportError, root_cause
 
 
 def save_whole(content: object, path: Path) -> None:
     """Write `content` with torch.save, complete or not at all; raises OutputError."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new = beside(path)
     try:
-        torch.save(content, beside)
-        os.replace(beside, path)
+        torch.save(content, new)
+        os.replace(new, path)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a missing folder or a full disk
         raise OutputError(f"cannot write {path}: {root_cause(error)}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from engine.attributes.table import AttributeTable
-from engine.bundle.manifest import Conditions, preprocessing_from
+from engine.bundle.manifest import Conditions
 from engine.errors import EngineError
 from engine.pictures.preprocessing import Preprocessing
+from engine.typed import typed
 from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
 from export.errors import ExportError, root_cause
 from export.torch_files import load_state, save_whole
@@ -75,7 +76,7 @@ def load_trained(path: Path) -> Trained:
         load_state(network, content["state"], str(path))
         return Trained(
             network.eval(),
-            preprocessing_from(content["preprocessing"]),
+            typed(Preprocessing, content["preprocessing"]),
             _conditions(content["conditions"]) if content["conditions"] else None,
             _table(content["table"]) if content["table"] else None,
         )

@@ -9,6 +9,7 @@ import numpy as np
 from engine.passes import whole_embeddings
 from engine.pictures.foreign_loading import UPRIGHT, RgbPicture, load_as, loadings_that_matter
 from engine.pictures.loading import load_picture
+from engine.pictures.reading import Reading
 from engine.protocol import Runner
 from engine.runtime.batch_size import largest_batch
 from export.progress import progress_bar
@@ -87,24 +88,32 @@ class VariantSearch:
 
     session: the similarity graph; files: n pictures that can be read; theirs: (n, D) float64, the index's embeddings
     order: numbers of the pictures to try variants on, the most telling first; see `IndexAgreement.of` for lengths_count
+    reading: how the pictures are read
     """
 
     def __init__(
-        self, session: Runner, files: Sequence[Path], theirs: np.ndarray, order: Sequence[int], lengths_count: bool
+        self,
+        session: Runner,
+        files: Sequence[Path],
+        theirs: np.ndarray,
+        order: Sequence[int],
+        lengths_count: bool,
+        reading: Reading,
     ) -> None:
+        self._reading = reading
         self._session, self._lengths_count = session, lengths_count
         self._files, self._theirs = files, theirs
         self._order: list[int] = []
         self._upright: dict[int, RgbPicture] = {}
         pixels = 0
         for i in order:
-            picture = load_picture(files[i])
+            picture = load_picture(files[i], reading)
             pixels += picture.width * picture.height
             if len(self._order) == TRIED or (len(self._order) >= SCREENED and pixels > DECODED_PIXELS):
                 break
             self._order.append(i)
             self._upright[i] = picture
-        self._loadings = {i: loadings_that_matter(files[i]) for i in self._order}
+        self._loadings = {i: loadings_that_matter(files[i], reading) for i in self._order}
         self._pixels: tuple[Variant | None, list[np.ndarray]] = None, []
 
     def find(self, base: Variant) -> Explained:
@@ -163,7 +172,7 @@ class VariantSearch:
     def _picture(self, number: int, loading: str) -> RgbPicture:
         if loading not in self._loadings[number]:
             return self._upright[number]
-        return load_as(self._files[number], loading)
+        return load_as(self._files[number], loading, self._reading)
 
 
 def _weights(found: IndexAgreement) -> np.ndarray:

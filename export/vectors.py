@@ -7,8 +7,8 @@ import numpy as np
 from engine.attributes.table import AttributeTable
 from engine.attributes.vectors import AttributeVectors
 from engine.bundle import load_bundle
-from engine.errors import OptionError, OutputError
-from engine.files import read_npz
+from engine.errors import OptionError, OutputError, shortened
+from engine.npz import open_npz
 from export.attribute_files import write_attributes
 from export.probes import PROBE_THRESHOLD
 from export.write import check_free
@@ -50,14 +50,15 @@ def export_vectors(
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
+    wanted, known = {"names", "vectors"}, {"names", "vectors", "scale", "bias"}
     try:
-        arrays = read_npz(file)
+        with open_npz(file) as stored:
+            if not wanted <= set(stored.names) <= known:
+                got = shortened(", ".join(sorted(stored.names))) or "nothing"
+                raise OptionError(f"{file} must hold names and vectors and, if wanted, scale and bias; got {got}")
+            arrays = {name: stored.read(name) for name in stored.names}
     except OutputError as error:
         raise OptionError(str(error)) from error
-    wanted, known = {"names", "vectors"}, {"names", "vectors", "scale", "bias"}
-    if not wanted <= set(arrays) <= known:
-        got = ", ".join(sorted(arrays)) or "nothing"
-        raise OptionError(f"{file} must hold names and vectors and, if wanted, scale and bias; got {got}")
     if arrays["names"].dtype.kind not in "US":
         raise OptionError(f'{file}: names must be text, got {arrays["names"].dtype}: numpy.array(["red", "round"])')
     return arrays

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 from engine.attributes.table import AttributeTable
 from engine.attributes.vectors import AttributeVectors
 from engine.bundle import ATTRIBUTES, CANONICAL, SUMS, VECTORS, Bundle, checksums, load_bundle
-from engine.bundle.external_data import external_files
 from engine.bundle.manifest import BUNDLE_FORMAT, MANIFEST, Graph, Manifest, attributes_to_json
 from engine.errors import BundleError, OutputError
 from engine.files import write_npz
 from engine.protocol import GraphSignature
 from engine.runtime.opening import canonical_result, verify_graph
 from engine.runtime.session import Session
+from export.swap import folder_for
 
 
 def check_free(out: Path) -> None:
@@ -49,15 +48,8 @@ def as_output_error(path: Path) -> Iterator[None]:
 def replacing(out: Path) -> Iterator[Path]:
     """Give a new folder beside `out`, which takes the place of `out` if the block ends without an error, else is deleted."""
     check_free(out)  # once more, because something may have appeared there during the work
-    out = out.resolve()  # a link to a bundle stays a link
-    folder = _beside(out)
-    with as_output_error(out):
-        try:
-            folder.mkdir()
-            yield folder
-            _swap(folder, out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with as_output_error(out), folder_for(out.resolve()) as folder:  # a link to a bundle stays a link
+        yield folder
 
 
 def finish(
@@ -97,9 +89,7 @@ def canonical_of(
 
 def copy_without(before: Bundle, stale: Sequence[Graph], folder: Path) -> None:
     """Copy a bundle's files into `folder`, except the stale graphs and the tensors stored beside them."""
-    left_out = [g.file for g in stale]
-    for graph in tuple(left_out):
-        left_out.extend(external_files((before.folder / graph).read_bytes()))
+    left_out = [name for g in stale for name in (g.file, *before.beside[g.file])]
     for path in sorted(before.folder.iterdir()):
         if path.is_dir():
             raise BundleError(f"{path} is a folder, and a bundle has no folders in it; move it elsewhere first")
@@ -114,22 +104,3 @@ def _is_bundle(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(fields, dict) and fields.get("format") == BUNDLE_FORMAT
-
-
-def _swap(folder: Path, out: Path) -> None:
-    """Put `folder` in the place of `out`, and delete what was there; if that fails, put it back."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    old = _beside(out)
-    out.rename(old)
-    try:
-        folder.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(out: Path) -> Path:
-    return out.with_name(f".{out.name}.{secrets.token_hex(4)}")

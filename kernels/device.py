@@ -6,6 +6,7 @@ array. Methods of `Device` may be called from any thread; they run on the worker
 
 import contextlib
 import dataclasses
+import os
 import queue
 import sys
 import threading
@@ -57,11 +58,11 @@ class Device:
     """
 
     def __init__(self, ordinal: int = 0) -> None:
-        self._jobs = _Jobs()
+        self._jobs, self._process = _Jobs(), os.getpid()
         self._worker = threading.Thread(target=self._jobs.work, name="cuda", daemon=True)
         self._worker.start()
         self._driver = Driver()
-        self._close = weakref.finalize(self, _end, self._jobs, self._worker, self._driver)
+        self._close = weakref.finalize(self, _end, self._jobs, self._worker, self._driver, self._process)
         self.ordinal = ordinal
         try:
             self.call(lambda: self._driver.open(ordinal))
@@ -82,7 +83,12 @@ class Device:
         self._close()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run `function` on the worker thread and return its result. Errors of pycuda become a DeviceError."""
+        """Run `function` on the worker thread and return its result. Errors of pycuda become a DeviceError.
+
+        Raises DeviceError in a fork, which has no worker.
+        """
+        if os.getpid() != self._process:
+            raise DeviceError(f"it was opened in process {self._process}, and a fork has no CUDA: open it after the fork")
         if threading.current_thread() is self._worker:
             return function()
         job = Job(function)
@@ -252,7 +258,9 @@ def _as_device_error(error: BaseException) -> BaseException:
     return result
 
 
-def _end(jobs: _Jobs, worker: threading.Thread, driver: Driver) -> None:
+def _end(jobs: _Jobs, worker: threading.Thread, driver: Driver, process: int) -> None:
+    if os.getpid() != process:  # a fork: there is no worker, and the device is the parent's
+        return
     jobs.end(Job(driver.close))
     if threading.current_thread() is not worker:  # else the device was collected while one of its jobs ran
         worker.join()

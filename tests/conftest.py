@@ -8,10 +8,12 @@ import hypothesis
 import numpy as np
 import pytest
 from helpers import DATA, IMAGENET, copy_bundle, seal
+from index_pictures import write_catalogue
 
-from engine import Explainer
+from engine import Explainer, Rise
 from engine.bundle import ATTRIBUTES, demo_bundle
 from engine.bundle.manifest import Conditions, attributes_from_json, attributes_to_json
+from engine.index import Index
 from export import OnnxSource, export_similarity
 
 # how long an example takes says nothing on a busy machine
@@ -24,6 +26,7 @@ def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Batches are measured once per run of the tests, and the user's own cache is left alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("engine.auto.cpu_runtimes", lambda: ["cpu"])  # what is faster today must not decide; see test_auto.py
         yield
 
 
@@ -67,3 +70,11 @@ def explainer(tiny_bundle: Path) -> Explainer:
 def demo() -> Explainer:
     """The demo network in fp32."""
     return Explainer(precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def demo_index(demo: Explainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the demo's eight pictures, with thumbnails. Not to be changed."""
+    path = tmp_path_factory.mktemp("indexes") / "demo"
+    Index.build(path, demo, write_catalogue(tmp_path_factory.mktemp("pictures")), method=Rise(masks=256), thumbnails=True)
+    return path

@@ -93,11 +93,15 @@ class Vit(nn.Module):
         self.up, self.down, self.head = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 24)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.tokens(x)[:, 0])
+
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, 32, 32) -> (N, 17, 32), after the block"""
         n = x.shape[0]
         t = torch.cat([self.token.expand(n, -1, -1), self.patches(x).flatten(2).transpose(1, 2)], 1) + self.place
         q, k, v = self.qkv(self.norm(t)).view(n, 17, 3, 2, 16).permute(2, 0, 3, 1, 4)
         t = t + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, 17, 32))
-        return self.head((t + self.down(F.gelu(self.up(self.norm(t)))))[:, 0])
+        return t + self.down(F.gelu(self.up(self.norm(t))))
 
 
 def compared(got: np.ndarray, exact: np.ndarray) -> None:

@@ -1,9 +1,13 @@
 """What several test files use: the demo's pictures, small pictures made here, spies, and commands run as processes."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from PIL import Image
 
 from engine.bundle import SUMS, checksums
+from engine.bundle.external_data import files_and_operators
 from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.session import Session
 
@@ -51,6 +56,13 @@ def write_demo_pairs(folder: Path) -> Path:
     lines = [f"{name}-noto.png,{name}-twemoji.png" for name in ("cat", "couple", "gesture")]
     (folder / "pairs.csv").write_text("\n".join(["query,reference", *lines]) + "\n")
     return folder / "pairs.csv"
+
+
+def views_of(page: str) -> list[dict[str, Any]]:
+    """The data that a page about explanations draws."""
+    (block,) = re.findall(r'<script type="application/json" id="views">(.*?)</script>', page, re.DOTALL)
+    found: list[dict[str, Any]] = json.loads(block)
+    return found
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -116,6 +128,11 @@ def count_rows(monkeypatch: pytest.MonkeyPatch, *kinds: type) -> list[int]:
     return rows
 
 
+def external_files(model: bytes) -> set[str]:
+    """Return the files in which a serialised graph keeps tensors."""
+    return files_and_operators(model)[0]
+
+
 def python(*arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Run Python in a process of its own that can import this checkout. Its output is captured as text.
 
@@ -143,3 +160,12 @@ def exit_status(main: Any, arguments: list[str]) -> int:
         return int(main(arguments))
     except SystemExit as error:
         return int(error.code or 0)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is true."""
+    for _ in range(3000):
+        if true():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came true")

@@ -13,6 +13,7 @@ from engine.attributes.ranking import area_means
 from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
+from engine.pictures.reading import AS_USUAL
 from export import TorchSource, export_similarity
 from export.architectures import AttributeNet, PublishedAttributeNet, SimilarityNet
 from training import attributes, loop
@@ -34,6 +35,7 @@ class Squares:
     attributes = ("red", "blue", "left")
     conditions: tuple[str, ...] = ()
     size = SIZE
+    reading = AS_USUAL
 
     def __init__(self) -> None:
         self.drawn = np.full((12, SIZE, SIZE, 3), 128, np.uint8)

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import copy_bundle, seal
+from helpers import copy_bundle, external_files, seal
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import BundleError, Explainer, OptionError
 from engine.attributes.table import AttributeTable
-from engine.bundle import SUMS, demo_bundle, load_bundle
-from engine.bundle.external_data import external_files
+from engine.bundle import PRECISION, SUMS, demo_bundle, load_bundle
 from engine.bundle.manifest import attributes_from_json, attributes_to_json
 from engine.bundle.report import GraphFidelity
 
@@ -80,11 +79,41 @@ def test_an_unknown_version_is_refused(bundle: Path) -> None:
         {"name": "\ud800"},
         {"preprocessing": {"height": 112.0, "width": 112, "mean": [0, 0, 0], "std": [1, 1, 1]}},
         {"graphs": [5]},
+        {"origin": "o" * 1001},
+        {"embedding": 10**400},
+        {"preprocessing": {"height": 112, "width": 112, "mean": [0, 0, 10**400], "std": [1, 1, 1]}},
+        {"conditions": {"names": ["a"], "weights": [[10**400] * 16]}},
+        {"conditions": {"names": ["a"], "weights": [["1"] * 16]}},
+        {"conditions": {"names": ["a" * 10**6], "weights": [[1] * 16]}},
     ],
 )
 def test_an_invalid_manifest_is_refused(bundle: Path, changes: dict[str, object]) -> None:
     rewrite(bundle, **changes)
     refusal(bundle)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masks": 10**400},
+        {"seed": "x"},
+        {"identity": ["x"]},
+        {"versions": 5},
+        {"graphs": {"similarity.int8-cpu.onnx": {"speed": 10**400}}},
+        {"pairs": 1.5},
+        {"surprise": 1},
+    ],
+)
+def test_an_invalid_report_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
+    folder = copy_bundle(demo_bundle(), tmp_path / "bundle")
+    fields = json.loads((folder / PRECISION).read_text())
+    graphs = changes.get("graphs", {})
+    assert isinstance(graphs, dict)
+    merged = {file: {**fidelity, **graphs.get(file, {})} for file, fidelity in fields["graphs"].items()}
+    (folder / PRECISION).write_text(json.dumps({**fields, **changes, "graphs": merged}))
+    seal(folder)
+    with pytest.raises(BundleError, match=r"precision\.json is not valid"):
+        load_bundle(folder)
 
 
 def graph_with(bundle: Path, **changes: object) -> list[dict[str, object]]:
@@ -269,6 +298,11 @@ def test_numbers_and_names_that_nothing_can_hold_are_refused() -> None:
         {"prior": [0.5, -0.1]},
         {"bias": [0, 10**400]},
         {"threshold": 10**400},
+        {"phi": [1, 10**400, 0]},
+        {"joint": [1, 1, 10**400]},
+        {"names": [["a"], "b"]},
+        {"bias": ["0", "1"]},
+        {"bias": [1e300, 0]},
     ):
         with pytest.raises(BundleError, match=r"attributes\.json is not valid"):
             attributes_from_json(json.dumps(good | change))

@@ -119,7 +119,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, tiny_bundle: Path) ->
         arrays = {name: data[name] for name in data}
     arrays["embeddings"] = arrays["embeddings"][:-1]
     np.savez(tmp_path / "short.npz", **arrays)
-    with pytest.raises(OutputError, match="do not fit"):
+    with pytest.raises(OutputError, match=r"'embeddings' must be .* \(4, 64\), got float32 \(3, 64\)"):
         Explainer(precision="fp32").load_prepared(tmp_path / "short.npz")
 
 
@@ -147,7 +147,7 @@ def test_fields_that_cannot_be_true_are_refused(place: tuple[str, ...], value: o
         inner = inner[name]
     inner[place[-1]] = value
     np.savez(tmp_path / "changed.npz", **{**arrays, "fields": np.array(json.dumps(fields))})
-    with pytest.raises(OutputError, match=r"changed\.npz is not a prepared picture"):
+    with pytest.raises(OutputError, match=r"changed\.npz: it is not a prepared picture"):
         explainer.load_prepared(tmp_path / "changed.npz")
     arrays["embeddings"] = np.full_like(arrays["embeddings"], np.nan)
     np.savez(tmp_path / "changed.npz", **arrays)

@@ -1,12 +1,11 @@
 """Colours of maps: nothing where nothing matters, one scale for all maps, and what shows in grey and to the colour-blind."""
 
 import dataclasses
-import html
 import itertools
 
 import numpy as np
 import pytest
-from helpers import CAT
+from helpers import CAT, views_of
 from PIL import Image
 
 from engine import Explainer, Explanation, Rise
@@ -16,7 +15,7 @@ from engine.render.drawn_links import COLOURS
 from engine.render.html import page
 from engine.render.panels import panels
 from engine.render.png import draw_explanation
-from engine.render.texts import drawable, fitted, font, map_trust
+from engine.render.texts import drawable, fitted, font, map_trust, plain_trust
 from engine.saliency.steadiness import FAINT, NOTHING_STANDS_OUT, steadiness
 
 SIZE = (60, 40)
@@ -69,8 +68,9 @@ def test_every_picture_and_page_has_a_bar_with_its_unit(pair: Explanation) -> No
     assert not Scale.of(published).signed
     assert bar_ticks(Scale.of(published))[0] == "0"
     for explanation in (pair, published):
-        assert f"{html.escape(bar_text(explanation))}</p>" in page([explanation])
-        assert "scale of the colours" in explanation._repr_html_()
+        (view,) = views_of(page([explanation]))
+        assert view["scale"]["own_ticks"][-1].endswith("the map's own most")
+        assert (view["scale"]["text"], view["scale"]["ticks"]) == (bar_text(explanation), bar_ticks(Scale.of(explanation)))
         drawn = np.asarray(draw_explanation(explanation)).astype(int)
         strip = np.asarray(bar(Scale.of(explanation), 300, 12)).astype(int)[6, 20:280]
         assert (np.abs(drawn[:, 28 + 20 : 28 + 280] - strip).max((1, 2)) == 0).any()
@@ -134,9 +134,21 @@ def test_steadiness_in_words() -> None:
 def test_a_picture_says_how_it_was_made(pair: Explanation) -> None:
     assert map_trust(pair).startswith(("steady (0.9", "fairly steady (0."))
     assert map_trust(dataclasses.replace(pair, saliency_error=None)) == ""
-    text = page([pair])
-    assert "hidden parts in the mean colour" in text
-    assert map_trust(pair, of_reference=True) in text
+    (view,) = views_of(page([pair]))
+    assert "hidden parts in the mean colour" in view["made"]
+    trusts = [map_trust(pair), map_trust(pair, of_reference=True)]
+    assert [side["map"]["trust"] for side in view["sides"]] == trusts
+    for side, trust in zip(view["sides"], trusts, strict=True):
+        word = trust.split(" (")[0]
+        assert side["map"]["plain"].lower().startswith(f"{word}: ")
+
+
+def test_every_word_of_trust_has_a_sentence() -> None:
+    error, map_ = np.full((16, 16), 0.05, np.float32), spot(1.0)
+    cases = ((None, 1, 0.97), (None, 1, 0.9), (None, 1, 0.6), (4 * map_, 1, 0.97), (None, 0.1, 0.9), (None, 0, 0.9))
+    for partner, scaled, reliability in cases:
+        assert plain_trust(steadiness(scaled * map_, error, reliability, partner) or "")
+    assert plain_trust("") == ""
 
 
 def test_long_and_foreign_names_fit(monkeypatch: pytest.MonkeyPatch) -> None:

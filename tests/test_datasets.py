@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import IMAGENET
+from helpers import IMAGENET, exit_status
 from photo_sets import write_animals, write_outfits
 from PIL import Image
+from test_colour_profiles import profile
 
 import training.datasets
 from engine.errors import ImageError, OptionError
 from engine.pictures.loading import load_picture
+from engine.pictures.reading import Reading
+from training import attributes, similarity
 from training.augment import normalise
 from training.datasets.awa2 import AwA2, load_awa2
 from training.datasets.photos import crop, recoloured
@@ -64,6 +67,24 @@ def test_a_picture_that_is_no_picture_is_named(animals: Path) -> None:
     data.files[0].write_bytes(b"text")
     with pytest.raises(ImageError, match=data.files[0].name):
         data.plain(np.array([0]))
+
+
+def test_photos_are_read_as_the_command_was_told(animals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = load_awa2(animals).files[0]
+    Image.open(file).save(file, icc_profile=profile(gamma=1.0), quality=95)
+    plain, changed = (training.datasets.load("awa2", animals, Reading(apply_profiles=apply)) for apply in (False, True))
+    assert np.abs(plain.picture(0).astype(int) - changed.picture(0)).max() > 2
+    np.testing.assert_array_equal(changed.picture(0), np.asarray(load_picture(file, Reading(apply_profiles=True))))
+    for shown in (lambda data: data.plain(np.array([0])), lambda data: data.augmented(np.array([0]), Randomness.seeded(0))):
+        assert not torch.equal(shown(plain), shown(changed))
+    with pytest.raises(ImageError, match="at most 10 in all are read"):
+        training.datasets.load("awa2", animals, Reading(max_pixels=10)).picture(0)
+    told = ["--data", "awa2", "--root", str(animals), "--out", str(animals / "run"), "--max-pixels", "10"]
+    for command in (similarity, attributes):
+        assert exit_status(command.main, told) == 2
+        assert "at most 10 in all are read" in capsys.readouterr().err
+    with pytest.raises(OptionError, match="emoji has none: leave them out"):
+        training.datasets.load("emoji", animals, Reading(max_pixels=10))
 
 
 def test_unknown_names_are_told_the_known_ones(tmp_path: Path) -> None:

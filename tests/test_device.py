@@ -110,7 +110,8 @@ class TestWithoutDriver:
     def test_json_says_which_provider_ran(self) -> None:
         command = [sys.executable, "-m", "engine.explain", "--provider", "auto", "--masks", "64", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-        assert [explanation["provider"] for explanation in json.loads(done.stdout)] == ["cpu"]
+        (explanation,) = json.loads(done.stdout)
+        assert explanation["provider"] in ("cpu", "openvino")  # what is cheaper here
         assert done.stderr == ""
 
     def test_pycuda_is_not_even_imported(self) -> None:

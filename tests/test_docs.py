@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("benchmarks", "docs", "engine", "export", "kernels", "tests", "tools", "training")
-PAGES = [*sorted(ROOT.glob("*.md")), *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md")))]
+FOLDERS = ("benchmarks", "docs", "engine", "examples", "export", "kernels", "tests", "tools", "training")
+ONLY_IN_SITE = ROOT / "tools" / "site"
+"""Pages that are read as a site alone: test_site.py follows their links."""
+FOUND = [*sorted(ROOT.glob("*.md")), *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md")))]
+PAGES = [page for page in FOUND if ONLY_IN_SITE not in page.parents]
 DOCS = [page for page in PAGES if page.parent == ROOT / "docs"]
 METHOD, INDEX = ROOT / "docs" / "method.md", ROOT / "docs" / "README.md"
 SOURCES = [
@@ -98,14 +102,15 @@ def test_nothing_cites_a_page_from_elsewhere() -> None:
     assert not [name_of(file) for file in (*PAGES, *SOURCES) if elsewhere in text_of(file)]
 
 
-def test_the_method_names_functions_that_are_there() -> None:
-    found = NAMED_CODE.findall(text_of(METHOD))
+@pytest.mark.parametrize("page", [METHOD, ROOT / "docs" / "tour.md"], ids=name_of)
+def test_a_page_names_functions_that_are_there(page: Path) -> None:
+    found = NAMED_CODE.findall(text_of(page))
     assert len(found) >= 15
     for file, names in found:
         tree = ast.parse(text_of(ROOT / file))
         defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         named = {part for name in re.findall(r"[\w.]+", names) for part in name.split(".")}
-        assert named <= defined, f"docs/method.md: {file} does not define {named - defined}"
+        assert named <= defined, f"{name_of(page)}: {file} does not define {named - defined}"
 
 
 @pytest.mark.parametrize("page", [*DOCS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
@@ -117,3 +122,21 @@ def test_every_command_that_a_page_names_can_be_run(page: Path) -> None:
         assert not package or importlib.util.find_spec(f"{module}.__main__"), (
             f"python -m {module}: a package without __main__"
         )
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    text = text_of(ROOT / "docs" / "security.md")
+    rows = re.findall(r"^\| .+ \| `(tests/\w+\.py)::(\w+)` \|$", text, re.MULTILINE)
+    promises = text.split("## What is promised")[1].split("\n## ")[0]
+    assert len(rows) == len(re.findall(r"^\| (?!promise|---)", promises, re.MULTILINE)) > 20
+    for file, test in rows:
+        tree = ast.parse(text_of(ROOT / file))
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert test in defined, f"docs/security.md: {file} has no {test}"
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| .+ \| ([\d,]+) \| `([\w.]+)\.(\w+)` \|$", text_of(ROOT / "docs" / "security.md"), re.MULTILINE)
+    assert len(rows) > 5
+    for number, module, name in rows:
+        assert getattr(importlib.import_module(module), name) == int(number.replace(",", "")), f"docs/security.md: {name}"

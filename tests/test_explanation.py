@@ -1,20 +1,23 @@
 """Explanations are kept whole in every format."""
 
+import base64
 import dataclasses
+import hashlib
 import html.parser
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CAT, COUPLE
+from helpers import CAT, COUPLE, views_of
 from PIL import Image
 
 from engine import Explainer, Explanation, LearnedMask, OutputError, Rise
 from engine.attributes.ranking import area_means
 from engine.findings import ARRAYS, ATTRIBUTE_LISTS
 from engine.render.colours import PANEL
-from engine.render.html import page
+from engine.render.html import page, policy
 from engine.render.png import GAP, draw_explanation
 
 
@@ -111,50 +114,76 @@ def test_png_shows_query_map_reference_and_bars(explanation: Explanation, tmp_pa
     assert fewer.height < draw_explanation(explanation).height
 
 
-def test_page_has_a_table_for_each_group_and_maps_to_point_at(demo: Explainer) -> None:
+def test_a_page_has_every_group_with_maps_to_point_at(demo: Explainer) -> None:
     apart = demo.explain(COUPLE[0], CAT[0], Rise(masks=64))
-    text = page([apart])
-    assert text.count("<table class=apart>") == 2
+    (view,) = views_of(page([apart]))
+    groups = {group["title"]: group for group in view["groups"]}
     for title, attributes, over in (
         ("only in the query", apart.only_query, "query"),
         ("only in the reference", apart.only_reference, "reference"),
     ):
-        after = text.split(f"<h3>{title}</h3>")[1]
-        for attribute in attributes:
-            assert f">{attribute.name.replace('&', '&amp;')}</button>" in after
-        assert f"<canvas class=where data-over={over}" in text
-        assert after.split("data-over=")[1].startswith(over)
+        assert [a["name"] for a in groups[title]["attributes"]] == [a.name for a in attributes]
+        assert (groups[title]["over"], groups[title]["main"]) == (over, False)
+        for shown, attribute in zip(groups[title]["attributes"], attributes, strict=True):
+            np.testing.assert_allclose(shown["map"], attribute.map, rtol=5e-3)
     for opposing in apart.opposing_attributes:  # a fact in JSON: nothing is shown as a reason both for and against
         assert opposing.name not in {a.name for a in apart.attributes}
-    odd = dataclasses.replace(apart.only_query[0], name="<script>", map=None)
-    assert "<td>&lt;script&gt;</td>" in page([dataclasses.replace(apart, only_query=(odd,))])
+    unseen = dataclasses.replace(apart.only_query[0], map=None)
+    (without,) = views_of(page([dataclasses.replace(apart, only_query=(unseen,))]))
+    assert next(g for g in without["groups"] if g["title"] == "only in the query")["attributes"][0]["map"] is None
 
 
 class Links(html.parser.HTMLParser):
-    """Collects what a page would fetch, and its script tags."""
+    """Collects what a page would fetch or run, and what it has inline."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
+        self.tags: list[str] = []
         self.found: list[str] = []
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("script", "link", "iframe"):
-            self.found.append(tag)
-        self.found += [v or "" for k, v in attrs if k in ("src", "href") and not (v or "").startswith("data:image/png")]
+        self.tags.append(tag)
+        self.found += [f"{k}={v}" for k, v in attrs if k in ("src", "href", "style") or k.startswith("on")]
 
 
 def test_html_is_self_contained_and_escaped(explanation: Explanation) -> None:
-    attribute = dataclasses.replace(explanation.attributes[0], name="<script>alert(1)</script>")
+    attribute = dataclasses.replace(explanation.attributes[0], name="</script><script>alert(1)</script>")
     text = page([dataclasses.replace(explanation, attributes=(attribute,), condition="<b>"), explanation])
-    links = Links()
-    links.feed(text)
-    assert links.found == ["script"]  # the page's own
+    links = Links(text)
+    assert not links.found
+    assert links.tags.count("script") == 2  # the data, and what draws it
+    assert not {"link", "iframe", "object"} & set(links.tags)
     assert "<script>alert" not in text
-    assert "<b>" not in text
-    assert text.count("<section>") == 2
-    assert f"{explanation.similarity:.3f}" in text
-    assert explanation._repr_html_().count("<img") == 5  # three panels, the colours of the map, the bar
-    assert "<canvas" not in explanation._repr_html_()  # notebooks have neither the page's style nor its scripts
+    assert "http:" not in text
+    assert "https:" not in text
+    first, second = views_of(text)
+    assert first["groups"][0]["attributes"][0]["name"] == attribute.name
+    assert ["condition", "<b>"] in first["numbers"]
+    assert second["title"] == f"Similarity {explanation.similarity:.3f}"
+
+
+def test_the_policy_of_a_page_names_its_own_style_and_script(explanation: Explanation) -> None:
+    text = page([explanation])
+    (policy_text,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+    assert policy_text == policy()
+    assert "unsafe" not in policy_text
+    for tag in ("style", "script"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy_text
+
+
+def test_a_notebook_shows_the_page_in_a_frame_that_reaches_nothing(explanation: Explanation) -> None:
+    class Frame(html.parser.HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag == "iframe"
+            self.attributes = dict(attrs)
+
+    frame = Frame()
+    frame.feed(explanation._repr_html_())
+    assert frame.attributes["sandbox"] == "allow-scripts"
+    assert frame.attributes["srcdoc"] == page([explanation])
 
 
 def test_other_suffixes_and_places_are_refused(explanation: Explanation, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from engine.errors import OptionError
 from engine.evaluate.labels import read_labels
 from engine.evaluate.pairs import read_pairs
-from engine.evaluate.tables import read_table, read_text
 from engine.pictures.folders import files_below, leads_outside, named_file, other_place, pictures_below
+from engine.tables import read_table, read_text
 
 LEFT_BEHIND = (
     *("Thumbs.db", "thumbs.DB", "desktop.ini", ".DS_Store", "._shoe.jpg", ".hidden.png", "Icon\r"),
@@ -140,7 +140,7 @@ def test_ids_of_pairs_are_found_in_subfolders_without_what_systems_leave(tmp_pat
         ("image|attributes\n", r"got image\|attributes \(separated by commas\)"),
         ("x" * 999 + "\n", r"got x{200}\.\.\.: the first line has the column names"),
         ("", "got nothing: the first line"),
-        ("image;attributes\na.png;red;big\n", "line 2: too many columns: put attributes in quotes, because ; is"),
+        ("image;attributes\na.png;red;big\n", "line 2: too many columns: put what has semicolons in it into quotes"),
         ("image,attributes\nA.PNG,red\n", r"line 2: there is no picture .*A.PNG, but there is deep/a.png"),
         ("image,attributes\nno\\a.png,red\n", "no.a.png, but there is deep/a.png"),
         ("image,attributes\nb.png,red\n", "b.png$"),
@@ -165,7 +165,7 @@ def test_a_table_that_is_not_utf_8_says_what_to_do(tmp_path: Path) -> None:
 def test_quoted_lines_and_their_numbers(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('a,b\n"1\n2",x\n\n3,y\n')
     table = read_table(tmp_path / "t.csv", read_text(tmp_path / "t.csv", "table"), ("a",), ("b",))
-    assert table.rows == [(3, {"a": "1\n2", "b": "x"}), (5, {"a": "3", "b": "y"})]
+    assert table.rows == [(2, {"a": "1\n2", "b": "x"}), (5, {"a": "3", "b": "y"})]
 
 
 def test_where_else_a_file_is(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Gradient graphs, operator by operator: every rule against differences in float64, and clear refusals."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from gradient_cases import CASES
@@ -12,7 +14,7 @@ from onnx import numpy_helper
 from torch.nn import functional as F
 
 from engine.runtime.gradient_session import GRADIENT_OUTPUT, TARGET_INPUT
-from export import ExportError
+from export import ExportError, onnx_files
 from export.float64_graph import Float64Graph
 from export.gradient import with_gradient
 from export.gradient_check import runner_gradient, verify
@@ -194,3 +196,19 @@ def test_a_gradient_that_mixes_pictures_does_not_pass() -> None:
     nodes.extend([mean, spread, node("Identity", ["spread"], [GRADIENT_OUTPUT])])
     with pytest.raises(ExportError, match="batch"):
         checked(graph, model, "dot", x)
+
+
+def test_large_weights_are_written_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = floats(np.random.default_rng(0), SHAPE[0], 2**13)  # large enough to be an input of the light graph
+    model = model_of(
+        [node("ReduceMean", ["x"], ["m"], keepdims=0, axes=[2, 3]), node("MatMul", ["m", "w"], ["y"])], {"w": wide}, opset=17
+    )
+    light = LightGraph.of(model)
+    assert set(light.weights) == {"w"}
+    monkeypatch.setattr(onnx_files, "LARGEST_WEIGHTS", 1000)
+    light.write(tmp_path / "graph.onnx")
+    assert (tmp_path / "graph.onnx").stat().st_size < 2000 < wide.nbytes == (tmp_path / "graph.onnx.data").stat().st_size
+    x = floats(np.random.default_rng(1), 2, *SHAPE)
+    whole = ort.InferenceSession(light.whole().SerializeToString(), providers=["CPUExecutionProvider"])
+    read = ort.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(read.run(None, {"x": x})[0], whole.run(None, {"x": x})[0])

@@ -1,5 +1,7 @@
 """Pictures of every kind become upright 8-bit RGB, or one clear error."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,8 @@ def test_a_tiff_of_any_mode_compression_and_orientation_is_upright(mode: str, co
         stored = _as_stored(plain, orientation)
         stored.save(tmp_path / "turned.tif", compression=compression, tiffinfo={0x0112: orientation})
         np.testing.assert_array_equal(pixels(tmp_path / "turned.tif"), upright)
+        with Image.open(tmp_path / "turned.tif") as opened:
+            np.testing.assert_array_equal(pixels(opened), upright)
 
 
 def _as_stored(picture: Image.Image, orientation: int) -> Image.Image:
@@ -76,6 +80,38 @@ def test_no_file_starts_another_program(tmp_path: Path, monkeypatch: pytest.Monk
 def test_transparent_grey_of_sixteen_bits_is_put_over_white(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)).save(tmp_path / "a.png", transparency=1000)
     assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 255]
+
+
+def packed_png(depth: int, colour: int, transparent: bytes, row: bytes, width: int) -> bytes:
+    """Return a PNG of one row, which Pillow cannot write so."""
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": transparent, b"IDAT": zlib.compress(b"\0" + row), b"IEND": b""}
+    written = [struct.pack(">I", len(v)) + k + v + struct.pack(">I", zlib.crc32(k + v)) for k, v in chunks.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+@pytest.mark.parametrize(("depth", "row"), [(1, 0b01010101), (2, 0b00011011), (4, 0b00010010)])
+def test_transparent_grey_of_few_bits_is_put_over_white(depth: int, row: int, tmp_path: Path) -> None:
+    width, most = 8 // depth, 2**depth - 1
+    levels = [row >> (8 - depth * (i + 1)) & most for i in range(width)]
+    (tmp_path / "a.png").write_bytes(packed_png(depth, 0, b"\0\1", bytes([row]), width))
+    assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == [255 if v == 1 else v * 255 // most for v in levels]
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_refused(tmp_path: Path) -> None:
+    row = struct.pack(">6H", 1000, 1000, 1000, 232 * 256, 232 * 256, 232 * 256)
+    (tmp_path / "a.png").write_bytes(packed_png(16, 2, struct.pack(">3H", 1000, 1000, 1000), row, 2))
+    with pytest.raises(ImageError, match="16 bits a channel: convert it"):
+        load_picture(tmp_path / "a.png")
+
+
+def test_of_an_animation_a_file_gives_the_first_frame_and_a_pil_image_the_one_that_it_is_at(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixels(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+    with Image.open(tmp_path / "a.gif") as opened:
+        opened.seek(1)
+        assert pixels(opened)[0, 0].tolist() == [0, 0, 255]
 
 
 def test_sixteen_bits_whose_zero_is_white_are_not_inverted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CAT, DATA, IMAGENET, count_rows
+from helpers import CAT, DATA, IMAGENET, count_rows, views_of
 from torch import nn
 
 from engine import Explainer, ImageError, LearnedMask, OptionError
@@ -231,6 +231,7 @@ def test_the_demo_at_its_usual_precision_learns_in_fp32(capsys: pytest.CaptureFi
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["method"], found["precision"], found["passes"], found["seed"]) == ("mask", "fp32", 22, 3)
     assert found["attributes"]
-    assert out.read_text().count("<img") == 7  # four pictures, the colours of two maps, the bar
+    (view,) = views_of(out.read_text())
+    assert [side["map"] is not None for side in view["sides"]] == [True, True]
     with_openvino = Explainer(provider="openvino").explain(*CAT, LearnedMask(iterations=2))
     assert (with_openvino.provider, with_openvino.precision) == ("cpu", "fp32")

@@ -16,8 +16,11 @@ def fresh_home(folder: Path, **more: str) -> dict[str, str]:
     return {**kept, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), **more}
 
 
-def test_no_device_id_is_written(tmp_path: Path) -> None:
-    subprocess.run(COMMAND, env=fresh_home(tmp_path), cwd=tmp_path, check=True, capture_output=True)
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_no_device_id_is_written(provider: str, tmp_path: Path) -> None:
+    subprocess.run(
+        [*COMMAND, "--provider", provider], env=fresh_home(tmp_path), cwd=tmp_path, check=True, capture_output=True
+    )
     written = {file.relative_to(tmp_path).parts[:2] for file in tmp_path.rglob("*") if file.is_file()}
     assert written <= {("cache", "sane-engine")}
 
@@ -31,8 +34,10 @@ def test_a_user_who_set_the_variable_is_respected(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_no_connection_is_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_no_connection_is_made(provider: str, tmp_path: Path) -> None:
     traced = ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(tmp_path / "calls"), *COMMAND]
+    traced += ["--provider", provider]
     done = subprocess.run(traced, env=fresh_home(tmp_path), cwd=tmp_path, check=False, capture_output=True)
     if done.returncode and b"ptrace" in done.stderr:
         pytest.skip("this machine does not allow tracing")

@@ -13,6 +13,7 @@ from engine import BundleError, Explainer, OptionError, ProviderError, Rise
 from engine.bundle import demo_bundle
 from engine.protocol import GraphSignature
 from engine.runtime.openvino_session import OpenVinoSession
+from engine.runtime.precision import int8_overflows
 
 BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -26,6 +27,8 @@ BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"
     ],
 )
 def test_its_maps_are_those_of_onnx_runtime(precision: str, least: float) -> None:
+    if precision == "int8" and int8_overflows():
+        pytest.skip("OpenVINO's int8 kernels overflow on this CPU, and the engine refuses them")
     explainer = Explainer(provider="openvino", precision=precision)
     assert (explainer.provider, explainer.precision) == ("openvino", precision)
     method = Rise(masks=256)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import BANDAGE, CAT, error_line, exit_status, noise
+from helpers import BANDAGE, CAT, error_line, exit_status, noise, views_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -147,6 +147,19 @@ def test_the_overlay_colours_what_was_seen_and_frames_it(both: Explanation, monk
     np.testing.assert_array_equal(drawn, both.on_original(picture))  # no matter how many rows are coloured at once
 
 
+def test_words_stand_below_the_original(both: Explanation) -> None:
+    for picture, of_reference in ((smooth(*WIDE), False), (smooth(*TALL), True)):
+        drawn = both.on_original(picture, reference=of_reference)
+        told = both.on_original(picture, reference=of_reference, words=True)
+        np.testing.assert_array_equal(told[: len(drawn)], drawn)
+        below = told[len(drawn) :]
+        assert len(below) > 20 and (below == 255).mean() > 0.5 and below.min() < 80
+    other = dataclasses.replace(both, similarity=0.123).on_original(smooth(*WIDE), words=True)
+    assert not np.array_equal(other, both.on_original(smooth(*WIDE), words=True))
+    with pytest.raises(OptionError, match="give the original"):
+        both.on_original(words=True)
+
+
 def test_a_picture_that_was_seen_whole_has_no_frame(both: Explanation) -> None:
     flat = dataclasses.replace(
         both,
@@ -239,10 +252,12 @@ def test_png_and_page_are_drawn_on_the_originals(both: Explanation, tmp_path: Pa
         assert plain.tobytes() != drawn.tobytes()
     both.save(tmp_path / "e.html", pair)
     text = (tmp_path / "e.html").read_text()
-    assert ";inset:0% 16.67% 0% 16.67%" in text  # the tiles lie over the crop
-    assert "<dt>query_size</dt><dd>[451, 300]</dd>" in text
-    assert "query_size" not in page([both])
-    assert "inset:0%" not in page([both])
+    (drawn,), (seen,) = views_of(text), views_of(page([both]))
+    assert drawn["sides"][0]["seen"] == pytest.approx([1 / 6, 0, 5 / 6, 1], abs=0.003)  # the tiles lie over the crop
+    assert drawn["sides"][0]["original"] == pytest.approx([1 / 6, 0, 5 / 6, 1], abs=0.003)
+    assert ["query_size", "[451, 300]"] in drawn["numbers"]
+    assert "query_size" not in dict(seen["numbers"])
+    assert seen["sides"][0]["seen"] == [0, 0, 1, 1]
     wide = dataclasses.replace(both, correspondence=np.eye(4, dtype=np.float32))
     numbered = draw_explanation(wide, wide.original_panels(*pair))
     assert np.asarray(numbered)[:, :74].std() > 0
@@ -256,7 +271,7 @@ def test_the_command_draws_on_the_originals_if_asked(photos: list[str], capsys: 
     assert Path("plain.png").read_bytes() != Path("original.png").read_bytes()
     assert main([*photos, str(BANDAGE[1]), *few, "--out", "e.html", "--original"]) == 0
     text = Path("e.html").read_text()
-    assert text.count("<dt>query_size</dt><dd>[451, 300]</dd>") == 2
+    assert [dict(view["numbers"])["query_size"] for view in views_of(text)] == ["[451, 300]"] * 2
     np.save("v.npy", Explainer().embed([CAT[1]]))
     assert main([photos[0], "--reference-embedding", "v.npy", *few, "--out", "v.png", "--original"]) == 0
     capsys.readouterr()

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.bundle import load_bundle
-from engine.bundle.manifest import Manifest, preprocessing_from
+from engine.bundle.manifest import Manifest
 from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
 from engine.pictures.resizing import INTERPOLATIONS, scaled_size
+from engine.typed import typed
 
 DEMO = ROOT / "engine" / "data" / "bundle"
 EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
@@ -155,7 +156,7 @@ def test_a_bundle_of_before_keeps_its_text_and_its_identity() -> None:
 )
 def test_the_manifest_keeps_every_field(fields: dict[str, object]) -> None:
     p = Preprocessing(224, 224, **fields)  # type: ignore[arg-type]
-    assert preprocessing_from(json.loads(json.dumps(p.to_dict()))) == p
+    assert typed(Preprocessing, json.loads(json.dumps(p.to_dict()))) == p
     assert set(p.to_dict()) == {*IMAGENET.to_dict(), *fields}
 
 

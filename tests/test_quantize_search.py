@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -119,9 +120,9 @@ def test_subfolders_are_read_each_picture_once_and_progress_is_told(
 ) -> None:
     read: list[Path] = []
 
-    def spied(path: Path) -> Image.Image:
+    def spied(path: Path, *how: Any) -> Image.Image:
         read.append(path)
-        return load_picture(path)
+        return load_picture(path, *how)
 
     few.setattr("export.masked.load_picture", spied)
     folder = copy_bundle(bundles["conv"], tmp_path / "bundle")
@@ -130,7 +131,8 @@ def test_subfolders_are_read_each_picture_once_and_progress_is_told(
     lines = capsys.readouterr().err.splitlines()
     assert all(re.match(r"\d+ s: ", line) for line in lines)  # Thumbs.db and .DS_Store are not mentioned
     told = "\n".join(lines)
-    for part in ("read 6 pictures", "2.00 times as fast", "all nodes in int8: map correlation", "measuring the report on 2"):
+    speed = ["2.00 times as fast"] if fast_int8() else []  # else it is not measured
+    for part in ("read 6 pictures", *speed, "all nodes in int8: map correlation", "measuring the report on 2"):
         assert part in told
 
 
@@ -205,7 +207,7 @@ def test_what_does_not_pass_says_which_nodes_cost_what(
     few.setattr("engine.bundle.report.FAITHFUL", 1.1)
     folder = copy_bundle(bundles["wide"], tmp_path / "bundle")
     assert main(quantize(folder, images, "--quiet")) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("bf16 on OpenVINO")]
     assert len(lines) == 3
     assert "does not pass, 1.1 is needed" in lines[0]
     assert re.match(rf"{INT8_CPU}: costliest nodes.*: node_\w+ [\d.e-]+, node_\w+ .*; the cheapest of 5 costs", lines[1])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CAT, COUPLE, DATA, GESTURE, IMAGENET
+from helpers import CAT, COUPLE, DATA, GESTURE, IMAGENET, views_of
 
 from engine import Explainer, Lime, OptionError, Rise, Window
 from engine.bundle.manifest import Conditions
@@ -94,6 +94,8 @@ def test_an_answer_is_drawn_and_kept(demo: Explainer, tmp_path: Path) -> None:
     for name in ("with.png", "with.html"):
         told.save(tmp_path / name)
         plain.save(tmp_path / f"plain-{name}")
-    assert "rather than" in (tmp_path / "with.html").read_text()
-    assert "what speaks for the reference" in (tmp_path / "with.html").read_text()
+    (view,) = views_of((tmp_path / "with.html").read_text())
+    assert [side["name"] for side in view["sides"]] == ["query", "reference", "rather than"]
+    assert view["sides"][0]["map"]["of"] == "what speaks for the reference"
+    assert " rather than " in view["title"]
     told.save(tmp_path / "originals.png", (COUPLE[0], COUPLE[1]))

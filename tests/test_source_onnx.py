@@ -224,7 +224,7 @@ def test_one_channel(tmp_path: Path) -> None:
 
 
 def test_weights_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above 2 GB, with a lower threshold."""
+    """As above 64 MB, with a lower threshold."""
     path = write(tmp_path / "m.onnx", [conv_node(), POOL, DENSE], "logits", (1, 6))
     plain = export_similarity(OnnxSource(path), SMALL, tmp_path / "plain")
     monkeypatch.setattr(onnx_files, "LARGEST_WEIGHTS", 1000)

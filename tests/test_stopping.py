@@ -16,7 +16,7 @@ from engine import Explainer, ImageError, Lime, OptionError, Rise, Window
 from engine.files import cache_folder
 from engine.rather_than import known_references
 from engine.references import References
-from engine.runtime.batch_size import calibrated_batch, largest_batch
+from engine.runtime.batch_size import largest_batch, timed_batch
 from engine.runtime.session import Session
 from engine.saliency.stopping import Budget, Convergence
 
@@ -228,27 +228,36 @@ def test_the_batch_is_measured_once_and_kept(demo: Explainer, tmp_path: Path, mo
     model = demo.model
     preprocessing, picture = model.preprocessing, model.bundle.canonical["picture"]
 
-    def calibrated(number: int) -> int:
-        return calibrated_batch(model.similarity, preprocessing, ("model", number), picture)
+    def batch_of(number: int) -> int:
+        return timed_batch(model.similarity, preprocessing, ("model", number), picture).batch
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sizes = count_rows(monkeypatch)
-    batch = calibrated(2)
+    batch = batch_of(2)
     assert batch in sizes
     assert set(sizes) == {16, 32, 64}
     (file,) = cache_folder().glob("batch-*.json")
-    assert json.loads(file.read_text()) == {"batch": batch, "setting": ["model", 2]}
-    file.write_text(json.dumps({"batch": 32}))
+    kept = json.loads(file.read_text())
+    assert (kept["batch"], kept["setting"]) == (batch, ["model", 2])
+    assert 0 < kept["row_seconds"] < 1
+    file.write_text(json.dumps({"batch": 32, "row_seconds": 0.5}))
     sizes.clear()
-    assert calibrated(2) == 32
+    assert batch_of(2) == 32
     assert not sizes
-    for damaged in ("{", "[]", '{"batch": 5}'):
+    for damaged in (
+        "{",
+        "[]",
+        '{"batch": 32}',
+        '{"batch": 5, "row_seconds": 1}',
+        '{"batch": 32, "row_seconds": -1}',
+        "[" * 10**5,
+    ):
         file.write_text(damaged)
-        assert calibrated(2) in (16, 32, 64)
-    assert calibrated(3) in (16, 32, 64)
+        assert batch_of(2) in (16, 32, 64)
+    assert batch_of(3) in (16, 32, 64)
     assert len(list(cache_folder().glob("batch-*.json"))) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")  # cannot be written: measured each time
-    assert calibrated(2) <= largest_batch(preprocessing)
+    assert batch_of(2) <= largest_batch(preprocessing)
 
 
 def test_no_batch_is_tried_whose_activations_would_fill_the_memory(demo: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +270,7 @@ def test_no_batch_is_tried_whose_activations_would_fill_the_memory(demo: Explain
             held[0] = max(held[0], len(batch) * 9 * 10**6)  # an arena keeps its largest size
             return batch
 
-    monkeypatch.setattr("engine.runtime.batch_size._resident_bytes", lambda: 10**9 + held[0])
+    monkeypatch.setattr("engine.runtime.batch_size.resident_bytes", lambda: 10**9 + held[0])
     picture = np.zeros((64, 64, 3), np.uint8)
-    assert calibrated_batch(Greedy(), demo.model.preprocessing, ("greedy",), picture) in (16, 32)
+    assert timed_batch(Greedy(), demo.model.preprocessing, ("greedy",), picture).batch in (16, 32)
     assert max(sizes) == 32  # 64 would take 576 MB

@@ -17,7 +17,7 @@ from engine.terminal import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, Bar, notice, ru
 
 EXPLAIN = ("-m", "engine.explain", "--masks", "16")
 COMMANDS = (
-    *("engine.explain", "engine.evaluate", "engine.evaluate.attributes", "export"),
+    *("engine.explain", "engine.evaluate", "engine.evaluate.attributes", "engine.serve", "export"),
     *("training.similarity", "training.attributes", "training.emoji"),
 )
 """What runs inside `run_command`."""

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engine import Explainer, Explanation
 from engine.files import write_whole
-from engine.methods import METHODS
 from engine.protocol import MODES
 from engine.render.panels import enlarged, panels
 from engine.render.png import draw_explanation
@@ -24,7 +23,7 @@ PICTURES = ROOT / "engine" / "data" / "pictures"
 PAIRS = ("cat", "gesture", "couple")
 CELL, GAP, LINE = 170, 10, 22
 
-METHOD_TEXTS = {
+METHOD_TEXTS = {  # of the methods that the demo has graphs for
     "rise": "random masks; a pixel matters if pictures that show it are more similar",
     "window": "one window hidden at a time; a region matters if hiding it lowers the similarity",
     "lime": "a linear model over superpixels shown or hidden; each superpixel is painted with its coefficient",
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def explained(explainer: Explainer, name: str) -> Explained:
     """Explain one pair by every method in every mode, with the methods' own settings."""
     query, reference = (PICTURES / f"{name}-{style}.png" for style in ("noto", "twemoji"))
-    return {(m, mode): explainer.explain(query, reference, m, mode) for m in METHODS for mode in MODES}
+    return {(m, mode): explainer.explain(query, reference, m, mode) for m in METHOD_TEXTS for mode in MODES}
 
 
 def sheet(explanations: Explained) -> Image.Image:
@@ -57,7 +56,7 @@ def sheet(explanations: Explained) -> Image.Image:
     assert first.reference_image is not None
     query, reference = enlarged(first.query_image), enlarged(first.reference_image)
     cells = {"": [query, *[query, reference] * 2]}
-    for method in METHODS:
+    for method in METHOD_TEXTS:
         cells[method] = [map_ for mode in MODES for map_ in maps(explanations[method, mode])]
     rows = ("fixed: the query", "pair: the query", "pair: the reference", "both: the query", "both: the reference")
     canvas = Image.new("RGB", (GAP + len(cells) * (CELL + GAP), LINE + len(rows) * (CELL + LINE + GAP)), "white")
@@ -88,14 +87,14 @@ def small_png(picture: Image.Image) -> bytes:
 def text(pairs: dict[str, Explained]) -> str:
     """Return gallery.md, with every number from this run."""
     table = "\n".join(
-        f"| {method} | {METHOD_TEXTS.get(method, '')} | "
+        f"| {method} | {METHOD_TEXTS[method]} | "
         + " | ".join(" / ".join(sorted({str(e[method, mode].passes) for e in pairs.values()})) for mode in MODES)
         + " |"
-        for method in METHODS
+        for method in METHOD_TEXTS
     )
     pictures = "\n\n".join(
         f"### {name}\n\nSimilarity {e['rise', 'fixed'].similarity:.3f}.\n\n"
-        f"![{name}: the heat maps of {', '.join(METHODS)} in modes {' and '.join(MODES)}](gallery/{name}.png)"
+        f"![{name}: the heat maps of {', '.join(METHOD_TEXTS)} in modes {' and '.join(MODES)}](gallery/{name}.png)"
         for name, e in pairs.items()
     )
     linked = "\n".join(f"- {name}: {links_text(e['rise', 'pair'])}" for name, e in pairs.items())

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from engine.attributes.table import AttributeTable
 from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
+from engine.pictures.reading import reading_of
 from engine.protocol import require_whole
 from engine.terminal import CommandParser, run_command, say
 from export.architectures import AttributeNet, PublishedAttributeNet, scores
@@ -113,6 +114,8 @@ def train_attributes(
 
     about = {"data": digest(pictures, data.truth[pictures]), "size": data.size, "batch": batch, "loss": loss}
     about |= {"heatmap_weight": 0.0} if teacher is None else teacher.settings()
+    if data.reading.apply_profiles:  # as in training.similarity
+        about["apply_profiles"] = True
     train(network, batches, schedule, seed, run, about)
 
 
@@ -200,7 +203,7 @@ def _run(options: argparse.Namespace) -> Path:
     if options.epochs is not None:
         require_whole("--epochs", options.epochs, 1, MOST_EPOCHS)
     weight = _heatmap_weight(options)
-    data = load(options.data, options.root)
+    data = load(options.data, options.root, reading_of(options))
     published = options.network == "published"
     network, arguments = _network(options, len(data.attributes))
     teacher = None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from engine.bundle.manifest import Conditions
 from engine.errors import OptionError
 from engine.pictures.preprocessing import Preprocessing
+from engine.pictures.reading import add_reading_options, reading_of
 from engine.protocol import require_seed, require_whole
 from engine.terminal import CommandParser, run_command, say
 from export.architectures import SimilarityNet
@@ -87,6 +88,8 @@ def train_contrastive(network: nn.Module, data: DataSet, seed: int, run: Path, s
 
     # without types of pairs, the checkpoint is that of the network alone
     about = {"data": digest(pairs.left, pairs.right, pairs.groups, pairs.conditions), "size": data.size, "batch": BATCH}
+    if data.reading.apply_profiles:  # runs without have checkpoints that do not name it
+        about["apply_profiles"] = True
     train(aware if data.conditions else network, batches, schedule, seed, run, about)
     return aware
 
@@ -112,7 +115,7 @@ def _run(options: argparse.Namespace) -> None:
     use_run_options(options)
     require_whole("--epochs", options.epochs, 1, MOST_EPOCHS)
     require_whole("--width", options.width, 1, 1024)
-    data = load(options.data, options.root)
+    data = load(options.data, options.root, reading_of(options))
     schedule = Schedule(options.epochs, SCHEDULE.rate)
     network, conditions = trained_similarity(data, options.seed, options.out, options.width, schedule)
     preprocessing = Preprocessing(data.size, data.size, mean=MEAN, std=STD)
@@ -127,6 +130,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--data", choices=NAMES, required=True, help="the data set")
     add("--root", type=Path, required=True, metavar="DIR", help="folder of the data set; emoji are fetched there with npm")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the run: checkpoint, log.jsonl, trained network")
+    add_reading_options(parser)
     add_run_options(parser)
 
 

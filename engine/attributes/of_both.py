@@ -21,11 +21,11 @@ class KnownAttributes:
     """What is known of the attributes of R references.
 
     confidences: (R, A) float64 in [0, 1]; a row of NaN for a reference of which nothing is known
-    maps: of each reference (A, h, w) float32, activation maps; None where no attribute network saw it
+    maps: of each reference its A activation maps (h, w) float32; None where no attribute network saw it
     """
 
     confidences: np.ndarray
-    maps: Sequence[np.ndarray | None]
+    maps: Sequence[Sequence[np.ndarray | None] | np.ndarray | None]
 
 
 def rank_of_both(

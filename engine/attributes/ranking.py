@@ -146,8 +146,10 @@ def best_first(scores: np.ndarray, allowed: np.ndarray, top: int | None) -> list
 
     scores: (A,) float; allowed: (A,) bool. Few of many are allowed: only these are sorted.
     """
-    which = np.flatnonzero(allowed)
-    found: list[int] = which[np.argsort(-scores[which], kind="stable")][:top].tolist()
+    (which,) = allowed.nonzero()
+    if len(which) > 1:
+        which = which[(-scores[which]).argsort(kind="stable")]
+    found: list[int] = which[:top].tolist()
     return found
 
 

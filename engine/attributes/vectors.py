@@ -1,7 +1,6 @@
 """Attributes by vector: an embedding alone says how likely each attribute is (docs/method.md, Attributes by vector)."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +10,8 @@ from engine.errors import OptionError
 
 SHORTEST = 1e-12
 REQUIRED, OF_PASSES = ("vectors", "scale", "bias"), ("pass_own", "pass_mean", "pass_bias")
+MATRICES = ("vectors", "pass_own", "pass_mean")
+"""Of these, (A, D)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,19 +51,8 @@ class AttributeVectors:
             if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
                 raise OptionError(f"{name} must be finite float32 {shape}, got {array.dtype} {array.shape}")
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "AttributeVectors":
-        """Make from the arrays of `attribute_vectors.npz`. Raises OptionError if one is missing, unknown or does not fit."""
-        names = {*REQUIRED, *OF_PASSES, "confidence"}
-        missing, unknown = {*REQUIRED, "confidence"} - set(arrays), set(arrays) - names
-        if missing or unknown:
-            odd = f"lacks {', '.join(sorted(missing))}" if missing else f"has unknown {', '.join(sorted(unknown))}"
-            raise OptionError(f"the file of attribute vectors {odd}")
-        numbers = {name: array for name, array in arrays.items() if name != "confidence"}
-        return cls(confidence=str(arrays["confidence"]), **numbers)
-
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays that `from_arrays` takes."""
+        """Return the arrays of `attribute_vectors.npz`, by name."""
         return {name: np.asarray(value) for name, value in vars(self).items() if value is not None}
 
     def confidences(self, embeddings: np.ndarray) -> np.ndarray:

@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from engine.attributes.table import AttributeTable
-from engine.attributes.vectors import AttributeVectors
-from engine.bundle.external_data import external_files
+from engine.attributes.vectors import MATRICES, OF_PASSES, REQUIRED, AttributeVectors
+from engine.bundle.external_data import files_and_operators
 from engine.bundle.manifest import MANIFEST, Graph, Manifest, attributes_from_json, identity
+from engine.bundle.operators import check_operators
 from engine.bundle.report import Report
-from engine.errors import BundleError, OptionError, OutputError
-from engine.files import read_npz
+from engine.errors import BundleError, OptionError, OutputError, shortened
+from engine.files import OLD, found_beside, sha256_of
+from engine.npz import open_npz
 
 ATTRIBUTES = "attributes.json"
 VECTORS = "attribute_vectors.npz"
@@ -41,7 +43,7 @@ class Bundle:
 
     attributes: None if the model has none; vectors: a vector for each attribute, None if there are none
     identity: see `engine.bundle.manifest.identity`
-    digests: sha256 by file name
+    digests: sha256 by file name; beside: by graph file, the files in which its weights lie
     canonical: `picture` (H, W, 3) uint8, and by graph file the expected result (n,) float32
     precision: None if the bundle was never quantized
     """
@@ -51,6 +53,7 @@ class Bundle:
     attributes: AttributeTable | None
     identity: str
     digests: dict[str, str]
+    beside: dict[str, set[str]]
     canonical: dict[str, np.ndarray]
     precision: Report | None = None
     vectors: AttributeVectors | None = None
@@ -74,21 +77,23 @@ def load_bundle(folder: Path) -> Bundle:
 
 def _load(folder: Path) -> Bundle:
     if not folder.is_dir():
-        raise BundleError(f"there is no bundle at {folder}; `python -m export similarity --out {folder} ...` makes one")
+        raise BundleError(_missing(folder))
     manifest = Manifest.from_json(_text(folder, MANIFEST))
     sums = _sums(folder)
     for name, expected in sums.items():
-        if _sha256(_inside(folder, name)) != expected:
+        if sha256_of(_inside(folder, name)) != expected:
             raise BundleError(
                 f"{folder / name} was changed after the export: its sha256 is not the one in {SUMS}; export the bundle again"
             )
     for name in (MANIFEST, CANONICAL, *(g.file for g in manifest.graphs)):
         _require_listed(folder, name, sums)
-    weights = {}
+    beside = {}
     for graph in manifest.graphs:
-        weights[graph.file] = sorted(external_files(_inside(folder, graph.file).read_bytes()))
-        for external in weights[graph.file]:
-            _inside(folder, external)
+        content = _inside(folder, graph.file).read_bytes()
+        files, operators = files_and_operators(content)
+        check_operators(content, operators, folder / graph.file)
+        beside[graph.file] = files
+        for external in sorted(files):
             _require_listed(folder, external, sums)
     base = manifest.base
     table = attributes_from_json(_text(folder, ATTRIBUTES)) if ATTRIBUTES in sums else None
@@ -96,17 +101,25 @@ def _load(folder: Path) -> Bundle:
     shown = manifest.graph("attributes", "fp32", "cpu") is not None
     if (table is not None) != (shown or vectors is not None):
         raise BundleError(f"{folder} must have {ATTRIBUTES} and an attribute graph or {VECTORS}, or none of them")
-    similarity = [sums[name] for name in (base.file, *weights[base.file])]
+    similarity = [sums[name] for name in (base.file, *sorted(beside[base.file]))]
     found = identity(manifest, similarity)
     report = Report.from_json(_text(folder, PRECISION)) if PRECISION in sums else None
-    if report is not None and (report.identity != found or not set(report.graphs) <= {g.file for g in manifest.graphs}):
+    if report is not None and (report.identity != found or report.graphs.keys() - {g.file for g in manifest.graphs}):
         raise BundleError(f"{folder / PRECISION} is about another model; quantize the bundle again")
-    return Bundle(folder, manifest, table, found, sums, _canonical(folder, manifest), report, vectors)
+    return Bundle(folder, manifest, table, found, sums, beside, _canonical(folder, manifest), report, vectors)
+
+
+def _missing(folder: Path) -> str:
+    """What to do about a folder that is not there: a process that replaced it may have been killed half-way."""
+    old = [left for left in found_beside(folder, OLD) if (left / SUMS).is_file()]
+    if old:
+        return f"there is no bundle at {folder}, because an export was stopped that replaced it: rename {old[0]} to {folder}"
+    return f"there is no bundle at {folder}; `python -m export similarity --out {folder} ...` makes one"
 
 
 def _vectors(folder: Path, manifest: Manifest, table: AttributeTable | None) -> AttributeVectors:
     try:
-        vectors = AttributeVectors.from_arrays(read_npz(_inside(folder, VECTORS)))
+        vectors = _read_vectors(_inside(folder, VECTORS), manifest.embedding)
     except (OutputError, OptionError) as error:
         raise BundleError(f"{folder / VECTORS} is not valid: {error}; export the attributes again") from error
     wanted = (0 if table is None else len(table.names), manifest.embedding)
@@ -116,22 +129,34 @@ def _vectors(folder: Path, manifest: Manifest, table: AttributeTable | None) -> 
     return vectors
 
 
+def _read_vectors(path: Path, size: int) -> AttributeVectors:
+    with open_npz(path) as file:
+        missing = sorted({*REQUIRED, "confidence"} - set(file.names))
+        if missing:
+            raise OutputError(f"it lacks {', '.join(missing)}")
+        file.refuse_others((*REQUIRED, *OF_PASSES, "confidence"))
+        shapes = {name: (None, size) if name in MATRICES else (None,) for name in (*REQUIRED, *OF_PASSES)}
+        arrays = {name: file.read(name, "f", shape) for name, shape in shapes.items() if name in file.names}
+        return AttributeVectors(confidence=str(file.read("confidence", "U", ())), **arrays)
+
+
 def graph_digest(bundle: Bundle, graph: Graph) -> str:
-    """Return the sha256 (hex) of a graph's file and its external data."""
-    files = [graph.file, *sorted(external_files((bundle.folder / graph.file).read_bytes()))]
-    return hashlib.sha256("".join(bundle.digests[name] for name in files).encode()).hexdigest()
+    """Return the sha256 (hex) of a graph's file; if its weights lie beside it, of both."""
+    beside = sorted(bundle.beside[graph.file])
+    digests = [bundle.digests[name] for name in (graph.file, *beside)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if beside else digests[0]
 
 
 def checksums(folder: Path) -> str:
     """Return the text of SHA256SUMS for all files in `folder`."""
     files = sorted(p for p in folder.iterdir() if p.name != SUMS)
-    return "".join(f"{_sha256(p)}  {p.name}\n" for p in files)
+    return "".join(f"{sha256_of(p)}  {p.name}\n" for p in files)
 
 
 def _inside(folder: Path, name: str) -> Path:
     """Return the path of a file of the bundle. Raises BundleError if the name or a link leads outside, or it is missing."""
     if not name or name != Path(name).name or "\\" in name or ":" in name or name == "..":
-        raise BundleError(f"{folder}: {name!r} is not a plain file name inside the bundle")
+        raise BundleError(f"{folder}: {shortened(repr(name))} is not a plain file name inside the bundle")
     path = folder / name
     if not path.is_file():
         raise BundleError(f"{path} is missing; export the bundle again")
@@ -161,23 +186,14 @@ def _require_listed(folder: Path, name: str, sums: dict[str, str]) -> None:
         raise BundleError(f"{folder / name} is not listed in {SUMS}")
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _canonical(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    size, graphs = (manifest.preprocessing.height, manifest.preprocessing.width, 3), [g.file for g in manifest.graphs]
     try:
-        arrays = read_npz(folder / CANONICAL)
+        with open_npz(folder / CANONICAL) as file:
+            arrays = {"picture": file.read_uint8("picture", size)}  # results of graphs that are gone are not read
+            arrays |= {name: file.read_float32(name, (None,)) for name in graphs}
     except OutputError as error:
-        raise BundleError(str(error)) from error
-    size = (manifest.preprocessing.height, manifest.preprocessing.width, 3)
-    missing = {"picture", *(g.file for g in manifest.graphs)} - set(arrays)
-    if missing or arrays["picture"].shape != size or arrays["picture"].dtype != np.uint8:
-        raise BundleError(f"{folder / CANONICAL} does not fit the manifest (missing: {', '.join(missing) or 'none'})")
-    for graph in manifest.graphs:
-        expected = arrays[graph.file]
-        if expected.ndim != 1 or not expected.size or expected.dtype != np.float32 or not np.isfinite(expected).all():
-            got = f"{expected.dtype} {expected.shape}"
-            raise BundleError(f"{folder / CANONICAL}: {graph.file} must be finite float32 (n,), got {got}")
+        raise BundleError(f"{error}; export the bundle again") from error
+    if not all(array.size for array in arrays.values()):
+        raise BundleError(f"{folder / CANONICAL} holds an empty result; export the bundle again")
     return arrays

@@ -1,19 +1,19 @@
-"""Find the files in which an ONNX graph keeps tensors, from its protobuf bytes and without the onnx package.
+"""Find the files in which an ONNX graph keeps tensors, and its operators, from its protobuf bytes, without the onnx package.
 
-They are checked before ONNX Runtime opens them, because a name could lead outside the bundle.
+They are checked before ONNX Runtime opens the graph: a name could lead outside the bundle, a loop could never end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from engine.errors import BundleError
 
-# message -> field number -> message in that field, for every path from a model to a tensor (onnx.proto)
+# message -> field number -> what is in that field, for every path from a model to a tensor or a node (onnx.proto)
 MESSAGE_FIELDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
+    "node": {4: "operator", 5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
@@ -24,28 +24,46 @@ LONGEST_VARINT = 70
 """Bits, seven in a byte."""
 
 
-def external_files(model: bytes) -> set[str]:
-    """Return the locations of external data in a serialised ModelProto. Raises BundleError if it is not one."""
+def files_and_operators(model: bytes) -> tuple[set[str], set[str]]:
+    """Return the locations of external data in a serialised ModelProto, and the types of its nodes, at every depth.
+
+    Raises BundleError if it is not one.
+    """
+    files, operators = set(), set()
     try:
-        return set(_locations(memoryview(model), "model"))
+        for kind, value in messages_of(memoryview(model), ("entry", "operator")):
+            if kind == "operator":
+                operators.add(bytes(value).decode())
+                continue
+            entry = {key: bytes(text).decode() for key, text in fields_of(value)}
+            if entry.get(1) == "location":
+                files.add(entry.get(2, ""))
     except (IndexError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"a graph of the bundle is not an ONNX file ({error}); export the bundle again") from error
+    return files, operators
 
 
-def _locations(data: memoryview, message: str) -> Iterator[str]:
+def messages_of(data: memoryview, wanted: Container[str], message: str = "model") -> Iterator[tuple[str, memoryview]]:
+    """Yield every part of these kinds, of MESSAGE_FIELDS, at any depth. Raises IndexError where the bytes are no message."""
     inner = MESSAGE_FIELDS[message]
-    for number, value in _fields(data):
-        kind = inner.get(number)
-        if kind == "entry":
-            entry = {key: bytes(text).decode() for key, text in _fields(value)}
-            if entry.get(1) == "location":
-                yield entry.get(2, "")
-        elif kind is not None:
-            yield from _locations(value, kind)
+    for number, value in fields_of(data):
+        kind = inner.get(number, "")
+        if kind in wanted:
+            yield kind, value
+        if kind in MESSAGE_FIELDS:
+            yield from messages_of(value, wanted, kind)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield (field number, bytes) of every length-delimited field; skip numbers."""
+def whole_numbers(packed: memoryview) -> Iterator[int]:
+    """Yield the numbers of a packed field of int64. Raises IndexError where it is none."""
+    at = 0
+    while at < len(packed):
+        value, at = _varint(packed, at)
+        yield value - 2**64 if value >= 2**63 else value
+
+
+def fields_of(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield (field number, bytes) of every field of a message but numbers of a fixed size. Raises IndexError."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -61,7 +79,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         elif kind in FIXED_SIZES:
             at += FIXED_SIZES[kind]
         elif kind == 0:
-            _, at = _varint(data, at)
+            start, (_, at) = at, _varint(data, at)
+            yield key >> 3, data[start:at]
         else:
             raise IndexError(f"wire type {kind}")
 

@@ -3,26 +3,49 @@
 import dataclasses
 import hashlib
 import json
-import math
 from typing import Any
 
 import numpy as np
 
 from engine.attributes.table import MOST_CHARACTERS, AttributeTable, is_name
-from engine.errors import BundleError, EngineError, OptionError
+from engine.errors import BundleError, EngineError, OptionError, shortened
 from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import require_whole
 from engine.saliency.similarity import METRICS
+from engine.typed import typed
 
 MANIFEST = "manifest.json"
 BUNDLE_FORMAT = "sane-bundle"
 BUNDLE_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 GRAPH_TARGETS = ("any", "cpu", "gpu")
-ROLES = ("similarity", "attributes", "gradient")
+ROLES = ("similarity", "attributes", "gradient", "stem", "tokens")
 LARGEST_EMBEDDING = 1_000_000
+MOST_TOKENS = 65_536
 Condition = int | str | None
 """A condition by its index or its name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLayout:
+    """Where tokens lie: first `prefix` of them without a place, then rows x columns patches, row by row.
+
+    Raises OptionError for values out of range.
+    """
+
+    prefix: int
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        require_whole("prefix", self.prefix, 0, MOST_TOKENS)
+        require_whole("rows", self.rows, 1, MOST_TOKENS)
+        require_whole("columns", self.columns, 1, MOST_TOKENS)
+
+    @property
+    def count(self) -> int:
+        """All tokens, those of the prefix included."""
+        return self.prefix + self.rows * self.columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +53,11 @@ class Graph:
     """One ONNX file.
 
     role: "similarity" outputs embeddings (batch, D); "attributes" activation maps (batch, A, h, w); "gradient" embeddings,
-        similarities and their gradients (`engine.runtime.gradient_session`)
+        similarities and their gradients (`engine.runtime.gradient_session`); "stem" a transformer's tokens (batch, T, W),
+        "tokens" the embeddings of some of them (`engine.runtime.token_tail`)
     precision: one of PRECISIONS; target: one of GRAPH_TARGETS; input, output: names in the graph
     second_input: of a similarity graph that takes two pictures and gives a score (batch, 1)
+    layout: of role "tokens": where they lie in the picture
     """
 
     file: str
@@ -43,6 +68,7 @@ class Graph:
     input: str
     output: str
     second_input: str | None = None
+    layout: TokenLayout | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,17 +101,22 @@ class Manifest:
     def __post_init__(self) -> None:
         if not is_name(self.name or "-") or not self.name.isprintable() or not isinstance(self.licence, str):
             raise OptionError(f"name must be one line of text, at most {MOST_CHARACTERS} characters, and licence text")
-        if not isinstance(self.origin, str) or not self.origin.isprintable():
-            raise OptionError(f"origin must be one line of text, got {self.origin!r}")
+        if not isinstance(self.origin, str) or not self.origin.isprintable() or len(self.origin) > MOST_CHARACTERS:
+            raise OptionError(f"origin must be one line of text, at most {MOST_CHARACTERS} characters")
         require_whole("embedding", self.embedding, 1, LARGEST_EMBEDDING)
         if self.metric not in METRICS:
             raise OptionError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
         for graph in self.graphs:
-            if not all(isinstance(name, str) for name in (graph.file, graph.input, graph.output, graph.second_input or "")):
-                raise OptionError(f"a graph's file, input and output must be names, got {graph}")
+            if not all(is_name(name or "-") for name in (graph.file, graph.input, graph.output, graph.second_input)):
+                raise OptionError(f"a graph's file, input and output must be names of 1 to {MOST_CHARACTERS} characters")
             for value, allowed in ((graph.role, ROLES), (graph.precision, PRECISIONS), (graph.target, GRAPH_TARGETS)):
                 if value not in allowed:
                     raise OptionError(f"{graph.file}: {value!r} is not one of {', '.join(allowed)}")
+        roles = {graph.role for graph in self.graphs}
+        if ("tokens" in roles) != ("stem" in roles) or any(
+            (g.role == "tokens") != (g.layout is not None) for g in self.graphs
+        ):
+            raise OptionError("graphs of role stem and tokens go together, and the second has a layout")
         if self.conditions is not None:
             count, got = len(self.conditions.names), self.conditions.weights
             if got.shape != (count, self.embedding) or not count or not np.isfinite(got).all():
@@ -116,6 +147,8 @@ class Manifest:
         known = self.conditions
         if known is None:
             raise OptionError(f"condition {condition!r} was asked for, but this model has no conditions: leave it out")
+        if isinstance(condition, np.integer):
+            condition = int(condition)
         if isinstance(condition, str) and condition in known.names:
             return known.names.index(condition)
         count = len(known.names)
@@ -149,24 +182,24 @@ class Manifest:
         if not isinstance(fields, dict) or fields.pop("format", None) != BUNDLE_FORMAT:
             raise BundleError(f"manifest.json is not a bundle's: its format is not {BUNDLE_FORMAT!r}")
         if fields.get("version") != BUNDLE_VERSION:
-            got = fields.get("version")
+            got = shortened(repr(fields.get("version")))
             raise BundleError(
-                f"manifest.json has version {got!r}, but this engine reads {BUNDLE_VERSION}; export the bundle again"
+                f"manifest.json has version {got}, but this engine reads {BUNDLE_VERSION}; export the bundle again"
             )
         try:
             conditions = fields.pop("conditions")
             return cls(
                 **{
                     **fields,
-                    "preprocessing": preprocessing_from(fields["preprocessing"]),
-                    "graphs": tuple(Graph(**g) for g in fields["graphs"]),
+                    "preprocessing": typed(Preprocessing, fields["preprocessing"]),
+                    "graphs": tuple(typed(Graph, g) for g in fields["graphs"]),
                     "conditions": None
                     if conditions is None
-                    else Conditions(tuple(conditions["names"]), _floats(conditions["weights"])),
+                    else typed(Conditions, {**conditions, "weights": _floats(conditions["weights"])}),
                 }
             )
         except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BundleError(f"manifest.json is not valid: {error}; export the bundle again") from error
+            raise BundleError(f"manifest.json is not valid: {shortened(str(error))}; export the bundle again") from error
 
 
 def identity(manifest: Manifest, similarity_sums: list[str]) -> str:
@@ -189,12 +222,6 @@ def _conditions_json(conditions: Conditions | None) -> dict[str, Any] | None:
     return {"names": list(conditions.names), "weights": _shortest(conditions.weights)}
 
 
-def preprocessing_from(fields: dict[str, Any]) -> Preprocessing:
-    """Make what `Preprocessing.to_dict` wrote. Raises KeyError or TypeError for other fields, OptionError for bad values."""
-    lists: dict[str, Any] = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    return Preprocessing(**{**fields, **lists, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
-
-
 def attributes_to_json(table: AttributeTable) -> str:
     """Return the text of attributes.json."""
     fields: dict[str, Any] = {**vars(table), "names": list(table.names), "phi": list(table.phi)}
@@ -213,17 +240,14 @@ def attributes_from_json(text: str) -> AttributeTable:
             raise BundleError(
                 f"attributes.json is not of version {BUNDLE_VERSION}, which this engine reads; export the attributes again"
             )
-        fields |= {"names": tuple(fields["names"]), "phi": tuple(fields["phi"]), "bias": _floats(fields["bias"])}
-        fields["prior"] = None if fields["prior"] is None else _floats(fields["prior"])
-        if "joint" in fields:  # only bundles whose pairs were calibrated have it
-            fields["joint"] = tuple(fields["joint"])
-        if "scale" in fields:  # older bundles have none
-            fields["scale"] = _floats(fields["scale"])
-        return AttributeTable(**fields)
+        for name in ("bias", "prior", "scale"):
+            if fields.get(name) is not None:  # older bundles have no scale
+                fields[name] = _floats(fields[name])
+        return typed(AttributeTable, fields)
     except BundleError:
         raise
     except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise BundleError(f"attributes.json is not valid: {error}; export the attributes again") from error
+        raise BundleError(f"attributes.json is not valid: {shortened(str(error))}; export the attributes again") from error
 
 
 def _shortest(values: np.ndarray) -> Any:
@@ -234,7 +258,8 @@ def _shortest(values: np.ndarray) -> Any:
 
 
 def _floats(values: Any) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float32)
-    if not math.isfinite(float(np.sum(array, dtype=np.float64))):
-        raise ValueError("a number is not finite")
-    return array
+    given = np.asarray(values)
+    if given.dtype.kind not in "iuf":
+        raise ValueError(f"numbers are wanted, got {given.dtype}")
+    with np.errstate(over="ignore"):  # whoever takes the numbers refuses those that float32 cannot hold
+        return given.astype(np.float32)

@@ -5,7 +5,8 @@ import json
 import sys
 from typing import Any
 
-from engine.errors import BundleError, OptionError
+from engine.errors import BundleError, OptionError, shortened
+from engine.typed import typed
 
 REPORT_VERSION = 1
 FAITHFUL = 0.999
@@ -67,6 +68,7 @@ class Report:
     identity: the model's; calibration_pictures, held_out_pictures: how many; pairs: ordered pairs of held-out pictures
     masks, seed: of the RISE plan; estimator: how maps were made from it; reports without this field had "sane"
     measured_on: the provider; machine: the processor's architecture; versions: by package; graphs: by file name
+    bf16: of the fp32 graph as OpenVINO runs it in bf16; None if the measuring machine could not
     Raises OptionError for another estimator.
     """
 
@@ -81,6 +83,7 @@ class Report:
     versions: dict[str, str]
     graphs: dict[str, GraphFidelity]
     estimator: str = "sane"
+    bf16: GraphFidelity | None = None
 
     def __post_init__(self) -> None:
         if self.estimator not in REPORT_ESTIMATORS:
@@ -89,6 +92,10 @@ class Report:
     def to_json(self) -> str:
         """Return the text of precision.json."""
         fields = {**vars(self), "graphs": {file: dataclasses.asdict(f) for file, f in self.graphs.items()}}
+        if self.bf16 is None:
+            del fields["bf16"]  # as reports were before there was one
+        else:
+            fields["bf16"] = dataclasses.asdict(self.bf16)
         return json.dumps({"version": REPORT_VERSION, **fields}, indent=1) + "\n"
 
     @classmethod
@@ -100,16 +107,11 @@ class Report:
                 raise BundleError(
                     f"precision.json is not of version {REPORT_VERSION}, which this engine reads; quantize the bundle again"
                 )
-            graphs = {file: _graph_fidelity(f) for file, f in fields.pop("graphs").items()}
-            return cls(**fields, graphs=graphs)
+            return typed(cls, fields)
         except BundleError:
             raise
         except (OptionError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise BundleError(f"precision.json is not valid: {error}; quantize the bundle again") from error
-
-
-def _graph_fidelity(fields: dict[str, Any]) -> GraphFidelity:
-    return GraphFidelity(**{**fields, "kept_fp32": tuple(fields["kept_fp32"])})
+            raise BundleError(f"precision.json is not valid: {shortened(str(error))}; quantize the bundle again") from error
 
 
 def _is_number(value: object) -> bool:

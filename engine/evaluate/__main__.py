@@ -1,5 +1,6 @@
 import sys
 
-from engine.evaluate.command import main
+from engine.evaluate import command, sanity
 
-sys.exit(main())
+chosen = sanity.main if sanity.SANITY in sys.argv[1:] else command.main
+sys.exit(chosen(sys.argv[1:]))

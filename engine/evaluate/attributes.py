@@ -20,7 +20,14 @@ from engine.evaluate.bootstrap import CONFIDENCE, RESAMPLES, Interval, bootstrap
 from engine.evaluate.labels import Labelled, read_labels
 from engine.evaluate.matching import draw_pairs, joined_groups, matching_pairs, split_directions
 from engine.evaluate.network_outputs import NetworkOutputs, map_matches, require_attributes, run_networks, similarities
-from engine.evaluate.options import add_shared_options, evaluate_parser, open_explainer, require_json_name
+from engine.evaluate.options import (
+    add_provider_options,
+    add_shared_options,
+    evaluate_parser,
+    open_explainer,
+    reads_of,
+    require_json_name,
+)
 from engine.evaluate.recognition import mean_average_precision, reliability
 from engine.evaluate.removal import (
     RemovalDrop,
@@ -78,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         images_required=True,
         masks="passes over each picture (default: as many as its maps need)",
     )
+    add_provider_options(parser)
     parser.add_argument(
         "--pairs-limit",
         type=int,
@@ -90,13 +98,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     require_json_name(options.out)
-    check_writable(options.out)
+    check_writable(options.out, reads_of(options, options.labels))
     require_seed(options.seed)
     require_whole("pairs-limit", options.pairs_limit, 1, 10**6)
     method = Rise(seed=options.seed, **({} if options.masks is None else {"masks": options.masks}))
     explainer = open_explainer(options)
     table = require_attributes(explainer)
     labelled = read_labels(options.labels, options.images, table.names)
+    check_writable(options.out, labelled.files)
     found = evaluate(explainer, labelled, options.pairs_limit, method, options.quiet)
     model = explainer.model
     settings = {

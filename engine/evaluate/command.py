@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,24 @@ import numpy as np
 from engine.errors import ImageError, OptionError
 from engine.evaluate import report
 from engine.evaluate.curves import WHITE, InsertionDeletion, insertion_deletion
-from engine.evaluate.options import add_shared_options, evaluate_parser, open_explainer, require_json_name
+from engine.evaluate.options import (
+    add_provider_options,
+    add_shared_options,
+    counted_method,
+    evaluate_parser,
+    names_of,
+    open_explainer,
+    reads_of,
+    require_graphs,
+    require_json_name,
+)
 from engine.evaluate.pairs import Pair, read_pairs
 from engine.evaluate.report import CURVES, RANDOM_ORDER, Result
 from engine.evaluate.rows import Row, Rows
 from engine.explainer import Explainer
 from engine.files import check_writable, write_whole
-from engine.methods import COUNTED_BY, METHODS, Method, method_named
+from engine.methods import METHODS, Method
+from engine.pictures.folders import file_is_there
 from engine.protocol import MODES, random_words, require_seed
 from engine.terminal import Bar, printable, run_command, say
 
@@ -28,6 +39,8 @@ _EXAMPLES = """examples:
   python -m engine.evaluate pairs.csv --out report.json                  every method, on the embedded emoji model
   python -m engine.evaluate pairs.csv --bundle models/shoes --methods rise,window,random --modes fixed,both --out report.json
   python -m engine.evaluate awa_pairs.txt --images JPEGImages --bundle models/awa --background grey --out report.json
+
+python -m engine.evaluate --sanity --help   is about another command: can maps be trusted?
 
 PAIRS is a CSV with the columns query,reference and, if wanted, condition and label; or a file of the paper's authors with
 lines of `query_id reference_id label`. Pairs with another label than 1 are left out.
@@ -55,10 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         images_required=False,
         masks="passes of rise and lime, steps of mask (default: each method's own)",
     )
+    add_provider_options(parser)
     known = (*METHODS, RANDOM_ORDER)
-    add("--metric", type=_names(CURVES), default=CURVES, metavar="M,M", help=f"of {','.join(CURVES)} (default: both)")
-    add("--methods", type=_names(known), default=known, metavar="M,M", help=f"of {','.join(known)} (default: all)")
-    add("--modes", type=_names(MODES), default=("fixed",), metavar="M,M", help=f"of {','.join(MODES)} (default: fixed)")
+    add("--metric", type=names_of(CURVES), default=CURVES, metavar="M,M", help=f"of {','.join(CURVES)} (default: both)")
+    help_ = f"of {','.join(known)} (default: all, tokens only where the bundle has its graphs)"
+    add("--methods", type=names_of(known), metavar="M,M", help=help_)
+    add("--modes", type=names_of(MODES), default=("fixed",), metavar="M,M", help=f"of {','.join(MODES)} (default: fixed)")
     add(
         "--background",
         choices=BACKGROUNDS,
@@ -72,24 +87,24 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     require_json_name(options.out)
     require_seed(options.seed)
-    files = report.files(options.out)
-    for file in files.values():
-        check_writable(file)
+    files, kept = report.files(options.out), options.out.with_suffix(".rows.jsonl")
+    for file in (*files.values(), kept):
+        check_writable(file, reads_of(options, options.pairs))
     report.require_matplotlib()
     read = read_pairs(options.pairs, options.images)
+    pictures = {path for pair in read.pairs for path in (pair.query, pair.reference)}
+    for file in (*files.values(), kept):
+        check_writable(file, pictures)
     pairs = read.pairs if options.limit is None else read.pairs[: max(options.limit, 0)]
     if not pairs:
         raise OptionError(f"--limit {options.limit} leaves no pairs: it must be 1 or more")
-    methods = {name: _method(name, options) for name in METHODS}
+    methods = {name: counted_method(name, options.seed, options.masks) for name in METHODS}
     explainer = open_explainer(options)
-    if "mask" in options.methods and not explainer.has_gradient:
-        raise OptionError(
-            "method mask needs a bundle that was exported with --gradient, and this one was not; name other methods: "
-            f"--methods {','.join(n for n in options.methods if n != 'mask') or 'rise'}"
-        )
+    names = options.methods or tuple(name for name in (*METHODS, RANDOM_ORDER) if name != "tokens" or explainer.has_tokens)
+    require_graphs(explainer, names)
     settings = _settings(options, explainer, methods)
-    rows = Rows(options.out.with_suffix(".rows.jsonl"), settings)
-    runs = [(name, mode) for name in options.methods for mode in options.modes if name != RANDOM_ORDER or mode == "fixed"]
+    rows = Rows(kept, settings)
+    runs = [(name, mode) for name in names for mode in options.modes if name != RANDOM_ORDER or mode == "fixed"]
     if not runs:
         raise OptionError(
             f"{RANDOM_ORDER} has only mode fixed: --modes {','.join(options.modes)} leaves nothing to evaluate"
@@ -144,14 +159,6 @@ def _random_map(seed: int, number: int, height: int, width: int) -> np.ndarray:
     return random_words(seed, number + 1, height * width)[-1].reshape(height, width).astype(np.float64)
 
 
-def _method(name: str, options: argparse.Namespace) -> Method:
-    chosen = method_named(name)
-    if type(chosen) not in COUNTED_BY:
-        return chosen
-    count = {} if options.masks is None else {COUNTED_BY[type(chosen)]: options.masks}
-    return dataclasses.replace(chosen, seed=options.seed, **count)
-
-
 def _settings(options: argparse.Namespace, explainer: Explainer, methods: dict[str, Method]) -> dict[str, Any]:
     """Return everything that a row depends on besides the pair; rows of an earlier run count only if these are equal."""
     model = explainer.model
@@ -174,10 +181,12 @@ def _digest(pair: Pair) -> str:
     """
     digest = hashlib.sha256(repr(pair.condition).encode())
     for path in (pair.query, pair.reference):
+        if not file_is_there(path):  # reading a pipe would wait for ever
+            raise ImageError(f"there is no picture {path}")
         try:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-        except (OSError, ValueError) as error:
-            raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        except OSError as error:
+            raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
@@ -187,16 +196,3 @@ def _summary(found: dict[str, Any], metrics: Sequence[str], files: dict[str, Pat
         values = "  ".join(f"{m} {report.interval_text(row[m])}" for m in metrics)
         lines.append(f"{row['method']:<8} {row['mode']:<6} {row['passes']:>6.0f} passes  {values}")
     return "\n".join([*lines, *(f"wrote {printable(str(file))}" for file in files.values())])
-
-
-def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Return a function that reads known names, separated by commas."""
-
-    def read(text: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
-        return names
-
-    return read

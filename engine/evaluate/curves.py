@@ -69,14 +69,9 @@ def insertion_deletion(
     pixels = model.picture(query).pixels
     embeddings = References.embedded(model, [reference]).embeddings
     counts, inserted = _counts(steps, height * width)
-    passes = MaskedPasses(
-        model.similarity,
-        RankRenderer(ranks(saliency), counts, inserted),
-        preprocessing,
-        preprocessing.normalised(pixels),
-        preprocessing.normalised(np.broadcast_to(colour, pixels.shape)),
-        model.run_settings.batch,
-    )
+    renderer, last = RankRenderer(ranks(saliency), counts, inserted), preprocessing.layout == "nhwc"
+    image, hidden = (preprocessing.normalised(p) for p in (pixels, np.broadcast_to(colour, pixels.shape)))
+    passes = MaskedPasses(model.similarity.stage(renderer, image, hidden, last, model.run_settings.batch))
     masked = np.concatenate(passes.run(0, len(counts), None, silent, len(counts)))
     scores = model.query_features(masked, chosen) @ model.reference_features(embeddings, chosen)[0]
     insertion, deletion = scores[inserted], scores[~inserted]

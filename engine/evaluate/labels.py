@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import OptionError
-from engine.evaluate.tables import read_table, read_text
-from engine.pictures.folders import leads_outside, named_file, other_place
+from engine.errors import OptionError, shortened
+from engine.pictures.folders import file_is_there, leads_outside, named_file, other_place
+from engine.tables import read_table, read_text
 
 SEPARATOR = ";"
 FEWEST_LABELLED, MOST_LABELLED = 4, 5000
@@ -46,7 +46,7 @@ def read_labels(file: Path, images: Path, names: Sequence[str]) -> Labelled:
     table = read_table(file, read_text(file, "labels"), ("image", "attributes"), ("group",))
     files: dict[Path, int] = {}
     for number, row in table.rows:
-        _add_picture(files, file, number, row, images, table.separator)
+        _add_picture(files, file, number, row, images)
     if not FEWEST_LABELLED <= len(files) <= MOST_LABELLED:
         raise OptionError(f"{file} names {len(files)} pictures; from {FEWEST_LABELLED} to {MOST_LABELLED} are needed")
     attributes = [_attributes(row["attributes"] or "") for _, row in table.rows]
@@ -72,24 +72,19 @@ def names_in(file: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _add_picture(
-    files: dict[Path, int], file: Path, number: int, row: dict[str, str | None], images: Path, separator: str
-) -> None:
+def _add_picture(files: dict[Path, int], file: Path, number: int, row: dict[str, str | None], images: Path) -> None:
     """Add a row's picture and line number to `files`. Raises OptionError if the row is not valid."""
-    if None in row:
-        advice = f": put attributes in quotes, because {SEPARATOR} is between columns too" if separator == SEPARATOR else ""
-        raise OptionError(f"{file}, line {number}: too many columns{advice}")
     if None in row.values():
         raise OptionError(f"{file}, line {number}: too few columns")
     name = row["image"]
     if not name:
         raise OptionError(f"{file}, line {number}: a picture is needed in the column image")
     if leads_outside(name):
-        raise OptionError(f"{file}, line {number}: a picture must lie below {images}, got {name}")
+        raise OptionError(f"{file}, line {number}: a picture must lie below {images}, got {shortened(name)}")
     path = named_file(images, name)
     if path in files:
         raise OptionError(f"{file}, line {number}: {name} is already named in line {files[path]}")
-    if not path.is_file():
+    if not file_is_there(path):
         raise OptionError(f"{file}, line {number}: there is no picture {path}{other_place(images, name)}")
     files[path] = number
 

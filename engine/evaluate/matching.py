@@ -17,14 +17,19 @@ def matching_pairs(labelled: Labelled, similarities: np.ndarray) -> np.ndarray:
     Raises OptionError if no two pictures share a group.
     """
     if not labelled.grouped:
-        others = np.where(np.eye(len(similarities), dtype=bool), -np.inf, similarities)
-        return np.column_stack([np.arange(len(others)), others.argmax(1)])
+        return most_similar(similarities)
     same = labelled.groups[:, None] == labelled.groups[None]
     np.fill_diagonal(same, False)
     pairs = np.argwhere(same)
     if not len(pairs):
         raise OptionError("no two pictures of the labels share a group: leave out the column, or label pictures that match")
     return pairs
+
+
+def most_similar(similarities: np.ndarray) -> np.ndarray:
+    """Return each picture with the other one that is most similar to it, (n, 2) int. similarities: (n, n) float"""
+    others = np.where(np.eye(len(similarities), dtype=bool), -np.inf, similarities)
+    return np.column_stack([np.arange(len(others)), others.argmax(1)])
 
 
 def joined_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:

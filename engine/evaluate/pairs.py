@@ -3,9 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from engine.errors import OptionError
-from engine.evaluate.tables import TABLE_SUFFIXES, read_table, read_text
+from engine.errors import OptionError, shortened
 from engine.pictures.folders import named_file, pictures_below
+from engine.tables import TABLE_SUFFIXES, read_table, read_text
 
 MATCHING = "1"
 
@@ -72,10 +72,10 @@ def _read_authors(file: Path, text: str, images: Path | None) -> list[tuple[Pair
         if not parts:
             continue
         if len(parts) != 3:
-            raise OptionError(f"{file}, line {number}: 'query_id reference_id label' is needed, got {line!r}")
+            raise OptionError(f"{file}, line {number}: 'query_id reference_id label' is needed, got {shortened(line)!r}")
         missing = [name for name in parts[:2] if name not in known]
         if missing:
-            raise OptionError(f"{file}, line {number}: no picture {missing[0]} below {images}")
+            raise OptionError(f"{file}, line {number}: no picture {shortened(missing[0])} below {images}")
         several = next((name for name in parts[:2] if len(known[name]) > 1), None)
         if several:
             files = " and ".join(map(str, known[several]))

@@ -15,6 +15,7 @@ import numpy as np
 from engine.errors import OptionError
 from engine.methods.window import corners_aligned
 from engine.protocol import LARGEST_PLAN, Gradients, Progress, Runner, require_seed, require_whole
+from engine.saliency.stopping import AUTO
 
 SIDE = 8
 """Cells of a mask per side."""
@@ -43,6 +44,8 @@ class LearnedMask:
     estimator: ClassVar[str] = "sane"
     ends_early: ClassVar[bool] = True
     automatic: ClassVar[bool] = False
+    enough: ClassVar[float | None] = None
+    first_look: ClassVar[int] = AUTO[0]
 
     def __post_init__(self) -> None:
         require_whole("iterations", self.iterations, 1, LARGEST_PLAN)
@@ -75,16 +78,22 @@ class LearnedMasks:
     """The result of `learn`.
 
     masks: (n, 8, 8 * s) float64 in [0, 1], 1 where the picture is shown; iterations: steps that were taken
+    flat: (n, s) bool, sides that hiding does not change: what their masks took over from the other side says nothing
     """
 
     masks: np.ndarray
     iterations: int
+    flat: np.ndarray
 
     def maps(self, height: int, width: int) -> np.ndarray:
-        """Return the maps (n, s, height, width) float32: `1 - m`, each side's mask upsampled alone, with corners aligned."""
+        """Return the maps (n, s, height, width) float32: `1 - m`, each side's mask upsampled alone, with corners aligned;
+        0 for sides that are flat.
+        """
         halves = np.split(self.masks, self.masks.shape[2] // SIDE, axis=2)
         down, across = corners_aligned(height, SIDE), corners_aligned(width, SIDE)
-        return (1 - np.stack([down @ half @ across.T for half in halves], axis=1)).astype(np.float32)
+        maps = (1 - np.stack([down @ half @ across.T for half in halves], axis=1)).astype(np.float32)
+        maps[self.flat] = 0
+        return maps
 
 
 def rows_per_step(sides: int) -> int:
@@ -134,7 +143,8 @@ def learn(
         done, slowest = done + 1, max(slowest, time.perf_counter() - began)
         rows = count * rows_per_step(sides)
         progress(done * rows, options.iterations * rows)
-    return LearnedMasks(masks, done)
+    flat = ~contrast.any(axis=tuple(range(2, contrast.ndim))).T
+    return LearnedMasks(masks, done, flat)
 
 
 def regulariser_gradient(masks: np.ndarray) -> np.ndarray:

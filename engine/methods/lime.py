@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.errors import OptionError
 from engine.protocol import LARGEST_PLAN, random_words, require_arrays, require_seed, require_whole
+from engine.saliency.stopping import AUTO
 from kernels.segments import SegmentRenderer
 
 KERNEL_WIDTH = 0.25
@@ -86,6 +87,8 @@ class Lime:
     estimator: ClassVar[str] = "sane"
     ends_early: ClassVar[bool] = True
     automatic: ClassVar[bool] = False
+    enough: ClassVar[float | None] = None
+    first_look: ClassVar[int] = AUTO[0]
 
     def __post_init__(self) -> None:
         require_whole("samples", self.samples, 1, LARGEST_PLAN)

@@ -7,7 +7,8 @@ import numpy as np
 
 from engine.errors import OptionError
 from engine.protocol import LARGEST_PLAN, random_words, require_arrays, require_seed, require_whole
-from engine.saliency.regression import TILES
+from engine.saliency.designs import RiseDesign
+from engine.saliency.geometry import TILES
 from engine.saliency.stopping import AUTO, BLOCK, PUBLISHED
 from kernels.rise import RiseRenderer, cell_size
 
@@ -43,6 +44,10 @@ class RisePlan:
     def first(self, count: int) -> "RisePlan":
         """Return the plan of the first `count` masks."""
         return RisePlan(self.grids[:count], self.shifts[:count])
+
+    def design(self, size: tuple[int, int]) -> RiseDesign:
+        """Return what the regression knows of the masks. size: (H, W) of the picture"""
+        return RiseDesign(self.grids, self.shifts, size)
 
     def renderer(self, height: int, width: int) -> RiseRenderer:
         """Return what draws the plan's masks at this size. Raises OptionError if a shift lies outside [0, cell)."""
@@ -86,6 +91,8 @@ class Rise:
     name: ClassVar[str] = "rise"
     baseline: ClassVar[str] = "mean"
     ends_early: ClassVar[bool] = True
+    enough: ClassVar[float | None] = None
+    first_look: ClassVar[int] = AUTO[0]
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
@@ -157,11 +164,11 @@ def draw_balanced(options: Rise, count: int, height: int, width: int) -> RisePla
     order = max(1 << (cells - 1).bit_length(), BLOCK // 2)
     blocks = -(-count // (2 * order))
     halves = _halves(options.seed, blocks, 5 * order // 2)
-    hadamard = _hadamard(order)
+    matrix = hadamard(order)
     grids = []
     for row in halves:
         columns, flips, rows = row[: 3 * order].reshape(3, order)
-        chosen = hadamard[np.ix_(np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")[:cells])]
+        chosen = matrix[np.ix_(np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")[:cells])]
         shown = chosen ^ (flips[:cells] < 2**31)
         grids.append(np.stack([shown, ~shown], axis=1))
     shifts = _shifts(halves[:, 3 * order :].reshape(-1, 2), options.grid, height, width)
@@ -180,7 +187,7 @@ def _shifts(halves: np.ndarray, grid: int, height: int, width: int) -> np.ndarra
     return ((halves * size) >> np.uint64(32)).astype(np.int32)
 
 
-def _hadamard(order: int) -> np.ndarray:
+def hadamard(order: int) -> np.ndarray:
     """Return Sylvester's Hadamard matrix, (order, order) bool; `order` must be a power of two."""
     matrix = np.ones((1, 1), bool)
     while len(matrix) < order:

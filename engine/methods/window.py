@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.errors import OptionError
 from engine.protocol import require_whole
+from engine.saliency.stopping import AUTO
 from kernels.window import WindowRenderer
 
 PAPER_SIZE, PAPER_STRIDE, PAPER_PAD = 2 / 7, 1 / 28, 1 / 14
@@ -20,13 +21,18 @@ class WindowPlan:
     """A lattice of windows, one hidden in each pass.
 
     size, stride, pad: in pixels, as (height, width); lattice: number of windows, as (rows, columns), row-major
-    Window (i, j) covers `size` rows from row `stride * i - pad`; columns likewise.
+    Window (i, j) covers `size` rows from row `stride * i - pad`; columns likewise. Raises OptionError for other numbers.
     """
 
     size: tuple[int, int]
     stride: tuple[int, int]
     pad: tuple[int, int]
     lattice: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name, low in (("size", 1), ("stride", 1), ("pad", 0), ("lattice", 1)):
+            for value in getattr(self, name):
+                require_whole(f"a plan's {name}", value, low, 2 * LARGEST_WINDOW + 1)
 
     def __len__(self) -> int:
         return self.lattice[0] * self.lattice[1]
@@ -68,6 +74,8 @@ class Window:
     estimator: ClassVar[str] = "sane"
     ends_early: ClassVar[bool] = False
     automatic: ClassVar[bool] = False
+    enough: ClassVar[float | None] = None
+    first_look: ClassVar[int] = AUTO[0]
     seed: ClassVar[None] = None
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """Find pictures in a folder and its subfolders, and the files that a table or an index names, on every system."""
 
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
@@ -7,14 +8,15 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from engine.errors import OptionError
+from engine.pictures.opening import FORMATS
 
 LEFT_BY_SYSTEMS = (
     *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
     *("__macosx", "@eadir", "$recycle.bin", "system volume information"),
 )
 """Files and folders that Windows, macOS and network drives leave among pictures, in lower case; others begin with a dot."""
-NO_PICTURE_FORMATS = ("BUFR", "GRIB", "HDF5", "MPEG")
-"""Formats that Pillow names and cannot read by itself."""
+IN_JPEG = "MPO"
+"""What Pillow calls a JPEG file with several pictures, of which the first is read."""
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -27,9 +29,9 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """Return those of `files_below` whose suffix, in capitals or not, is that of a format that Pillow reads."""
+    """Return those of `files_below` whose suffix, in capitals or not, is that of a format that is opened."""
     known = Image.registered_extensions()  # loads all of Pillow's formats
-    suffixes = {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURE_FORMATS}
+    suffixes = {suffix for suffix, kind in known.items() if kind in (*FORMATS, IN_JPEG)}
     return [path for path in files_below(folder) if path.suffix.lower() in suffixes]
 
 
@@ -57,7 +59,8 @@ def named_file(folder: Path, name: str) -> Path:
     """
     own = [name, PureWindowsPath(name).as_posix()]
     written = [*own, *(unicodedata.normalize(form, text) for text in own for form in ("NFC", "NFD"))]
-    paths = [folder / text for text in dict.fromkeys(written)]
+    own_bytes = (os.fsdecode(text.encode(errors="surrogatepass")) for text in dict.fromkeys(written))  # in any locale
+    paths = [folder / text for text in own_bytes]
     # a name with \ is a folder's and a file's, unless a file is really called so
     return next((path for path in paths if file_is_there(path)), paths[min("\\" in name, len(paths) - 1)])
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageFilter
 
 from engine.errors import OptionError
 from engine.pictures import resizing
+from engine.pictures.bands import in_bands
 from engine.pictures.resizing import INTERPOLATIONS, WITHOUT_ANTIALIAS
 from engine.protocol import require_whole
 
@@ -138,7 +139,7 @@ class Preprocessing:
         With one channel, red, green and blue are equal.
         """
         if self.channels == 1:
-            picture = picture.convert("L").convert("RGB")
+            picture = in_bands(picture, lambda band: band.convert("L").convert("RGB"))
         if self.fit == "crop":
             return self._cropped(picture)
         if self.fit == "pad":
@@ -163,13 +164,14 @@ class Preprocessing:
         left, top = (self.width - inner[0]) // 2, (self.height - inner[1]) // 2
         if self.pad_position == "top-left":
             left, top = 0, 0
-        canvas = Image.new("RGB", (self.width, self.height), self.pad_colour or self._mean_colour())
+        canvas = Image.new("RGB", (self.width, self.height), self.pad_colour or self.mean_colour())
         canvas.paste(resizing.resized(picture, inner, self.interpolation, self.antialias), (left, top))
         across, down = width / inner[0], height / inner[1]
         box = (-left * across, -top * down, (self.width - left) * across, (self.height - top) * down)
         return np.asarray(canvas), box
 
-    def _mean_colour(self) -> tuple[int, int, int]:
+    def mean_colour(self) -> tuple[int, int, int]:
+        """Return red, green and blue, 0..255, of the colour that becomes 0 after normalisation."""
         mean = self.mean if self.channel_order == "rgb" else self.mean[::-1]
         levels = [min(max(round(m * self.scale), 0), 255) for m in mean]
         red, green, blue = levels * (3 // self.channels)

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from engine.errors import OptionError
+from engine.pictures.bands import rows_of
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 WITHOUT_ANTIALIAS = ("nearest", "bilinear", "bicubic")
@@ -50,7 +51,7 @@ def resized(picture: Image.Image, size: Size, interpolation: str, antialias: boo
     """Return the whole picture at `size`. Raises OptionError if nothing interpolates so without antialias."""
     if antialias:
         return picture.resize(size, _filter(interpolation))
-    return Image.fromarray(_tensor_part(np.asarray(picture), size, (0, 0), size, interpolation))
+    return Image.fromarray(_tensor_part(picture, size, (0, 0), size, interpolation))
 
 
 def resized_part(
@@ -71,7 +72,7 @@ def resized_part(
     right, bottom = min(corner[0] + part[0], size[0]), min(corner[1] + part[1], size[1])
     inner = right - left, bottom - top
     if not antialias:
-        found = _tensor_part(np.asarray(picture), size, (left, top), inner, interpolation)
+        found = _tensor_part(picture, size, (left, top), inner, interpolation)
     elif size[0] * size[1] <= LARGEST_RESIZED:
         found = np.asarray(picture.resize(size, _filter(interpolation)).crop((left, top, right, bottom)))
     else:
@@ -107,15 +108,15 @@ def _filter(interpolation: str) -> Image.Resampling:
     return Image.Resampling[interpolation.upper()]
 
 
-def _tensor_part(pixels: np.ndarray, size: Size, corner: tuple[int, int], part: Size, interpolation: str) -> np.ndarray:
-    """As `torch.nn.functional.interpolate` and rounding: (h, w, 3) uint8 -> (H, W, 3) uint8, the part alone."""
+def _tensor_part(picture: Image.Image, size: Size, corner: tuple[int, int], part: Size, interpolation: str) -> np.ndarray:
+    """As `torch.nn.functional.interpolate` and rounding: an RGB picture -> (H, W, 3) uint8, the part alone."""
     taps = {"nearest": _nearest_taps, "bilinear": _linear_taps, "bicubic": _cubic_taps}.get(interpolation)
     if taps is None:
         raise OptionError(f"interpolation {interpolation} has no form without antialias; use {', '.join(WITHOUT_ANTIALIAS)}")
-    columns, across = taps(pixels.shape[1], size[0], corner[0], part[0])  # (W, k) each
-    rows, down = taps(pixels.shape[0], size[1], corner[1], part[1])  # (H, k) each
+    columns, across = taps(picture.width, size[0], corner[0], part[0])  # (W, k) each
+    rows, down = taps(picture.height, size[1], corner[1], part[1])  # (H, k) each
     needed, places = np.unique(rows, return_inverse=True)
-    source = pixels[needed]  # (r, w, 3)
+    source = rows_of(picture, needed)  # (r, w, 3)
     sources = [source[:, column].astype(np.float32) for column in columns.T]  # (r, W, 3) each
     narrow, places = _weighted(sources, across[None, :, :, None]), places.reshape(rows.shape)
     found = _weighted([narrow[place] for place in places.T], down[:, None, :, None])  # (H, W, 3)

@@ -4,6 +4,7 @@ What raises the similarity goes from light orange to dark red, what lowers it to
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -48,7 +49,11 @@ class Scale:
     def of(cls, explanation: Findings) -> "Scale":
         """Return the scale that every map of an explanation shares."""
         maps = [m for m in (explanation.saliency, explanation.reference_saliency) if m is not None]
-        signed = explanation.estimator == "regression"
+        return cls.around(maps, explanation.estimator == "regression")
+
+    @classmethod
+    def around(cls, maps: Sequence[np.ndarray], signed: bool) -> "Scale":
+        """Return the scale whose strongest colour is the strongest value of maps, each (H, W) float32."""
         return cls(max(float(np.abs(m).max() if signed else np.ptp(m)) for m in maps), signed)
 
     def strengths(self, map_: np.ndarray, least: float) -> np.ndarray:
@@ -129,6 +134,12 @@ def bar(scale: Scale, width: int, height: int) -> Image.Image:
 def bar_ticks(scale: Scale) -> list[str]:
     """Return what stands below the bar: at its ends, and in the middle if zero is there."""
     most = f"{scale.most:.2g}"
+    return [f"-{most}", "0", f"+{most}"] if scale.signed else ["0", most]
+
+
+def own_ticks(scale: Scale) -> list[str]:
+    """Return what stands below the bar where each map has a scale of its own."""
+    most = "the map's own most"
     return [f"-{most}", "0", f"+{most}"] if scale.signed else ["0", most]
 
 

@@ -4,12 +4,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from engine.findings import Findings
+from engine.render.attribute_groups import attribute_groups
 from engine.render.colours import PANEL, Scale, coloured, over_grey, spread
 from engine.render.drawn_links import COLOURS, draw_box
 from engine.render.panels import Panel, enlarged, in_order, query_side, reference_side, rival_panel
+from engine.render.texts import INK, drawable, fitted, font_of, headline
 from engine.saliency.links import Region
 from engine.saliency.originals import seen_part
 
+TEXT, ROW = 13, 20
+"""Size of words, and height of a row of them, in pixels of a picture that is PANEL wide."""
+LEAST_TEXT = 10
 STRIP = 256
 """Rows that are coloured at once: together, those of a photo of 50 megapixels would take gigabytes."""
 
@@ -60,6 +65,24 @@ def overlay(explanation: Findings, pixels: np.ndarray, *, of_reference: bool = F
         place = box[0] + across * left, box[1] + down * top, box[0] + across * right, box[1] + down * bottom
         draw_box(draw, place, COLOURS[i], i + 1, max(round(zoom), 1))
     return picture
+
+
+def with_words(explanation: Findings, picture: Image.Image, *, of_reference: bool = False) -> Image.Image:
+    """Return the picture with words below: the similarity, what the map shows and how steady it is, the attributes."""
+    side = reference_side(explanation) if of_reference else query_side(explanation)
+    lines = [headline(explanation)] + ([] if side is None else [": ".join(filter(None, (side.of_map, side.trust)))])
+    for group in attribute_groups(explanation):
+        names = ", ".join(drawable(attribute.name, i + 1) for i, attribute in enumerate(group.attributes))
+        lines.append(f"{group.title}: {names}")
+    zoom = max(picture.width / PANEL, LEAST_TEXT / TEXT)
+    size, height, margin = round(TEXT * zoom), round(ROW * zoom), round(TEXT * zoom / 2)
+    drawn = Image.new("RGB", (picture.width, picture.height + len(lines) * height + margin), "white")
+    drawn.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(drawn)
+    for i, line in enumerate(lines):
+        text, place = fitted(line, size, picture.width - 2 * margin), (margin, picture.height + margin // 2 + i * height)
+        draw.text(place, text, fill=INK, font=font_of(text, size))
+    return drawn
 
 
 def framed(picture: Image.Image, box: Region) -> Image.Image:

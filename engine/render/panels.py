@@ -1,7 +1,8 @@
 """The pictures of an explanation side by side: each a panel, with a map in colours over it or without."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,8 @@ class Panel:
     """A picture, its longer side PANEL pixels, and its caption.
 
     layer: the colours of its map, (height, width, 4) uint8; None: the picture alone; trust: how far the map can be trusted
-    seen: what the network saw of the picture; None: all of it
+    alone: makes the colours on a scale of this map's own, whose strongest stands for `most`
+    seen: what the network saw of the picture; None: all of it; of_reference: whether it is the reference, or its map
     """
 
     caption: str
@@ -28,6 +30,9 @@ class Panel:
     layer: np.ndarray | None = None
     trust: str = ""
     seen: Region | None = None
+    of_reference: bool = False
+    alone: Callable[[], np.ndarray] | None = None
+    most: float = 0.0
 
     def drawn(self) -> Image.Image:
         """Return the picture, below its map if it has one."""
@@ -53,11 +58,14 @@ class Side:
 
     def panels(self, picture: Image.Image, seen: Region | None, scale: Scale, contours: bool) -> list[Panel]:
         """Return the panel of this picture, and that of its map if there is one. seen: what the network saw of `picture`"""
-        found = [Panel(self.caption, picture, seen=seen)]
+        found = [Panel(self.caption, picture, seen=seen, of_reference=self.caption == REFERENCE)]
         if self.saliency is not None:
             box = seen or whole_box(picture)
-            layer = map_layer(self.saliency, self.error, box, picture.size, scale, contours)
-            found.append(Panel(self.of_map, picture, layer, self.trust, seen))
+            draw = functools.partial(map_layer, self.saliency, self.error, box, picture.size, contours=contours)
+            own = Scale.around([self.saliency], scale.signed)
+            alone = functools.partial(draw, scale=own)
+            of_reference = self.caption == REFERENCE
+            found.append(Panel(self.of_map, picture, draw(scale=scale), self.trust, seen, of_reference, alone, own.most))
         return found
 
 

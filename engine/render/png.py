@@ -10,7 +10,7 @@ from engine.render.attribute_groups import AttributeGroup, attribute_groups, num
 from engine.render.colours import BAR_HEIGHT, PANEL, Scale, bar, bar_text, bar_ticks
 from engine.render.drawn_links import draw_links, links_on
 from engine.render.panels import QUERY, REFERENCE, Panel, panel_of, panels
-from engine.render.texts import byline, drawable, fitted, font, font_of, headline, links_text
+from engine.render.texts import INK, byline, drawable, fitted, font, font_of, headline, links_text
 
 GAP = 28
 """Space between panels, in pixels."""
@@ -18,7 +18,7 @@ LINE = 34
 """Height of a line of text, in pixels."""
 BARS = 5
 """At most this many attributes of a kind are drawn."""
-INK, PALE, BAR = "#1c1c1e", "#5f5f64", "#44546a"
+PALE, BAR = "#5f5f64", "#44546a"
 
 
 def png(explanation: Findings, shown: Sequence[Panel] | None = None, contours: bool = False) -> bytes:

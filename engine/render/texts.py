@@ -15,8 +15,18 @@ HIDDEN = {
     "blur": "hidden parts blurred",
 }
 NO_LINK = "no region matches reliably"
+PLAIN_TRUST = {
+    "steady": "Steady: other random masks would draw nearly the same map.",
+    "fairly steady": "Fairly steady: the main parts would stay with other random masks; details might move.",
+    "rough": "Rough: the strongest parts are a hint, details are chance; more passes would change them.",
+    "faint": "Faint: what matters here is large, or there more than once: hiding one part leaves the rest.",
+    "flat": "Flat: no part matters more than chance; read nothing into the colours.",
+}
+"""What the first words of `map_trust` mean, for a reader who knows no statistics."""
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
 """Fonts of machines that have more characters than the one that comes with Pillow, which has ASCII."""
+INK = "#1c1c1e"
+"""The colour of words."""
 MISSING = "\ufffe"
 """A code that no font has: it is drawn as the sign for a missing character."""
 
@@ -30,10 +40,12 @@ def headline(explanation: Findings) -> str:
 def byline(explanation: Findings) -> str:
     """Return the line below the title: how the explanation was made."""
     condition = f", condition {explanation.condition}" if explanation.condition is not None else ""
+    profiles = {"query": explanation.query_profile, "reference": explanation.reference_profile}
+    coloured = "".join(f"; colour profile of the {which}: {text}" for which, text in profiles.items() if text is not None)
     hidden = HIDDEN.get(explanation.baseline, f"hidden parts: {explanation.baseline}")
     return (
         f"{explanation.method}, {explanation.passes} passes, {hidden}; {explanation.model.name} "
-        f"({explanation.precision}, {explanation.provider}){condition}"
+        f"({explanation.precision}, {explanation.provider}){condition}{coloured}"
     )
 
 
@@ -49,6 +61,11 @@ def map_trust(explanation: Findings, *, of_reference: bool = False) -> str:
     saliency, error = (e.reference_saliency, e.reference_saliency_error) if of_reference else (e.saliency, e.saliency_error)
     partner = e.saliency if of_reference else e.reference_saliency
     return "" if saliency is None else steadiness(saliency, error, reliability, partner) or ""
+
+
+def plain_trust(trust: str) -> str:
+    """Return in a sentence what `map_trust` means; "" where it says nothing."""
+    return next((text for word, text in PLAIN_TRUST.items() if trust.startswith(word)), "")
 
 
 def links_text(explanation: Findings) -> str | None:

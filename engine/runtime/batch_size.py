@@ -1,5 +1,6 @@
-"""How many rows one network run takes: measured once per bundle and machine, then kept on disk."""
+"""How many rows one network run takes, and what a row then costs: measured once per machine, then kept on disk."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from engine.errors import OutputError
 from engine.files import cache_folder, write_whole
 from engine.pictures.preprocessing import Preprocessing
 from engine.protocol import Runner
+from engine.runtime.memory import resident_bytes
 
 LARGEST_BATCH = 64
 BATCH_PIXELS = 2**19
@@ -32,36 +33,62 @@ def largest_batch(preprocessing: Preprocessing) -> int:
     return int(min(2 ** (rows.bit_length() - 1), LARGEST_BATCH))
 
 
-def calibrated_batch(session: Runner, preprocessing: Preprocessing, setting: Sequence[object], picture: np.ndarray) -> int:
+@dataclasses.dataclass(frozen=True)
+class BatchTiming:
+    """The batch size with the least time per row, and that time in seconds."""
+
+    batch: int
+    row_seconds: float
+
+
+def timed_batch(
+    session: Runner, preprocessing: Preprocessing, setting: Sequence[object], picture: np.ndarray
+) -> BatchTiming:
     """Return the batch size with the least time per row, from the cache or else measured now and cached.
 
-    setting: what the time depends on besides the machine: model, provider, precision, threads; ready for JSON
+    setting: what the time depends on besides the machine: model, runtime and its version, precision, threads; ready for JSON
     picture: (H, W, 3) uint8 at the network's size
     Raises BundleError if a measured run fails.
     """
-    key = json.dumps([*setting, ort.__version__, processor(), os.cpu_count()]).encode()
-    file = cache_folder() / f"batch-{hashlib.sha256(key).hexdigest()[:32]}.json"
-    largest = largest_batch(preprocessing)
+    kept = kept_timing(preprocessing, setting)
+    if kept is not None:
+        return kept
+    rows = np.repeat(preprocessing.normalised(picture[None]), largest_batch(preprocessing), axis=0)
+    found = _fastest_batch(session, rows)
     try:
-        kept = json.loads(file.read_text())["batch"]
-        if kept in _candidates(largest):
-            return int(kept)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not measured yet, or a damaged file: measure again
-    batch = _fastest_batch(session, np.repeat(preprocessing.normalised(picture[None]), largest, axis=0))
-    try:
+        file = _file(setting)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({"batch": batch, "setting": list(setting)}).encode())
+        write_whole(file, json.dumps({**dataclasses.asdict(found), "setting": list(setting)}).encode())
     except (OSError, OutputError):
         pass  # without the cache file, the next process measures again
-    return batch
+    return found
+
+
+def kept_timing(preprocessing: Preprocessing, setting: Sequence[object]) -> BatchTiming | None:
+    """Return what was measured before on this machine, see `timed_batch`; None: nothing, or the file is damaged."""
+    try:
+        file = _file(setting)
+        if not file.is_file():  # reading a pipe would wait for ever
+            return None
+        kept = json.loads(file.read_text())
+        batch, seconds = kept["batch"], kept["row_seconds"]
+        if batch in _candidates(largest_batch(preprocessing)) and 0 < seconds < np.inf:
+            return BatchTiming(int(batch), float(seconds))
+    except (OSError, OutputError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
+
+
+def _file(setting: Sequence[object]) -> Path:
+    key = json.dumps([*setting, processor(), os.cpu_count()]).encode()
+    return cache_folder() / f"batch-{hashlib.sha256(key).hexdigest()[:32]}.json"
 
 
 def _candidates(largest: int) -> list[int]:
     return [b for b in (2, 4, 8, 16, 32, 64) if largest // 4 <= b <= largest]
 
 
-def _fastest_batch(session: Runner, rows: np.ndarray) -> int:
+def _fastest_batch(session: Runner, rows: np.ndarray) -> BatchTiming:
     """Time every candidate that fits. Sizes alternate, so that a busy moment hits all of them.
 
     rows: (largest, ...) float32 as the network takes them
@@ -75,25 +102,18 @@ def _fastest_batch(session: Runner, rows: np.ndarray) -> int:
             started = time.perf_counter()
             session.run(rows[:batch])
             best[batch] = min(best[batch], (time.perf_counter() - started) / batch)
-    return min(candidates, key=lambda b: best[b])
+    batch = min(candidates, key=lambda b: best[b])
+    return BatchTiming(batch, best[batch])
 
 
 def _fitting(session: Runner, rows: np.ndarray) -> list[int]:
     """Run every candidate once, from the smallest on, as long as the memory that the runs keep allows the next."""
-    candidates, before = _candidates(len(rows)), _resident_bytes()
+    candidates, before = _candidates(len(rows)), resident_bytes()
     for i, batch in enumerate(candidates[:-1]):
         session.run(rows[:batch])
-        if 2 * (_resident_bytes() - before) > ACTIVATION_BYTES:  # the next batch is twice as large
+        if 2 * (resident_bytes() - before) > ACTIVATION_BYTES:  # the next batch is twice as large
             return candidates[: i + 1]
     return candidates
-
-
-def _resident_bytes() -> int:
-    """Return the memory that this process holds; 0 on systems that do not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def processor() -> str:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from engine.protocol import GraphSignature
+from engine.runtime.forks import Threaded
 from engine.runtime.gpu_device import as_provider_error, close_with, shared_device
 from engine.runtime.providers import GPU_PROVIDERS
 from engine.runtime.session import check_nodes, open_session, run_finite
@@ -36,7 +37,7 @@ class GradientSession:
         self._device = shared_device() if provider in GPU_PROVIDERS else None
         self._path, self._input = path, signature.input
         session = self._on_worker(lambda: open_session(path, provider, threads, full_fp32))
-        self._session = [session]
+        self._session = [Threaded(session)]
         if self._device is not None:
             close_with(self, self._device, self._session.clear)
         vectors, pictures = signature.output_shape, signature.input_shape
@@ -61,7 +62,7 @@ class GradientSession:
         """
         feeds = {self._input: pictures, TARGET_INPUT: targets, WEIGHTS_INPUT: weights}
         similarities, gradients = self._on_worker(
-            lambda: run_finite(self._session[0], self._path, [SIMILARITY_OUTPUT, GRADIENT_OUTPUT], feeds)
+            lambda: run_finite(self._session[0].get(), self._path, [SIMILARITY_OUTPUT, GRADIENT_OUTPUT], feeds)
         )
         return similarities, gradients
 

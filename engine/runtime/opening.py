@@ -16,11 +16,17 @@ from engine.runtime.gradient_session import GradientSession
 from engine.runtime.pair_session import PairSession
 from engine.runtime.providers import GPU_PROVIDERS, require_gpu
 from engine.runtime.session import Session
+from engine.runtime.token_network import TokenNetwork
+from engine.runtime.token_tail import TokenTail
 from kernels.rank import RankRenderer
 
 CANONICAL_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 """By precision: the largest difference allowed from a canonical result, as a share of its largest entry. Processors round
 differently."""
+ROWS_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 2e-2}
+"""By precision: the same between a picture's results alone and beside another."""
+CONTRAST = 16
+"""By how much the contrast of the second picture is less."""
 GRADIENT_TOLERANCE = 5e-2
 """The same for gradients, where the kinks of ReLUs amplify rounding."""
 
@@ -29,6 +35,8 @@ def verify_graph(bundle: Bundle, graph: Graph) -> None:
     """Run one of the bundle's graphs on the CPU and compare with its canonical result. Raises BundleError if they differ."""
     if graph.role == "gradient":
         open_gradient(bundle, graph, "cpu", None)
+    elif graph.role in ("stem", "tokens"):
+        open_tokens(bundle, "cpu", "fp32", None)
     else:
         open_graph(bundle, graph, "cpu", None)
 
@@ -58,9 +66,30 @@ def open_graph(bundle: Bundle, graph: Graph, provider: str, threads: int | None,
         session = OpenVinoSession(path, precision, threads, signature)
     else:
         session = Session(path, provider, threads, signature)
-    got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
+    if provider in GPU_PROVIDERS:
+        got = canonical_result(session, bundle.manifest, bundle.canonical["picture"])
+    else:
+        got = _as_one_vector(_rows_alone(bundle, path, session, ROWS_TOLERANCE[precision]))
     _require_canonical(bundle, graph, provider, got, CANONICAL_TOLERANCE[precision])
     return session
+
+
+def _rows_alone(bundle: Bundle, path: Path, session: Runner, tolerance: float) -> np.ndarray:
+    """Run the canonical picture beside one of another range; return its row. Raises BundleError if rows are not independent.
+
+    The second picture is the first with little contrast about the mean colour: a scale taken over the whole batch would be
+    too coarse for it. It is run alone too, which also finds that two runs differ.
+    """
+    rows = bundle.manifest.preprocessing.normalised(np.stack([bundle.canonical["picture"]] * 2))
+    rows[1] /= CONTRAST
+    together, (alone,) = session.run(rows), session.run(rows[1:])
+    limit = tolerance * max(float(np.abs(alone).max()), float(np.abs(together).max()) / CONTRAST)
+    if together.shape != (2, *alone.shape) or not np.abs(together[1] - alone).max() <= limit:
+        raise BundleError(
+            f"{path} gives a picture another result beside a second one than alone, by more than {limit:.2g}: it computes "
+            "over the whole batch, or draws random numbers; export the model for inference, and not dynamically quantised"
+        )
+    return np.asarray(together[0])
 
 
 def open_pair(
@@ -86,7 +115,8 @@ def verify_masked(bundle: Bundle, provider: str, session: Runner) -> None:
     ranks = np.zeros((preprocessing.height, preprocessing.width), np.int64)
     shows_all = RankRenderer(ranks, np.ones(1, np.int64), np.ones(1, bool))
     image = preprocessing.normalised(picture)
-    passes = MaskedPasses(session, shows_all, preprocessing, image, np.zeros_like(image), 1)
+    last = preprocessing.layout == "nhwc"
+    passes = MaskedPasses(session.stage(shows_all, image, np.zeros_like(image), last, 1))
     graph = next(g for g in bundle.manifest.graphs if g.file == session.path.name)
     for _ in range(BUFFERS):  # runs take the buffers in turn: check each
         ((got,),) = passes.run(0, 1, None, silent, 1)
@@ -111,9 +141,43 @@ def open_gradient(bundle: Bundle, graph: Graph, provider: str, threads: int | No
     return session
 
 
+def open_tokens(bundle: Bundle, provider: str, precision: str, threads: int | None) -> TokenNetwork:
+    """Open the bundle's graphs of tokens, checked against their canonical results.
+
+    provider: cpu or openvino; precision: to run in, fp32 or with OpenVINO bf16; threads: None for all cores
+    Raises BundleError if a graph does not load or gives another result, ProviderError if the provider cannot run it.
+    """
+    manifest = bundle.manifest
+    stem, graph = (next(g for g in manifest.graphs if g.role == role) for role in ("stem", "tokens"))
+    layout = graph.layout
+    assert layout is not None  # the manifest would have been refused
+    signature = GraphSignature(stem.input, manifest.preprocessing.input_shape, stem.output, (layout.count, None))
+    first, second = bundle.folder / stem.file, bundle.folder / graph.file
+    if provider == "openvino":
+        from engine.runtime.openvino_session import OpenVinoSession, OpenVinoTail  # noqa: PLC0415 - an optional package
+
+        network = TokenNetwork(
+            OpenVinoSession(first, precision, threads, signature),
+            OpenVinoTail(second, precision, threads, graph.output),
+            layout,
+        )
+    else:
+        network = TokenNetwork(
+            Session(first, provider, threads, signature), TokenTail(second, threads, graph.output), layout
+        )
+    image = manifest.preprocessing.normalised(bundle.canonical["picture"])
+    tolerance = CANONICAL_TOLERANCE[precision]
+    _require_canonical(bundle, stem, provider, network.canonical_stem(image), tolerance)
+    _require_canonical(bundle, graph, provider, network.canonical(image), tolerance)
+    return network
+
+
 def canonical_result(session: Runner, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
     """Return a graph's result for a picture (H, W, 3) uint8: the embedding (D,) or the attributes' scores (A,), float32."""
-    output = session.run(manifest.preprocessing.normalised(picture[None]))[0]
+    return _as_one_vector(session.run(manifest.preprocessing.normalised(picture[None]))[0])
+
+
+def _as_one_vector(output: np.ndarray) -> np.ndarray:
     return output if output.ndim == 1 else output.mean((1, 2))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.protocol import GraphSignature, Renderer
+from engine.runtime.forks import Threaded
 from engine.runtime.host_stage import HostStage
 from engine.runtime.session import check_nodes, open_session, run_finite
 
@@ -28,11 +29,12 @@ class PairSession:
         fixed: np.ndarray,
     ) -> None:
         self.path, self.signature = path, signature
-        self._session = open_session(path, provider, threads)
+        session = open_session(path, provider, threads)
+        self._session = Threaded(session)
         self._moving, self._still, self._fixed = signature.input, second_input, fixed
         inputs: dict[str, tuple[int | None, ...]] = dict.fromkeys((self._moving, self._still), signature.input_shape)
-        check_nodes(path, "input", self._session.get_inputs(), inputs)
-        check_nodes(path, "output", self._session.get_outputs(), {signature.output: signature.output_shape})
+        check_nodes(path, "input", session.get_inputs(), inputs)
+        check_nodes(path, "output", session.get_outputs(), {signature.output: signature.output_shape})
 
     def facing(self, fixed: np.ndarray, *, as_first: bool = False) -> "PairSession":
         """The same graph with another picture held fixed: on the second input, or with `as_first` on the first."""
@@ -45,7 +47,7 @@ class PairSession:
     def run(self, batch: np.ndarray) -> np.ndarray:
         """(B, ...) float32 as the network takes it -> scores (B, 1) float32; raises BundleError if one is not finite."""
         feeds = {self._moving: batch, self._still: np.broadcast_to(self._fixed, batch.shape)}
-        (scores,) = run_finite(self._session, self.path, [self.signature.output], feeds)
+        (scores,) = run_finite(self._session.get(), self.path, [self.signature.output], feeds)
         return scores
 
     def stage(

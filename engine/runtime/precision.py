@@ -31,6 +31,18 @@ def choose_precision(manifest: Manifest, report: Report | None, provider: str) -
     return wanted, str(found)
 
 
+def faithful_precisions(manifest: Manifest, report: Report | None, provider: str) -> list[str]:
+    """Return the precisions of the CPU provider whose maps are as good as fp32's by the bundle's report, fp32 first."""
+    found = ["fp32"]
+    graph = manifest.graph("similarity", "int8", "cpu")
+    checked = None if report is None or graph is None else report.graphs.get(graph.file)
+    if checked is not None and checked.passes and fast_int8():
+        found.append("int8")
+    if provider == "openvino" and report is not None and report.bf16 is not None and report.bf16.passes:
+        found.append("bf16")
+    return found
+
+
 def target_of(provider: str) -> str:
     """Return the target of the graphs that a provider runs: cpu or gpu."""
     return "cpu" if provider in ("cpu", "openvino") else "gpu"

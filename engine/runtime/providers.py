@@ -1,5 +1,8 @@
 """The providers by name, and what this machine lacks to run them. Nothing here opens a session."""
 
+import importlib.metadata
+import importlib.util
+
 import onnxruntime as ort
 
 from engine.errors import OptionError, ProviderError
@@ -30,6 +33,20 @@ def providers_named(name: str) -> tuple[list[str], str]:
     if not isinstance(name, str) or name not in PROVIDERS:
         raise OptionError(f"provider must be one of auto, {', '.join(PROVIDERS)}, got {name!r}")
     return [name], ""
+
+
+def cpu_runtimes() -> list[str]:
+    """Return the providers of the CPU that are installed, ONNX Runtime's first."""
+    try:
+        importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:  # a folder of that name is none
+        return ["cpu"]
+    return ["cpu", *(["openvino"] if importlib.util.find_spec("openvino") is not None else [])]
+
+
+def runtime_version(provider: str) -> str:
+    """Return the version of what runs a provider's graphs."""
+    return importlib.metadata.version("openvino") if provider == "openvino" else ort.__version__
 
 
 def gpu_lacks(provider: str) -> list[str]:

@@ -8,6 +8,7 @@ import onnxruntime as ort
 
 from engine.errors import BundleError, ProviderError, first_line
 from engine.protocol import GraphSignature, Renderer
+from engine.runtime.forks import Threaded
 from engine.runtime.host_stage import HostStage
 from engine.runtime.precision import int8_overflows
 from engine.runtime.providers import GPU_PROVIDERS, RUNTIME_PROVIDERS, require_among
@@ -33,14 +34,15 @@ class Session:
     """
 
     def __init__(self, path: Path, provider: str, threads: int | None, signature: GraphSignature) -> None:
-        self._session = open_session(path, provider, threads)
+        session = open_session(path, provider, threads)
+        self._session = Threaded(session)
         self.path, self.signature = path, signature
-        check_nodes(path, "input", self._session.get_inputs(), {signature.input: signature.input_shape})
-        check_nodes(path, "output", self._session.get_outputs(), {signature.output: signature.output_shape})
+        check_nodes(path, "input", session.get_inputs(), {signature.input: signature.input_shape})
+        check_nodes(path, "output", session.get_outputs(), {signature.output: signature.output_shape})
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """(B, ...) float32 as the network takes it -> (B, ...) float32. Raises BundleError if the result is not finite."""
-        (output,) = run_finite(self._session, self.path, [self.signature.output], {self.signature.input: batch})
+        (output,) = run_finite(self._session.get(), self.path, [self.signature.output], {self.signature.input: batch})
         return output
 
     def stage(
@@ -51,11 +53,16 @@ class Session:
 
 
 def open_session(
-    path: Path, provider: str, threads: int | None, provider_options: Mapping[str, str] | None = None
+    path: Path,
+    provider: str,
+    threads: int | None,
+    provider_options: Mapping[str, str] | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
     """Open a session on exactly this provider.
 
-    provider: cpu, cuda or tensorrt; threads: of the CPU, None for all cores; provider_options: as ONNX Runtime takes them
+    provider: cpu, cuda or tensorrt; threads: of the CPU, None for all cores; provider_options, config: of
+        the provider and of the session, as ONNX Runtime takes them
     Raises BundleError if the graph does not load, ProviderError if the provider is missing or cannot run it.
     """
     wanted, remedy = RUNTIME_PROVIDERS[provider]
@@ -65,6 +72,8 @@ def open_session(
     options.intra_op_num_threads = threads or 0
     # let threads sleep while they wait for the next batch: a sixth less CPU time at int8, about 5% more wall time
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     if provider == "cpu" and int8_overflows():
         options.add_session_config_entry("session.x64quantprecision", "1")  # slower kernels that do not overflow
     if provider == "cuda":

@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from engine.saliency.correspondence import tile_features
-from engine.saliency.regression import TILES, Estimate, Geometry, Operator, Regression, differences
+from engine.saliency.designs import Design
+from engine.saliency.flatness import Extent, judged
+from engine.saliency.operator import Operator
+from engine.saliency.posterior import Posterior
+from engine.saliency.regression import Estimate, Regression, contrasts
 from engine.saliency.stopping import PUBLISHED, PUBLISHED_OTHERS, Convergence
 from kernels.rise import RiseRenderer
 
@@ -33,30 +37,33 @@ class KnownReferences:
 
 
 class MapFits:
-    """One picture's maps against any reference, under any condition, from its RISE masks. Threads may share it.
+    """One picture's maps against any reference, under any condition, from its masks. Threads may share it.
 
-    grids: (N, s, s) bool, shifts: (N, 2) int, of the masks that were run, each followed by its complement
-    size: (H, W) of the picture
+    design: of the masks that were run
     features: condition -> (N, F) float64, the masked picture's factor of the similarity
     embedding: D; the first D of the F columns belong to the embedding itself
     """
 
     def __init__(
         self,
-        grids: np.ndarray,
-        shifts: np.ndarray,
-        size: tuple[int, int],
+        design: Design,
         features: Callable[[int | None], np.ndarray],
         embedding: int,
     ) -> None:
-        self._grids, self._shifts, self._size = grids, shifts, size
+        self._design = design
         self._features, self._embedding = features, embedding
         self._regressions: dict[int | None, Regression] = {}
+        self._extents: dict[int | None, Extent] = {}
         self._lock = threading.Lock()
 
     def estimates(self, references: np.ndarray, condition: int | None) -> list[Estimate]:
-        """Return a map for each reference. references: (R, F) float64, their factors of the similarity."""
-        return self.regression(condition).estimates(references)
+        """Return a map for each reference, judged. references: (R, F) float64, their factors of the similarity.
+
+        Raises BundleError where float32 cannot hold a map.
+        """
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused
+            found = self.regression(condition).estimates(references)
+        return judged(found, self._extents[condition].flat(references))
 
     def convergence(self, known: Mapping[int | None, KnownReferences] | None) -> Convergence:
         """Return how close the maps are to their limits: the mean over the references.
@@ -79,57 +86,63 @@ class MapFits:
         reliability, published = np.concatenate(found, axis=1).mean(1).tolist()
         return Convergence(reliability, published)
 
+    @property
+    def side(self) -> int:
+        """Tiles a side of `tile_effects`."""
+        return self._design.side
+
     def tile_effects(self, features: np.ndarray) -> list[np.ndarray]:
         """Return the effect of showing each tile of the grid on the features (N, F): (s*s, F) from all masks, then from each
         half if there are enough masks.
         """
-        (effects,) = self.effects_by_side(features, [self._grids.shape[1]])
+        (effects,) = self.effects_by_side(features, [self.side])
         return effects
 
     def effects_by_side(self, features: np.ndarray, sides: Sequence[int]) -> list[list[np.ndarray]]:
         """Return `tile_effects` for each number of tiles a side."""
-        z, operators = differences(features), [self._operator, *self._halves]
-        parts = zip(operators, all_and_halves(len(features)), strict=False)
+        z, wanted = contrasts(features, self._design.parts), all_and_halves(len(features))
+        parts = zip([self._operator, *(self._halves if len(wanted) > 1 else ())], wanted, strict=True)
         weights = [operator.coefficients(z[part]).T for operator, part in parts]  # (F, T*T)
-        return [[self._geometry.coarse_tiles(w, side).T for w in weights] for side in sides]
+        return [[self._design.geometry.coarse_tiles(w, side).T for w in weights] for side in sides]
 
     def nbytes(self, conditions: int) -> int:
         """Return the bytes that this object keeps after explanations. conditions: the model's, and 1 for "no condition"."""
         operator, kept = self._operator, min(conditions, KEPT_CONDITIONS)
-        return operator.nbytes + operator.factor.nbytes + kept * self.regression(None).nbytes  # with both `_halves`
+        half = min(len(operator.gain), len(operator.rows.basis) // 2)
+        halves = 2 * (operator.gain[:half].nbytes + operator.explained[:half, :half].size * operator.gain.itemsize)
+        own_rows = 0 if self._design.shares_rows else 2 * operator.rows.nbytes  # with those of the halves
+        return operator.nbytes + halves + own_rows + kept * self.regression(None).nbytes
 
     def regression(self, condition: int | None) -> Regression:
         """Return the fit under a condition, made now or kept from before."""
         with self._lock:
             found = self._regressions.pop(condition, None)
             if found is None:
-                found = Regression(self._operator, self._geometry, differences(self._features(condition)))
+                features = self._features(condition)
+                z, geometry = contrasts(features, self._design.parts), self._design.geometry
+                posterior = Posterior(self._design.matrix(), z, geometry) if geometry.centred and len(z) else None
+                found = Regression(self._operator, geometry, z, posterior)
+                self._extents[condition] = Extent.of(features)
             self._regressions[condition] = found  # puts it last: the first is the least recently used
             if len(self._regressions) > KEPT_CONDITIONS:
                 del self._regressions[next(iter(self._regressions))]
             return found
 
     @functools.cached_property
-    def _geometry(self) -> Geometry:
-        return Geometry.of(*self._size, self._grids.shape[1])
-
-    @functools.cached_property
     def _operator(self) -> Operator:
-        first_of_pair = slice(0, len(self._grids) // 2 * 2, 2)
-        tiles = RiseRenderer(self._grids[first_of_pair], self._shifts[first_of_pair], *self._size).tiles(TILES)
-        tiles -= 0.5
-        return Operator.fitted(tiles, self._embedding_differences)
+        return Operator.fitted(self._design.rows(), self._embedding_differences)
 
     @functools.cached_property
     def _halves(self) -> list[Operator]:
         """Two operators: fitted to every other pair of masks, and to the rest."""
         parts = slice(0, None, 2), slice(1, None, 2)
-        return [Operator.fitted(self._operator.design[part], self._embedding_differences[part]) for part in parts]
+        return [Operator.fitted(self._design.rows(part), self._embedding_differences[part]) for part in parts]
 
     @property
     def _embedding_differences(self) -> np.ndarray:
         """(P, D): the operators are fitted to these under every condition."""
-        return differences(self._features(None)[:, : self._embedding])  # without the squares that distances add
+        features = self._features(None)[:, : self._embedding]
+        return contrasts(features, self._design.parts)  # without the squares that distances add
 
 
 def published_tile_effects(

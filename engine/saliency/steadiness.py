@@ -11,22 +11,25 @@ STANDS_OUT = 4.0
 FAINT_BELOW = 0.5
 """A map is faint if its largest value is below this share of its partner's: what matters there is large, or there twice."""
 NOTHING_STANDS_OUT = "flat: no part stands out from its error"
+FLAT_MAP = "flat: 0 everywhere"
 FAINT = "faint: no part matters alone"
 
 
 def steadiness(
     saliency: np.ndarray, error: np.ndarray | None, reliability: float | None, partner: np.ndarray | None = None
 ) -> str | None:
-    """Return how far a map can be trusted; None where nothing tells.
+    """Return how far a map can be trusted; None where nothing tells. A map of zeros says nothing.
 
     saliency: (H, W) float32; error: (T, T) float32, standard errors of its tile means; reliability: see `Estimate`
     partner: (H, W) float32, the map of the other picture if there is one
     """
+    if not saliency.any():
+        return FLAT_MAP
     if error is None or reliability is None:
         return None
     down, across = (areas(length, len(error)) for length in saliency.shape)
     tiles = np.abs(down @ saliency @ across.T)
-    if not (tiles >= STANDS_OUT * error).any() or not tiles.any():
+    if not (tiles >= STANDS_OUT * error).any():
         return NOTHING_STANDS_OUT
     if partner is not None and np.abs(saliency).max() < FAINT_BELOW * np.abs(partner).max():
         return f"{FAINT} ({reliability:.2f})"

@@ -21,6 +21,8 @@ class StoppingOptions(Protocol):
     name: the method's; estimator: how maps are made from scores
     ends_early: whether a deadline may end its passes early
     automatic: whether the stopping rule decides how many passes are enough
+    enough: the correlation that is enough then; None: what the published procedure would reach
+    first_look: passes before the first check
     """
 
     @property
@@ -31,6 +33,10 @@ class StoppingOptions(Protocol):
     def ends_early(self) -> bool: ...
     @property
     def automatic(self) -> bool: ...
+    @property
+    def enough(self) -> float | None: ...
+    @property
+    def first_look(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +57,13 @@ class Budget:
     tolerance: a correlation with the limit that is enough, None for no such end
     until: time.perf_counter() at which the caller wants the answer, None for no deadline
     as_published: whether the correlation of the published procedure is enough
+    first_look: masks before the first check
     """
 
     tolerance: float | None = None
     until: float | None = None
     as_published: bool = False
+    first_look: int = AUTO[0]
 
     @classmethod
     def of(cls, options: StoppingOptions, drawn: bool, tolerance: float | None, deadline: float | None) -> "Budget":
@@ -67,14 +75,16 @@ class Budget:
         regression = drawn and options.estimator == "regression"
         if tolerance is not None:
             _require_tolerance(tolerance, regression)
+        if tolerance is None and drawn and options.automatic:
+            tolerance = options.enough
         as_published = tolerance is None and drawn and options.automatic
         if deadline is None:
-            return cls(tolerance, None, as_published)
+            return cls(tolerance, None, as_published, options.first_look)
         if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline < math.inf:
             raise OptionError(f"deadline must be a number of seconds above 0, got {deadline!r}")
         if not options.ends_early:
             raise OptionError(f"deadline does not apply to method {options.name}: its map needs every pass")
-        return cls(tolerance, time.perf_counter() + deadline, as_published)
+        return cls(tolerance, time.perf_counter() + deadline, as_published, options.first_look)
 
     def share(self, pictures: int) -> "Budget":
         """Return the budget of the first of so many pictures, which share the remaining time evenly."""
@@ -103,7 +113,7 @@ class Budget:
         if not self.checks:
             return total
         if convergence is None:
-            return min(max(AUTO[0], done + 1), total)
+            return min(max(self.first_look, done + 1), total)
         wanted = convergence.published if self.tolerance is None else self.tolerance
         if convergence.reliability >= wanted:
             return None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import OptionError
+from engine.pictures.reading import AS_USUAL, Reading
 from training.datasets.photos import Photos, checked_names, existing_folder, read_text
 from training.datasets.protocol import SPLITS, Pairs
 
@@ -37,9 +38,10 @@ class AwA2(Photos):
         splits: dict[str, np.ndarray],
         size: int,
         seed: int,
+        reading: Reading,
     ) -> None:
         """classes: (n,) int64, the row of each picture in matrix (C, A) bool"""
-        super().__init__(files, attributes, matrix[classes], splits, (), size)
+        super().__init__(files, attributes, matrix[classes], splits, (), size, reading)
         self.root, self.classes, self.seed = root, classes, seed
 
     def pairs(self, name: str) -> Pairs:
@@ -69,10 +71,10 @@ class AwA2(Photos):
         return np.concatenate(pairs)
 
 
-def load_awa2(root: Path, size: int = 112, seed: int = 0) -> AwA2:
+def load_awa2(root: Path, size: int = 112, seed: int = 0, reading: Reading = AS_USUAL) -> AwA2:
     """Load the data set from the folder `root`. size: side in pixels of the networks' pictures
 
-    seed: of the division into train and valid, and of drawn pairs
+    seed: of the division into train and valid, and of drawn pairs; reading: how files are read
     Raises OptionError if a file is missing or does not fit the others.
     """
     folder = existing_folder(Path(root) / FOLDER)
@@ -93,7 +95,7 @@ def load_awa2(root: Path, size: int = 112, seed: int = 0) -> AwA2:
             files += found
             classes += [i] * len(found)
     in_test = np.array([names[c] in test for c in classes])
-    return AwA2(Path(root), files, np.array(classes), attributes, matrix, _divided(in_test, seed), size, seed)
+    return AwA2(Path(root), files, np.array(classes), attributes, matrix, _divided(in_test, seed), size, seed, reading)
 
 
 def _divided(in_test: np.ndarray, seed: int) -> dict[str, np.ndarray]:

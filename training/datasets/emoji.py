@@ -20,6 +20,7 @@ from torch import Tensor
 from engine.errors import OptionError
 from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Preprocessing
+from engine.pictures.reading import AS_USUAL
 from training.augment import MEAN, STD, jittered
 from training.datasets.emoji_archives import SIZE, VENDORS, decoded_pictures, fetch, read_member
 from training.datasets.parts import visible_parts
@@ -66,6 +67,7 @@ class Emoji:
     """
 
     conditions: tuple[str, ...] = ()
+    reading = AS_USUAL
 
     def __init__(self, pair: EmojiPair, attributes: tuple[str, ...], truth: np.ndarray, size: int = SIZE) -> None:
         """truth: (2B, A) bool, Google's drawings first"""

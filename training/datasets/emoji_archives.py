@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from engine.errors import OptionError
-from engine.files import read_npz, write_npz
+from engine.files import write_npz
+from engine.npz import read_npz
 from export.write import as_output_error
 
 SIZE = 64

@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.errors import OptionError
 from engine.pictures.loading import load_picture
 from engine.pictures.preprocessing import Box, Preprocessing
+from engine.pictures.reading import Reading
 from training.augment import MEAN, STD, normalise
 from training.datasets.protocol import Pairs
 from training.loop import Randomness
@@ -39,8 +40,10 @@ class Photos:
         splits: dict[str, np.ndarray],
         conditions: tuple[str, ...],
         size: int,
+        reading: Reading,
     ) -> None:
         self.files, self.attributes, self.truth, self.conditions, self.size = files, attributes, truth, conditions, size
+        self.reading = reading
         self.number = {file.stem: i for i, file in enumerate(files)}
         self._splits = splits
         self._preprocessing = Preprocessing(size, size, mean=MEAN, std=STD)
@@ -51,20 +54,20 @@ class Photos:
 
     def picture(self, index: int) -> np.ndarray:
         """Return a picture (H, W, 3) uint8 RGB, upright, at the size of its file."""
-        return np.asarray(load_picture(self.files[index]))
+        return np.asarray(load_picture(self.files[index], self.reading))
 
     def plain(self, indices: np.ndarray) -> Tensor:
         """Return (n, 3, size, size) float32: pictures scaled to size by their shorter side, their middle, normalised."""
         pixels = self._blank(len(indices))
         for shown, index in zip(pixels, indices, strict=True):
-            shown[:] = self._preprocessing.fitted(load_picture(self.files[index]))[0]
+            shown[:] = self._preprocessing.fitted(load_picture(self.files[index], self.reading))[0]
         return torch.from_numpy(self._preprocessing.normalised(pixels))
 
     def augmented(self, indices: np.ndarray, randomness: Randomness) -> Tensor:
         """Return (n, 3, size, size) float32: random crops, half of them mirrored, colours jittered a little, normalised."""
         pixels = self._blank(len(indices))
         for shown, index in zip(pixels, indices, strict=True):
-            photo = load_picture(self.files[index])
+            photo = load_picture(self.files[index], self.reading)
             box = crop(photo.width, photo.height, randomness.numpy)
             cut = photo.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
             mirrored = randomness.numpy.random() < 0.5

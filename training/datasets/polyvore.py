@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import OptionError
+from engine.pictures.reading import AS_USUAL, Reading
 from export.checkpoints import load_typespaces
 from training.datasets.photos import Photos, checked_names, existing_folder, index_by_name, read_json, read_text
 from training.datasets.protocol import SPLITS, Pairs
@@ -43,9 +44,10 @@ class Polyvore(Photos):
         typespaces: Sequence[tuple[str, str]],
         outfits: Mapping[str, Sequence[Sequence[int]]],
         size: int,
+        reading: Reading,
     ) -> None:
         """types: (n,), of each picture; typespaces: (C,); outfits: split -> the pictures of each outfit"""
-        super().__init__(files, attributes, truth, splits, tuple(",".join(pair) for pair in typespaces), size)
+        super().__init__(files, attributes, truth, splits, tuple(",".join(pair) for pair in typespaces), size, reading)
         self.root, self.types, self.outfits = root, types, outfits
         self._condition = {pair: i for i, pair in enumerate(typespaces)}
 
@@ -76,10 +78,11 @@ class Polyvore(Photos):
         return self._condition.get(pair, self._condition.get(pair[::-1]))
 
 
-def load_polyvore(root: Path, size: int = 112, split: str = "nondisjoint") -> Polyvore:
+def load_polyvore(root: Path, size: int = 112, split: str = "nondisjoint", reading: Reading = AS_USUAL) -> Polyvore:
     """Load the data set from the folder `root`. size: side in pixels of the networks' pictures
 
     split: "nondisjoint" or "disjoint", the folder of outfits. An item without annotations has no attributes.
+    reading: how files are read
     Raises OptionError if a file is missing or does not fit the others, and ExportError if typespaces.p holds more than
     strings in lists; no code in it runs.
     """
@@ -106,6 +109,7 @@ def load_polyvore(root: Path, size: int = 112, split: str = "nondisjoint") -> Po
         typespaces,
         {name: [[number[item] for item in outfit] for outfit in outfits[name]] for name in SPLITS},
         size,
+        reading,
     )
 
 

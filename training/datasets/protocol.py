@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from engine.pictures.reading import Reading
 from training.loop import Randomness
 
 SPLITS = ("train", "valid", "test")
@@ -36,13 +37,14 @@ class DataSet(Protocol):
     """n pictures by index, 0 to n - 1; every picture is in one split at most.
 
     attributes: (A,) names; truth: (n, A) bool; conditions: names of the types of pairs, () if there are none
-    size: side in pixels of the networks' pictures
+    size: side in pixels of the networks' pictures; reading: how files are read
     """
 
     attributes: tuple[str, ...]
     truth: np.ndarray
     conditions: tuple[str, ...]
     size: int
+    reading: Reading
 
     def split(self, name: str) -> np.ndarray:
         """Return the pictures (m,) int64, sorted, of "train", "valid" or "test"."""

@@ -1,0 +1,1 @@
+"""Explanations of many given pairs, as tables in a folder (docs/batch.md)."""

@@ -1,0 +1,5 @@
+import sys
+
+from engine.batch.command import main
+
+sys.exit(main())

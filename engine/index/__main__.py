@@ -1,0 +1,5 @@
+import sys
+
+from engine.index.command import main
+
+sys.exit(main())

@@ -1,0 +1,57 @@
+"""What a process of the service opens: a bundle, and perhaps the index of its model."""
+
+import dataclasses
+from pathlib import Path
+
+from engine.errors import OptionError
+from engine.explainer import Explainer
+from engine.index import Index
+from engine.index.store import IndexStore
+from engine.pictures.fetching import is_url
+from engine.pictures.reading import Reading
+from engine.protocol import Notice
+from engine.service.limits import Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command was told; see `python -m engine.serve --help`."""
+
+    bundle: str | None
+    host: str
+    port: int
+    provider: str
+    precision: str
+    threads: int | None
+    workers: int
+    api_key_file: Path | None
+    cors: tuple[str, ...]
+    limits: tuple[str, ...]
+    index: Path | None = None
+    apply_profiles: bool = False
+
+
+def opened_explainer(settings: Settings, limits: Limits, notice: Notice) -> Explainer:
+    """Open the bundle; unless told otherwise the one that the index was built with, in its precision, colours read as there.
+
+    Raises OptionError, BundleError, ProviderError, OutputError.
+    """
+    bundle, precision, reading = settings.bundle, settings.precision, Reading(limits.pixels, settings.apply_profiles)
+    if settings.index is not None:
+        built = IndexStore(settings.index).settings
+        bundle = built.bundle_at(settings.index, bundle)
+        precision = built.precision if precision == "auto" else precision
+        reading = dataclasses.replace(reading, apply_profiles=built.apply_profiles or reading.apply_profiles)
+    opening = bundle, settings.provider, precision, settings.threads, limits.cache_bytes
+    return Explainer(*opening, **vars(reading), notice=notice)
+
+
+def open_index(path: Path, explainer: Explainer) -> Index:
+    """Open an index. Raises OutputError, OptionError where it is of another model, or would have to fetch pictures."""
+    store = IndexStore(path)
+    if not store.settings.thumbnails and any(map(is_url, store.table.sources())):
+        raise OptionError(
+            f"{path} has pictures at URLs and no thumbnails, and the service makes no request of its own: build it with "
+            "--thumbnails"
+        )
+    return Index(store, explainer)
