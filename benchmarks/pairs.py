@@ -8,25 +8,21 @@ Rows go to benchmarks/results/pairs.json; `python -m benchmarks.report` makes a 
 """
 
 import argparse
-import contextlib
 import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import networks
+from benchmarks.measure import network_clock
 from benchmarks.pictures import DEMO
 from benchmarks.record import COMMITTED, circumstances, write
 from benchmarks.settings import regression
 from engine import Explainer
 from engine.protocol import require_whole
-from engine.runtime.session import Session
 from engine.terminal import CommandParser, run_command, say
 
 SETTINGS = (("demo", 28, "fp32"), ("demo", 64, "fp32"), ("demo", 64, "int8"), ("resnet18", 112, "fp32"))
@@ -76,37 +72,19 @@ def measure(bundle: Path | None, precision: str, rounds: int) -> dict[str, Any]:
             cpu, wall = time.process_time(), time.perf_counter()
             maps(explainer, workers)
             spent[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    with _outside_network() as rest:
+    began = time.process_time()
+    with network_clock() as inside:
         maps(single, 1)
+    rest = time.process_time() - began - inside[0]
     row = {f"{n}_{clock}_ms": _ms([s[i] for s in v]) for n, v in spent.items() for i, clock in enumerate(("cpu", "wall"))}
     ratios = [loop_[1] / beside[1] for loop_, beside in zip(*spent.values(), strict=True)]
     return {
         **{"precision": precision, "masks": MASKS, "seed": 0, "pairs": len(pairs), "rounds": rounds, "equal": equal, **row},
         "ratio_wall": float(f"{statistics.median(ratios):.3g}"),
         "ratio_wall_range": [float(f"{bound:.3g}") for bound in (min(ratios), max(ratios))],
-        "rest_ms": _ms(rest),
+        "rest_ms": _ms([rest]),
         "load": round(os.getloadavg()[0], 1),
     }
-
-
-@contextlib.contextmanager
-def _outside_network() -> Iterator[list[float]]:
-    """Measure the CPU seconds that are not of network runs, in a list of one number that is there at the end."""
-    run, began, inside = Session.run, time.process_time(), [0.0]
-    found: list[float] = []
-
-    def timed(self: Session, batch: np.ndarray) -> np.ndarray:
-        started = time.process_time()
-        output = run(self, batch)
-        inside[0] += time.process_time() - started
-        return output
-
-    Session.run = timed  # type: ignore[method-assign]
-    try:
-        yield found
-    finally:
-        Session.run = run  # type: ignore[method-assign]
-        found.append(time.process_time() - began - inside[0])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
