@@ -217,7 +217,7 @@ def test_fits_are_of_the_embedding_and_kept_for_four_conditions() -> None:
     assert made.nbytes(4) - made.nbytes(2) == 2 * one
     halves = [made._design.rows(slice(i, None, 2)) for i in (0, 1)]
     of_halves = sum(8 * len(half.values) * (256 + len(half.values)) for half in halves)
-    assert made.nbytes(1) == operator.nbytes + of_halves + one
+    assert made.nbytes(1) == operator.nbytes + of_halves + 2 * made._operator.rows.nbytes + one
 
 
 def test_effects_of_tiles_are_those_of_all_pairs_and_of_each_half() -> None:

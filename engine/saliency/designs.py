@@ -41,11 +41,6 @@ class RiseDesign:
         """The covariance of pixels and tiles."""
         return Geometry.of(*self.size, self.side)
 
-    @property
-    def shares_rows(self) -> bool:
-        """Whether `rows` are kept for other pictures too."""
-        return len(self.grids) <= AUTO[1]
-
     def matrix(self, which: slice = EVERY_PAIR) -> np.ndarray:
         """Return the design matrix (P, T*T) of some of the pairs: tile means minus 1/2 of the first mask of each."""
         return _matrix(*self._first_masks(which), self.size)
@@ -55,7 +50,7 @@ class RiseDesign:
         what the stopping rule looks at is kept for the next.
         """
         grids, shifts = self._first_masks(which)
-        if not self.shares_rows:
+        if len(self.grids) > AUTO[1]:
             return MaskRows.of(_matrix(grids, shifts, self.size))
         return kept_rows(grids.tobytes(), shifts.astype(np.int64).tobytes(), self.side, self.size)
 
@@ -86,7 +81,6 @@ class TokenDesign:
     size: tuple[int, int]
 
     side = TOKEN_SIDE
-    shares_rows = False
 
     @functools.cached_property
     def geometry(self) -> Geometry:

@@ -106,12 +106,15 @@ class MapFits:
         return [[self._design.geometry.coarse_tiles(w, side).T for w in weights] for side in sides]
 
     def nbytes(self, conditions: int) -> int:
-        """Return the bytes that this object keeps after explanations. conditions: the model's, and 1 for "no condition"."""
+        """Return the bytes that this object keeps after explanations. conditions: the model's, and 1 for "no condition"
+
+        Rows that pictures share count for each of them: those of a seed that nobody else uses are kept by one alone.
+        """
         operator, kept = self._operator, min(conditions, KEPT_CONDITIONS)
         half = min(len(operator.gain), len(operator.rows.basis) // 2)
         halves = 2 * (operator.gain[:half].nbytes + operator.explained[:half, :half].size * operator.gain.itemsize)
-        own_rows = 0 if self._design.shares_rows else 2 * operator.rows.nbytes  # with those of the halves
-        return operator.nbytes + halves + own_rows + kept * self.regression(None).nbytes
+        rows = 2 * operator.rows.nbytes  # with those of the halves
+        return operator.nbytes + halves + rows + kept * self.regression(None).nbytes
 
     def regression(self, condition: int | None) -> Regression:
         """Return the fit under a condition, made now or kept from before."""
