@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from engine import OptionError, Rise, Window
+from engine.methods.rise import draw_balanced
+from engine.saliency.correspondence import split_half_reliability
+from engine.saliency.designs import RiseDesign, kept_rows
+from engine.saliency.geometry import TILES, Geometry
 from engine.saliency.originals import map_on_original, seen_part
 from engine.saliency.similarity import query_features, reference_features
 from engine.saliency.steadiness import FAINT, FLAT_MAP, NOTHING_STANDS_OUT, steadiness
-from engine.saliency.stopping import Budget, Convergence
+from engine.saliency.stopping import AUTO, Budget, Convergence
 
 
 def test_passes_go_on_by_what_is_missing() -> None:
@@ -131,3 +135,24 @@ def test_small_vectors_have_a_direction_and_no_vector_has_none() -> None:
     vectors = np.array([[3e-9, 4e-9], [0.0, 0.0], [3e-13, 4e-13]])
     for features in (query_features, reference_features):
         np.testing.assert_allclose(features(vectors, "cosine", None), [[0.6, 0.8], [0, 0], [0.3, 0.4]])
+
+
+def test_rows_of_masks_are_kept_for_what_the_rule_looks_at() -> None:
+    kept_rows.cache_clear()
+    for masks, kept in ((AUTO[1], 1), (AUTO[1] + 2, 1)):
+        plan = draw_balanced(Rise(seed=3), masks, 28, 28)
+        design = RiseDesign(plan.grids, plan.shifts, (28, 28))
+        rows = design.rows()
+        assert kept_rows.cache_info().currsize == kept
+        assert (design.rows() is rows) == (masks <= AUTO[1])
+        np.testing.assert_allclose(rows.basis @ rows.compressed @ rows.compressed.T, design.matrix() @ rows.compressed.T)
+
+
+def test_a_map_is_made_of_as_many_coefficients_as_there_are_parts() -> None:
+    assert Geometry.of(28, 32, 8).parts == TILES**2
+    assert Geometry.of_tokens(28, 32, 8, (5, 4)).parts == 20
+
+
+def test_halves_come_in_pairs() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        split_half_reliability([np.eye(2)] * 2, [np.eye(2)])
