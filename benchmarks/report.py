@@ -101,8 +101,8 @@ def _ratios(suites: dict[str, list[Row]], pictures: str) -> str:
 CPU seconds per explanation. The published procedure has 2000 masks. If both pictures are masked, it has 30 more on the
 reference; 2 of these were timed, and the time scaled. For large networks, fewer masks on the query were timed too, and
 the time scaled to 2000: {", ".join(sorted(scaled)) or "none"}.
-Ours is everything that `explain` does, attributes included. Provider cpu is ONNX Runtime, which `provider="auto"` takes
-on a CPU; OpenVINO must be asked for.
+Ours is everything that `explain` does, attributes included. Provider cpu is ONNX Runtime; `provider="auto"` takes
+whichever runtime costs least on the machine at hand.
 
 {_table(columns, rows)}
 With the same 2000 masks, the two maps differ by at most {_short(same["map_difference"])} of the largest value
@@ -237,8 +237,8 @@ The paper's network with random weights at other picture sizes, {sized["masks"]}
 
 ## Providers
 
-CPU time of one pass, masks included; the providers take turns. On a CPU, `provider="auto"` is cpu (ONNX Runtime); openvino
-is an extra.
+CPU time of one pass, masks included; the providers take turns. On a CPU, `provider="auto"` takes the cheapest: cpu is ONNX
+Runtime, and openvino is an extra.
 
 {_table(provided, sorted((r for r in rows if r["name"] == "pass"), key=lambda r: r["network"]))}
 ## Memory
