@@ -21,7 +21,7 @@ LEAST_SPEED_ROUNDS = 3
 ROUNDING = 1e-5
 """Scores that vary by less than this, relative to the largest, differ by rounding only."""
 ESTIMATOR = "regression"
-"""How maps are made: as the engine makes them unless it is asked otherwise."""
+"""How maps are made that decide: as the engine makes them unless it is asked otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,29 +53,36 @@ class GraphRuns:
     def __init__(self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: RisePlan) -> None:
         self._session, self._manifest, self._pictures, self._plan = session, manifest, pictures, plan
         self._masked: dict[int, np.ndarray] = {}
-        self._fits: dict[int, MapFits] = {}
+        self._fits: dict[tuple[int, int], MapFits] = {}
 
-    def masked(self, query: int) -> np.ndarray:
-        """Return the embeddings (masks, D) float32 of one picture behind each mask."""
-        if query not in self._masked:
-            batches = masked_batches(self._manifest.preprocessing, self._pictures[query], self._plan)
-            self._masked[query] = np.concatenate([self._session.run(batch) for batch in batches])
-        return self._masked[query]
+    def masked(self, query: int, masks: int) -> np.ndarray:
+        """Return the embeddings (masks, D) float32 of one picture behind the plan's first masks."""
+        done = self._masked.get(query, np.empty((0, self._manifest.embedding), np.float32))
+        if len(done) < masks:
+            picture = self._pictures[query]
+            batches = masked_batches(self._manifest.preprocessing, picture, self._plan, len(done), masks)
+            done = self._masked[query] = np.concatenate([done, *(self._session.run(batch) for batch in batches)])
+        return done[:masks]
 
-    def scores(self, query: int, condition: int | None) -> np.ndarray:
+    def scores(self, query: int, condition: int | None, masks: int) -> np.ndarray:
         """Return the similarities (masks, R - 1) of a masked picture to all others."""
-        return self._features(query, condition) @ self._references(query, condition).T
+        return self._features(query, masks, condition) @ self._references(query, condition).T
 
-    def maps(self, query: int, condition: int | None, chosen: np.ndarray) -> np.ndarray:
-        """Return maps (n, H * W) float64 of a masked picture, as the engine makes them.
+    def maps(self, query: int, condition: int | None, chosen: np.ndarray, estimator: str, masks: int) -> np.ndarray:
+        """Return maps (n, H * W) float64 of a masked picture, as the engine makes them of the plan's first masks.
 
-        chosen: (R - 1,) bool, the other pictures that the maps are against
+        chosen: (R - 1,) bool, the other pictures that the maps are against; estimator: regression or sane
         """
-        if query not in self._fits:
-            size = (self._manifest.preprocessing.height, self._manifest.preprocessing.width)
-            features = functools.partial(self._features, query)
-            self._fits[query] = MapFits(self._plan.design(size), features, self._manifest.embedding)
-        estimates = self._fits[query].estimates(self._references(query, condition)[chosen], condition)
+        preprocessing, plan = self._manifest.preprocessing, self._plan.first(masks)
+        if estimator == "sane":
+            scores = self.scores(query, condition, masks)[:, chosen]
+            found = plan.maps(scores, preprocessing.height, preprocessing.width)
+            return found.reshape(len(found), -1).astype(np.float64)
+        if (query, masks) not in self._fits:
+            design = plan.design((preprocessing.height, preprocessing.width))
+            features = functools.partial(self._features, query, masks)
+            self._fits[query, masks] = MapFits(design, features, self._manifest.embedding)
+        estimates = self._fits[query, masks].estimates(self._references(query, condition)[chosen], condition)
         return np.array([one.saliency for one in estimates], np.float64).reshape(len(estimates), -1)
 
     @functools.cached_property
@@ -84,9 +91,9 @@ class GraphRuns:
         preprocessing = self._manifest.preprocessing
         return np.concatenate([self._session.run(preprocessing.normalised(p[None])) for p in self._pictures])
 
-    def _features(self, query: int, condition: int | None) -> np.ndarray:
+    def _features(self, query: int, masks: int, condition: int | None) -> np.ndarray:
         """Return the features (masks, F) of a masked picture."""
-        return similarity.query_features(self.masked(query), self._manifest.metric, self._weight(condition))
+        return similarity.query_features(self.masked(query, masks), self._manifest.metric, self._weight(condition))
 
     def _references(self, query: int, condition: int | None) -> np.ndarray:
         """Return the features (R - 1, F) of all pictures but the query."""
@@ -99,11 +106,22 @@ class GraphRuns:
 
 
 class Fp32Comparison:
-    """Compares graphs with the fp32 graph, on pictures (H, W, 3) uint8 behind `masks` masks drawn from `seed` in pairs."""
+    """Compares graphs with the fp32 graph, on pictures (H, W, 3) uint8 behind masks drawn from `seed` in pairs.
 
-    def __init__(self, base: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], masks: int, seed: int) -> None:
-        self._manifest, self._pictures = manifest, pictures
-        self._plan: RisePlan = Rise(masks=masks, estimator=ESTIMATOR, seed=seed).plan(pictures[0])
+    masks: so many decide; most: of the plan, for `correlations` behind more
+    """
+
+    def __init__(
+        self,
+        base: Runner,
+        manifest: Manifest,
+        pictures: Sequence[np.ndarray],
+        masks: int,
+        seed: int,
+        most: int | None = None,
+    ) -> None:
+        self._manifest, self._pictures, self.masks = manifest, pictures, masks
+        self._plan: RisePlan = Rise(masks=most or masks, estimator=ESTIMATOR, seed=seed).plan(pictures[0])
         self.base = self.runs(base)
 
     def runs(self, session: Runner) -> GraphRuns:
@@ -115,12 +133,17 @@ class Fp32Comparison:
 
         queries: indices of the pictures that are masked. Raises ExportError if all fp32 maps are constant.
         """
-        cosines = [_cosines(self.base.masked(i), other.masked(i)) for i in queries]
-        conditions = () if self._manifest.conditions is None else range(len(self._manifest.conditions.weights))
-        found = np.concatenate([self._correlations(other, i, c) for i in queries for c in (None, *conditions)])
+        cosines = [_cosines(self.base.masked(i, self.masks), other.masked(i, self.masks)) for i in queries]
+        found = self.correlations(other, queries, ESTIMATOR, self.masks)
         if not found.size:
             raise ExportError("the fp32 maps of these pictures are constant, so nothing can be compared; use other pictures")
         return Agreement(np.concatenate(cosines), found)
+
+    def correlations(self, other: GraphRuns, queries: Sequence[int], estimator: str, masks: int) -> np.ndarray:
+        """Return the same maps' correlations (n,), by any estimator and number of the plan's masks."""
+        conditions = () if self._manifest.conditions is None else range(len(self._manifest.conditions.weights))
+        every = [(i, c) for i in queries for c in (None, *conditions)]
+        return np.concatenate([self._of_query(other, i, c, estimator, masks) for i, c in every])
 
     def score_error(self, other: GraphRuns, queries: Sequence[int]) -> float:
         """Return the error of the score differences that maps are fitted to, as a share of these differences (squares).
@@ -129,18 +152,18 @@ class Fp32Comparison:
         """
         errors = []
         for query in queries:
-            expected, got = (differences(runs.scores(query, None)) for runs in (self.base, other))
+            expected, got = (differences(runs.scores(query, None, self.masks)) for runs in (self.base, other))
             size = float(np.square(expected).sum())
             errors.append(float(np.square(expected - got).sum()) / size if size > 0 else 0.0)
         return float(np.mean(errors))
 
-    def _correlations(self, other: GraphRuns, query: int, condition: int | None) -> np.ndarray:
+    def _of_query(self, other: GraphRuns, query: int, condition: int | None, estimator: str, masks: int) -> np.ndarray:
         """Return (n,) correlations of one picture's maps against the others, without maps that are constant in fp32."""
-        scores = self.base.scores(query, condition)
+        scores = self.base.scores(query, condition, masks)
         varied = np.ptp(scores, axis=0) > ROUNDING * np.abs(scores).max(0)
         if not varied.any():
             return np.empty(0)
-        maps = [runs.maps(query, condition, varied) for runs in (self.base, other)]
+        maps = [runs.maps(query, condition, varied, estimator, masks) for runs in (self.base, other)]
         return _cosines(*(m - m.mean(1, keepdims=True) for m in maps))
 
 

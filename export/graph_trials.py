@@ -29,7 +29,7 @@ from export.token_scaling import scaled_per_token
 
 MASKS_PER_PICTURE = 7
 """Masks that each picture is calibrated behind, beside the whole picture."""
-COMPARED_MASKS, TUNING_MASKS = 256, 128
+COMPARED_MASKS, MOST_COMPARED_MASKS, TUNING_MASKS = 256, 512, 128
 """Masks behind which a picture is compared: for the report the fewest that the engine runs by itself, where rounding is seen
 most; half of them to choose a graph, which is stricter."""
 CALIBRATION_SHARE, TUNING_SHARE = 0.2, 0.07
@@ -124,9 +124,9 @@ class GraphTrials:
             scaled = measured_ranges(model, self._batches(pictures))
         return model, TensorsData(CalibrationMethod.MinMax, {**scaled.data, **self._ranges[0].data})
 
-    def comparison(self, pictures: Sequence[np.ndarray], masks: int, seed: int) -> Fp32Comparison:
-        """Return a comparison with fp32 on these pictures."""
-        return Fp32Comparison(self.base, self._bundle.manifest, pictures, masks, seed)
+    def comparison(self, pictures: Sequence[np.ndarray], masks: int, seed: int, most: int | None = None) -> Fp32Comparison:
+        """Return a comparison with fp32 on these pictures. most: see there"""
+        return Fp32Comparison(self.base, self._bundle.manifest, pictures, masks, seed, most)
 
     def agreement(self, made: QuantizedGraph) -> Agreement:
         """Compare a graph's maps of the tuning pictures with the fp32 graph's."""
@@ -205,7 +205,7 @@ class GraphTrials:
         with self.keeper.bar(self.tuning_queries, what) as queries:
             for query in queries:
                 for runs in graphs:
-                    runs.masked(query)
+                    runs.masked(query, TUNING_MASKS)
 
     def _batch(self) -> np.ndarray:
         """Return one batch (n, ...) float32 of a masked picture."""

@@ -149,9 +149,12 @@ def _quantize(options: argparse.Namespace) -> str:
     if done.unreadable:
         notice(f"left out files that are not pictures ({counted([path.name for path in done.unreadable])})")
     graphs = {} if done.report is None else done.report.graphs
-    lines = [f"{file}: {found}" for file, found in graphs.items()]
+    found = dict(graphs)
     if done.report is not None and done.report.bf16 is not None:
-        lines.append(f"bf16 on OpenVINO: {done.report.bf16}")
+        found["bf16 on OpenVINO"] = done.report.bf16
+    lines = []
+    for what, one in found.items():
+        lines += [f"{what}: {one}", *(f"  {other}" for other in one.other_maps)]
     lines += [f"{file}: {remark}" for file, remark in done.remarks.items()]
     return "\n".join([*lines, f"wrote {options.bundle}" if graphs else f"{options.bundle} stays as it was"])
 

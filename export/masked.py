@@ -17,8 +17,8 @@ from export.errors import ExportError
 from export.timekeeper import Timekeeper
 from kernels.blend import blend
 
-MOST_PICTURES = 48
-"""Most pictures that are read: more would add hours for large networks and hardly change a range or a figure."""
+MOST_PICTURES = 80
+"""Most pictures that are read, a quarter of them for the report: more would add hours for large networks."""
 FEWEST_PICTURES = 4
 QUANTIZE_BATCH_PIXELS = 2**18
 LARGEST_QUANTIZE_BATCH = 32
@@ -34,7 +34,7 @@ class Pictures:
 
 
 def read_masked(folder: Path, preprocessing: Preprocessing, keeper: Timekeeper, reading: Reading = AS_USUAL) -> Pictures:
-    """Read at most 48 pictures, spread evenly over the sorted names; hold out every fourth (every second of fewer than 8).
+    """Read at most 80 pictures, spread evenly over the sorted names; hold out every fourth (every second of fewer than 8).
 
     folder: its subfolders are searched too; hidden files and those that systems leave, such as Thumbs.db, are not counted
     They are ordered by their sha256, so that the held-out ones do not follow the names. Raises ExportError for fewer than 4,
@@ -53,7 +53,7 @@ def read_masked(folder: Path, preprocessing: Preprocessing, keeper: Timekeeper, 
     if len(found) < FEWEST_PICTURES:
         raise ExportError(
             f"{folder} has {len(found)} different pictures that can be read and {len(unreadable)} other files: "
-            f"at least {FEWEST_PICTURES} pictures are needed, about 40 are better"
+            f"at least {FEWEST_PICTURES} pictures are needed, about 80 are better"
         )
     ordered = [found[key] for key in sorted(found)]
     step = 4 if len(ordered) >= 2 * FEWEST_PICTURES else 2  # at least two are held out
@@ -61,19 +61,21 @@ def read_masked(folder: Path, preprocessing: Preprocessing, keeper: Timekeeper, 
     return Pictures([p for i, p in enumerate(ordered) if i % step != step - 1], held_out, unreadable)
 
 
-def masked_batches(preprocessing: Preprocessing, picture: np.ndarray, plan: Plan) -> Iterator[np.ndarray]:
+def masked_batches(
+    preprocessing: Preprocessing, picture: np.ndarray, plan: Plan, first: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
     """Give `picture` (H, W, 3) uint8 behind each of the plan's masks, with hidden pixels 0, in batches (n, ...) float32.
 
-    Each batch overwrites the one before.
+    first, stop: of the masks, all by default. Each batch overwrites the one before.
     """
-    height, width = preprocessing.height, preprocessing.width
-    batch = max(min(QUANTIZE_BATCH_PIXELS // (height * width), LARGEST_QUANTIZE_BATCH, len(plan)), 1)
+    height, width, stop = preprocessing.height, preprocessing.width, len(plan) if stop is None else stop
+    batch = max(min(QUANTIZE_BATCH_PIXELS // (height * width), LARGEST_QUANTIZE_BATCH, stop - first), 1)
     image = preprocessing.normalised(picture)
     renderer = plan.renderer(height, width)
     masks = np.empty((batch, height, width), np.float32)
     out = np.empty((batch, *image.shape), np.float32)
-    for start in range(0, len(plan), batch):
-        count = min(batch, len(plan) - start)
+    for start in range(first, stop, batch):
+        count = min(batch, stop - start)
         renderer.masks(start, start + count, out=masks[:count])
         blend(image, np.zeros_like(image), masks[:count], preprocessing.layout == "nhwc", out=out[:count])
         yield out[:count]

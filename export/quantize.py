@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from engine.bundle import PRECISION, Bundle, load_bundle
-from engine.bundle.report import TARGETS, GraphFidelity, Report
+from engine.bundle.report import REPORT_ESTIMATORS, TARGETS, GraphFidelity, MapFidelity, Report
 from engine.errors import OptionError
 from engine.pictures.reading import AS_USUAL, Reading
-from export.fidelity import ESTIMATOR, Agreement
-from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, GraphTrials, QuantizedGraph
+from export.fidelity import ESTIMATOR, Agreement, Fp32Comparison, GraphRuns
+from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, MOST_COMPARED_MASKS, GraphTrials, QuantizedGraph
 from export.int8_search import Found, Int8Search
 from export.masked import Pictures, read_masked
 from export.timekeeper import TIME_LIMIT, Timekeeper
@@ -118,21 +119,16 @@ def _search(trials: GraphTrials, targets: Sequence[str]) -> tuple[dict[str, Int8
 def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[QuantizedGraph]) -> Report:
     """Compare the graphs on the held-out pictures: with each of them masked, or with as many as there is time for."""
     keeper, count = trials.keeper, len(pictures.held_out)
-    comparison = trials.comparison(pictures.held_out, COMPARED_MASKS, REPORT_SEED)
+    comparison = trials.comparison(pictures.held_out, COMPARED_MASKS, REPORT_SEED, MOST_COMPARED_MASKS)
     runs = [comparison.runs(trials.session(one)) for one in made]
     bf16 = trials.bf16_session() if any(one.graph.target == "cpu" for one in made) else None
     runs += [] if bf16 is None else [comparison.runs(bf16)]
-    keeper.say(f"measuring the report on {count} held-out pictures, {COMPARED_MASKS} masks each")
-    masked, began = 0, keeper.spent
-    with keeper.bar(range(count), "measuring the report") as queries:
-        for query in queries:
-            if masked >= LEAST_COMPARED and keeper.left < (keeper.spent - began) / masked:
-                keeper.say(f"the time limit ended the report after {masked} of {count} pictures")
-                break
-            for one in (comparison.base, *runs):
-                one.masked(query)
-            masked += 1
+    graphs = [comparison.base, *runs]
+    each = COMPARED_MASKS * trials.pass_seconds * len(graphs)
+    masked = _run_in_time(keeper, graphs, count, COMPARED_MASKS, each, LEAST_COMPARED)
     agreements = [comparison.agreement(one, range(masked)) for one in runs]
+    more = _run_in_time(keeper, graphs, masked, MOST_COMPARED_MASKS, each)
+    others = [_other_maps(comparison, one, masked, more) for one in runs]
     return Report(
         identity=bundle.identity,
         calibration_pictures=len(pictures.calibration),
@@ -144,15 +140,52 @@ def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[
         machine=platform.machine(),
         versions={name: importlib.metadata.version(name) for name in ("numpy", "onnx")} | {"onnxruntime": ort.__version__},
         graphs={
-            one.graph.file: _fidelity(found, one.speed, one.calibration, one.kept_fp32)
-            for one, found in zip(made, agreements, strict=False)
+            one.graph.file: _fidelity(found, other, one.speed, one.calibration, one.kept_fp32)
+            for one, found, other in zip(made, agreements, others, strict=False)
         },
         estimator=ESTIMATOR,
-        bf16=None if bf16 is None else _fidelity(agreements[-1], trials.bf16_speed(), "none needed"),
+        bf16=None if bf16 is None else _fidelity(agreements[-1], others[-1], trials.bf16_speed(), "none needed"),
     )
 
 
-def _fidelity(found: Agreement, speed: float | None, calibration: str, kept_fp32: tuple[str, ...] = ()) -> GraphFidelity:
+def _run_in_time(keeper: Timekeeper, graphs: list[GraphRuns], count: int, masks: int, each: float, least: int = 0) -> int:
+    """Run each graph over the first `count` pictures behind `masks` masks; return over how many there was time for.
+
+    each: seconds that a picture is thought to take; least: so many in any case
+    """
+    what = f"measuring the report behind {masks} masks"
+    keeper.say(f"{what} on {count} held-out pictures")
+    done, began = 0, keeper.spent
+    with keeper.bar(range(count), what) as queries:
+        for query in queries:
+            if done >= least and keeper.left < each:
+                keeper.say(f"the time limit ended the report behind {masks} masks after {done} of {count} pictures")
+                break
+            for one in graphs:
+                one.masked(query, masks)
+            done += 1
+            each = (keeper.spent - began) / done
+    return done
+
+
+def _other_maps(comparison: Fp32Comparison, runs: GraphRuns, masked: int, more: int) -> tuple[MapFidelity, ...]:
+    """Return how well a graph's maps agree that do not decide. masked, more: pictures masked by few and by most masks"""
+    found = []
+    for estimator in REPORT_ESTIMATORS:
+        for masks, queries in ((COMPARED_MASKS, masked), (MOST_COMPARED_MASKS, more)):
+            if queries and (estimator, masks) != (ESTIMATOR, COMPARED_MASKS):
+                maps = comparison.correlations(runs, range(queries), estimator, masks)
+                found.append(MapFidelity(estimator, masks, len(maps), float(maps.mean()), float(np.percentile(maps, 10))))
+    return tuple(found)
+
+
+def _fidelity(
+    found: Agreement,
+    other_maps: tuple[MapFidelity, ...],
+    speed: float | None,
+    calibration: str,
+    kept_fp32: tuple[str, ...] = (),
+) -> GraphFidelity:
     return GraphFidelity(
         embedding_cosine_mean=float(found.cosines.mean()),
         embedding_cosine_least=float(found.cosines.min()),
@@ -162,6 +195,7 @@ def _fidelity(found: Agreement, speed: float | None, calibration: str, kept_fp32
         speed=speed,
         calibration=calibration,
         kept_fp32=kept_fp32,
+        other_maps=other_maps,
     )
 
 

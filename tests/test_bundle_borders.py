@@ -28,8 +28,9 @@ from engine.bundle.manifest import (
     attributes_to_json,
     identity,
 )
-from engine.bundle.report import GraphFidelity, Report
+from engine.bundle.report import GraphFidelity, MapFidelity, Report
 from engine.pictures.preprocessing import Preprocessing
+from engine.typed import typed
 
 PREPROCESSING = Preprocessing(8, 8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 BASE = Graph("a.onnx", "similarity", "fp32", "any", 18, "image", "embedding")
@@ -280,6 +281,17 @@ def test_a_report_at_its_borders() -> None:
             GraphFidelity(**GOOD | change)
     largest = 1.7976931348623157e308
     assert GraphFidelity(**GOOD | {"speed": largest}).speed == largest
+
+
+def test_other_maps_of_a_report_at_their_borders() -> None:
+    good = {"estimator": "sane", "masks": 1, "pairs": 1, "mean": 1, "p10": -1}
+    assert str(MapFidelity(**good)) == "sane, 1 masks: 1.00000 (nine of ten -1.00000)"
+    for change in ({"estimator": "rise"}, {"masks": 0}, {"pairs": 0}, {"mean": 1.001}, {"p10": float("nan")}):
+        with pytest.raises(OptionError):
+            MapFidelity(**good | change)
+    with pytest.raises(OptionError, match="masks must be a whole number"):
+        typed(GraphFidelity, GOOD | {"other_maps": [good | {"masks": "1"}]})
+    assert typed(GraphFidelity, GOOD | {"other_maps": [good]}).other_maps == (MapFidelity(**good),)
 
 
 def test_a_report_is_read_back_and_old_ones_had_the_published_estimator() -> None:

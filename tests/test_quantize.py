@@ -124,12 +124,24 @@ def test_the_report_is_true_and_over_pictures_not_calibrated_on(quantized: Path,
     assert not seen & {p.tobytes() for p in pictures.held_out}
     assert (found.masks, found.estimator) == (COMPARED_MASKS, "regression")
     fp32, int8 = (Explainer(quantized, precision=p) for p in ("fp32", "int8"))
-    method = Rise(masks=COMPARED_MASKS, seed=REPORT_SEED)  # with the estimator that runs by default
-    correlations = []
-    for i, query in enumerate(pictures.held_out):
-        others = [p for j, p in enumerate(pictures.held_out) if j != i]
-        a, b = (e.explain_many(query, others, method) for e in (fp32, int8))
-        correlations += [np.corrcoef(x.saliency.ravel(), y.saliency.ravel())[0, 1] for x, y in zip(a, b, strict=True)]
+
+    def correlations_of(masks: int, estimator: str = "regression") -> list[float]:
+        method = Rise(masks=masks, seed=REPORT_SEED)
+        plan = method.plan(pictures.held_out[0]) if estimator == "sane" else None  # maps of a plan are the published ones
+        correlations = []
+        for i, query in enumerate(pictures.held_out):
+            others = [p for j, p in enumerate(pictures.held_out) if j != i]
+            a, b = (e.prepare(query, method, plan=plan).explain_many(others) for e in (fp32, int8))
+            correlations += [np.corrcoef(x.saliency.ravel(), y.saliency.ravel())[0, 1] for x, y in zip(a, b, strict=True)]
+        return correlations
+
+    correlations = correlations_of(COMPARED_MASKS)  # by the estimator that runs by default
+    for other in found.graphs[INT8_CPU].other_maps:
+        same = correlations_of(other.masks, other.estimator)
+        assert (other.pairs, other.mean) == (6, pytest.approx(np.mean(same), abs=2e-3))
+        assert other.p10 == pytest.approx(np.percentile(same, 10), abs=4e-3)
+    kinds = [(other.estimator, other.masks) for other in found.graphs[FP16].other_maps]
+    assert kinds == [("regression", 512), ("sane", 256), ("sane", 512)]
     assert found.graphs[INT8_CPU].map_correlation_mean == pytest.approx(np.mean(correlations), abs=2e-3)
     assert found.graphs[INT8_CPU].map_correlation_least == pytest.approx(np.min(correlations), abs=5e-3)
     assert found.graphs[FP16].map_correlation_mean > 0.999
@@ -148,10 +160,12 @@ def test_calibration_never_sees_what_the_report_is_over(
         return measured_ranges(model, rows)
 
     class Watched(Fp32Comparison):
-        def __init__(self, base: Session, manifest: Manifest, pictures: Any, masks: int, seed: int) -> None:
+        def __init__(
+            self, base: Session, manifest: Manifest, pictures: Any, masks: int, seed: int, most: int | None
+        ) -> None:
             if seed == REPORT_SEED:
                 judged.extend(pictures)
-            super().__init__(base, manifest, pictures, masks, seed)
+            super().__init__(base, manifest, pictures, masks, seed, most)
 
     monkeypatch.setattr("export.graph_trials.measured_ranges", spied)
     monkeypatch.setattr("export.graph_trials.Fp32Comparison", Watched)

@@ -18,6 +18,32 @@ REPORT_ESTIMATORS = ("regression", "sane")
 
 
 @dataclasses.dataclass(frozen=True)
+class MapFidelity:
+    """How well one kind of map agrees with the fp32 graph's; it decides nothing.
+
+    estimator: regression or sane; masks: behind so many; pairs: so many maps were compared; mean, p10: Pearson correlation
+        and its 10th percentile
+    Raises OptionError for values out of range.
+    """
+
+    estimator: str
+    masks: int
+    pairs: int
+    mean: float
+    p10: float
+
+    def __post_init__(self) -> None:
+        _require_estimator(self.estimator)
+        if self.masks < 1 or self.pairs < 1:
+            raise OptionError(f"masks and pairs of a report must be at least 1, got {self.masks} and {self.pairs}")
+        for name in ("mean", "p10"):
+            _require_correlation(name, getattr(self, name))
+
+    def __str__(self) -> str:
+        return f"{self.estimator}, {self.masks} masks: {self.mean:.5f} (nine of ten {self.p10:.5f})"
+
+
+@dataclasses.dataclass(frozen=True)
 class GraphFidelity:
     """How close one graph comes to the fp32 graph, on masked pictures that were not used to make it.
 
@@ -26,6 +52,7 @@ class GraphFidelity:
     speed: CPU time of the fp32 graph divided by this graph's, on one thread of the measuring machine; None if the graph is
         made for other machines
     calibration: how the ranges were found; kept_fp32: names of nodes left in fp32 because int8 costs too much there
+    other_maps: those of the published estimator, and of more masks; none in reports of older versions
     Raises OptionError for values out of range.
     """
 
@@ -37,12 +64,12 @@ class GraphFidelity:
     speed: float | None
     calibration: str
     kept_fp32: tuple[str, ...] = ()
+    other_maps: tuple[MapFidelity, ...] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is float and not (_is_number(value) and -1 <= value <= 1):
-                raise OptionError(f"{field.name} must be a number from -1 to 1, got {value!r}")
+            if field.type is float:
+                _require_correlation(field.name, getattr(self, field.name))
         if self.speed is not None and not (_is_number(self.speed) and self.speed > 0):
             raise OptionError(f"speed must be a number above 0 or null, got {self.speed!r}")
         if not isinstance(self.calibration, str) or not all(isinstance(name, str) for name in self.kept_fp32):
@@ -86,8 +113,7 @@ class Report:
     bf16: GraphFidelity | None = None
 
     def __post_init__(self) -> None:
-        if self.estimator not in REPORT_ESTIMATORS:
-            raise OptionError(f"estimator must be one of {', '.join(REPORT_ESTIMATORS)}, got {self.estimator!r}")
+        _require_estimator(self.estimator)
 
     def to_json(self) -> str:
         """Return the text of precision.json."""
@@ -112,6 +138,16 @@ class Report:
             raise
         except (OptionError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise BundleError(f"precision.json is not valid: {shortened(str(error))}; quantize the bundle again") from error
+
+
+def _require_estimator(value: str) -> None:
+    if value not in REPORT_ESTIMATORS:
+        raise OptionError(f"estimator must be one of {', '.join(REPORT_ESTIMATORS)}, got {value!r}")
+
+
+def _require_correlation(name: str, value: object) -> None:
+    if not (_is_number(value) and -1 <= value <= 1):  # type: ignore[operator]
+        raise OptionError(f"{name} must be a number from -1 to 1, got {value!r}")
 
 
 def _is_number(value: object) -> bool:
