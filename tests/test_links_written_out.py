@@ -1,12 +1,13 @@
 """Links once more, written out with loops from docs/method.md (Links), and what decides at the borders of their rules."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from engine.saliency.correspondence import correlation_of_centred, correspondence, split_half_reliability, tile_features
-from engine.saliency.links import Effects, Link, find_links
+from engine.saliency.links import Effects, Link, _region, find_links
 
 SEEDS, SIZE = 60, (60, 96)
 
@@ -127,9 +128,22 @@ def drawn(seed: int) -> tuple[Effects, Effects, tuple[int, int]]:
     return query, reference, sides
 
 
+def noisy(seed: int) -> tuple[Effects, Effects, tuple[int, int]]:
+    """The same of every size, mostly with so much noise that it decides."""
+    random = np.random.default_rng(seed)
+    sides = int(random.choice([3, 4, 6])), int(random.choice([3, 4, 6]))
+    planted = random.normal(size=(random.integers(1, 5), random.choice([6, 12, 40]))) * random.uniform(0.05, 2)
+    noise = float(random.choice([0.2, 0.5, 1.0, 2.0]) * np.abs(planted).mean())
+    query, reference = (random_effects(random, side, planted, noise) for side in sides)
+    return query, reference, sides
+
+
+@pytest.mark.parametrize("draw", [drawn, noisy])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_links_are_those_of_the_rules_written_out(seed: int) -> None:
-    query, reference, sides = drawn(seed)
+def test_links_are_those_of_the_rules_written_out(
+    seed: int, draw: Callable[[int], tuple[Effects, Effects, tuple[int, int]]]
+) -> None:
+    query, reference, sides = draw(seed)
     got, wanted = find_links([query], [reference], SIZE), written_out(query, reference, sides, SIZE)
     boxes = [(pytest.approx(w.query_box), pytest.approx(w.reference_box)) for w in wanted]
     assert [(g.query_box, g.reference_box) for g in got] == boxes
@@ -172,16 +186,41 @@ def test_the_published_effect_of_a_tile_is_a_sum_over_masks() -> None:
 
 
 @pytest.mark.parametrize(("gain", "links"), [(-0.05, 1), (-0.2, 0), (-0.9, 0)])
-def test_pictures_that_match_a_little_less_when_shown_may_have_links(gain: float, links: int) -> None:
-    """gain: of showing both, as a share of what showing each does; below -0.1 they do not match."""
-    direction, other = np.eye(400)[:2]
+@pytest.mark.parametrize("size", [0.25, 1.0, 4.0])
+def test_pictures_that_match_a_little_less_when_shown_may_have_links(gain: float, links: int, size: float) -> None:
+    """gain: of showing both, as a share of what showing each does; below -0.1 they do not match. size: of both effects
+
+    What the masked pictures share is no gain.
+    """
+    direction, other, shared = np.eye(400)[:3] * size
     random = np.random.default_rng(0)
     tiles = np.zeros((64, 400))
     tiles[9] = direction
-    parts = [[tiles + 0.02 * random.normal(size=tiles.shape) for _ in range(3)] for _ in range(2)]
-    query = Effects(parts[0], direction, np.zeros(400))
-    reference = Effects(parts[1], gain * direction + math.sqrt(1 - gain**2) * other, np.zeros(400))
+    parts = [[tiles + 0.02 * size * random.normal(size=tiles.shape) for _ in range(3)] for _ in range(2)]
+    query = Effects(parts[0], direction + 3 * shared, 3 * shared)
+    shown = gain * direction + math.sqrt(1 - gain**2) * other
+    reference = Effects(parts[1], shown + shared, shared)
     assert len(find_links([query], [reference], SIZE)) == links
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_links_do_not_depend_on_the_scale_of_the_embedding(seed: int) -> None:
+    query, reference, _ = drawn(seed)
+
+    def scaled(effects: Effects) -> Effects:
+        return Effects([1e-12 * tiles for tiles in effects.tiles], 1e-12 * effects.whole, 1e-12 * effects.masked)
+
+    boxes = [
+        [(link.query_box, link.reference_box) for link in find_links([q], [r], SIZE)]
+        for q, r in ((query, reference), (scaled(query), scaled(reference)))
+    ]
+    assert boxes[0] == boxes[1]
+
+
+def test_a_region_takes_what_is_just_strong_enough() -> None:
+    grid = np.array([[0, 17, 0], [17, 20, 17], [0, 17, 0]], float)  # 17 is .85 of 20, exactly
+    assert _region(grid.ravel(), 4, 3).all()
+    assert _region(np.where(grid == 17, np.nextafter(17.0, 0), grid).ravel(), 4, 3).sum() == 1
 
 
 def test_the_last_grid_is_taken_if_no_halves_agree_and_none_without_halves() -> None:

@@ -187,11 +187,12 @@ def test_differences_are_halves_of_pairs() -> None:
 GRID = 5
 
 
-def fits(masks: int) -> tuple[MapFits, np.ndarray]:
-    """Fits of a made-up network with 6 columns, of which 4 are the embedding, and its features (N, 6)."""
+def fits(masks: int, columns: int = 6) -> tuple[MapFits, np.ndarray]:
+    """Fits of a made-up network, of whose columns the first 4 are the embedding, and its features (N, columns)."""
     plan = draw_balanced(Rise(seed=2, grid=GRID), masks, *SIZE)
     tiles = RiseRenderer(plan.grids, plan.shifts, *SIZE).tiles(SIDE)
-    features = tiles @ np.random.default_rng(5).normal(size=(256, 6)) + np.random.default_rng(6).normal(size=(masks, 6))
+    noise = np.random.default_rng(6).normal(size=(masks, columns))
+    features = tiles @ np.random.default_rng(5).normal(size=(256, columns)) + noise
 
     def under(condition: int | None) -> np.ndarray:
         return features if condition is None else features * (1 + condition)
@@ -218,6 +219,17 @@ def test_fits_are_of_the_embedding_and_kept_for_four_conditions() -> None:
     halves = [made._design.rows(slice(i, None, 2)) for i in (0, 1)]
     of_halves = sum(8 * len(half.values) * (256 + len(half.values)) for half in halves)
     assert made.nbytes(1) == operator.nbytes + of_halves + 2 * made._operator.rows.nbytes + one
+
+
+def test_twelve_leading_directions_stand_for_references_that_are_not_known() -> None:
+    made, _ = fits(80, 16)
+    by_count = {n: made.convergence({None: KnownReferences(made.regression(None).leading(n))}) for n in (11, 12, 13)}
+    assert [n for n, convergence in by_count.items() if convergence == made.convergence(None)] == [12]
+
+
+def test_what_geometries_share_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        Geometry.of(*SIZE, GRID).rows[0, 0] = 1
 
 
 def test_effects_of_tiles_are_those_of_all_pairs_and_of_each_half() -> None:

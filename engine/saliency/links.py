@@ -106,7 +106,7 @@ class _Matches:
         while len(found) < MOST_LINKS:
             left = np.where(self.allowed & free_q[:, None] & free_r, self.strength, -np.inf)
             i, j = np.unravel_index(left.argmax(), left.shape)
-            if left[i, j] < least or left[i, j] == -np.inf:
+            if left[i, j] < least:  # as -inf is
                 break
             region_q = _region(np.where(free_q, self.strength[:, j], -np.inf), int(i), sides[0])
             region_r = _region(np.where(free_r, self.strength[i], -np.inf), int(j), sides[1])
