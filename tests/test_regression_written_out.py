@@ -73,6 +73,14 @@ def test_the_operator_is_a_ridge_regression_with_fitted_variances(pairs: int, ti
     assert operator.nbytes == operator.gain.nbytes + operator.explained.nbytes + grouped
 
 
+def test_rows_are_shared_so_that_nobody_may_change_them() -> None:
+    rows = MaskRows.of(RANDOM.normal(size=(3, 8)))
+    arrays = rows.basis, rows.compressed, rows.values
+    assert not any(array.flags.writeable for array in arrays)
+    assert rows.nbytes == sum(array.nbytes for array in arrays) == 8 * (3 * 3 + 3 * 8 + 3)
+    assert MaskRows.of(np.empty((0, 8))).spread == 0
+
+
 def test_masks_that_span_little_are_fitted_where_they_span() -> None:
     """The same pair four times tells as much as once, four times as surely; rounding errors are not fitted."""
     x = np.repeat(RANDOM.normal(size=(3, 8)), 4, 0)
