@@ -1,6 +1,7 @@
 """The rows of results: where they are kept, and on which machine, versions and commit each was measured."""
 
 import importlib.metadata
+import functools
 import json
 import os
 import platform
@@ -81,6 +82,8 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+@functools.cache
 def _commit() -> str:
+    """As it was when the first row was measured, which writing that row changes."""
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
