@@ -1,7 +1,7 @@
 """The rows of results: where they are kept, and on which machine, versions and commit each was measured."""
 
-import importlib.metadata
 import functools
+import importlib.metadata
 import json
 import os
 import platform
