@@ -73,6 +73,14 @@ def test_the_operator_is_a_ridge_regression_with_fitted_variances(pairs: int, ti
     assert operator.nbytes == operator.gain.nbytes + operator.explained.nbytes + grouped
 
 
+def test_scores_of_noise_alone_have_the_largest_penalty() -> None:
+    random = np.random.default_rng(8)
+    x, z = random.choice([-0.5, 0.5], (200, 6)), random.normal(size=(200, 4))
+    z -= x @ np.linalg.lstsq(x, z, rcond=None)[0] * 0.999
+    operator = Operator.fitted(MaskRows.of(x), z)
+    np.testing.assert_allclose(operator.coefficients(z), fitted(x, z) @ x.T @ z, rtol=1e-4, atol=1e-9)
+
+
 def test_rows_are_shared_so_that_nobody_may_change_them() -> None:
     rows = MaskRows.of(RANDOM.normal(size=(3, 8)))
     arrays = rows.basis, rows.compressed, rows.values
