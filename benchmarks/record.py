@@ -1,6 +1,5 @@
 """The rows of results: where they are kept, and on which machine, versions and commit each was measured."""
 
-import functools
 import importlib.metadata
 import json
 import os
@@ -15,6 +14,7 @@ COMMITTED = Path(__file__).parent / "results"
 CACHE = Path(".cache/benchmarks")
 PACKAGES = ("numpy", "onnxruntime", "pillow")
 PEERS = ("torch", "captum", "xaitk-saliency", "dianna")
+WRITTEN = ("benchmarks/results", "docs")
 DIGITS = 5
 
 
@@ -82,8 +82,19 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-@functools.cache
 def _commit() -> str:
-    """As it was when the first row was measured, which writing that row changes."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """Return the commit, with -dirty if other files than rows and pages differ from it, which benchmarks write."""
+    differing = [
+        "git",
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":/",
+        *(f":(top,exclude){folder}" for folder in WRITTEN),
+    ]
+    commit, changed = (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        for command in (["git", "describe", "--always"], differing)
+    )
+    return f"{commit}-dirty" if commit and changed else commit or "unknown"
