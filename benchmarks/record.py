@@ -84,15 +84,8 @@ def _processor() -> str:
 
 def _commit() -> str:
     """Return the commit, with -dirty if other files than rows and pages differ from it, which benchmarks write."""
-    differing = [
-        "git",
-        "status",
-        "--porcelain",
-        "--untracked-files=no",
-        "--",
-        ":/",
-        *(f":(top,exclude){folder}" for folder in WRITTEN),
-    ]
+    but_written = [f":(top,exclude){folder}" for folder in WRITTEN]
+    differing = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *but_written]
     commit, changed = (
         subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
         for command in (["git", "describe", "--always"], differing)
