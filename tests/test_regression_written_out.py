@@ -243,6 +243,46 @@ def test_twelve_leading_directions_stand_for_references_that_are_not_known() -> 
     assert [n for n, convergence in by_count.items() if convergence == made.convergence(None)] == [12]
 
 
+@pytest.mark.parametrize("columns", [16, 300], ids=["more tiles than features", "more features than tiles"])
+def test_leading_directions_are_those_of_the_largest_maps(columns: int) -> None:
+    regression = fits(80, columns)[0].regression(None)
+    leading = regression.leading(5)
+    wanted = np.linalg.svd(regression.weights)[2][:5]
+    np.testing.assert_allclose(abs(leading @ wanted.T), np.eye(5), atol=1e-6)
+
+
+def test_weights_times_features_are_the_coefficients_of_a_map() -> None:
+    regression, references = fits(80)[0].regression(None), np.random.default_rng(0).normal(size=(2, 6))
+    maps = regression.geometry.maps(references @ regression.weights.T)
+    np.testing.assert_allclose([e.saliency for e in regression.estimates(references)], maps, atol=1e-6)
+
+
+def test_what_the_fit_shrinks_does_not_depend_on_the_scale() -> None:
+    made, features = fits(80)
+    operator, z = made._operator, differences(features)
+    geometry = Geometry.of(*SIZE, GRID)
+    amplitude = Regression(operator, geometry, z).amplitude
+    assert 0 < amplitude < 1
+    assert Regression(operator, geometry, 1e-6 * z).amplitude == pytest.approx(amplitude)
+    assert Regression(operator, geometry, 0 * z).amplitude == 1
+
+
+def test_errors_need_a_pair_for_each_group() -> None:
+    for masks, known in ((32, True), (30, False)):
+        (estimate,) = fits(masks)[0].estimates(np.eye(6)[:1], None)
+        assert (estimate.error is not None) == known
+
+
+def test_noise_as_a_quadratic_form_is_that_of_the_errors() -> None:
+    regression, random = fits(80)[0].regression(None), np.random.default_rng(0)
+    directions = random.normal(size=(3, 6))
+    form, constant = regression.noise(directions)
+    errors = [np.square(e.error).mean() for e in regression.estimates(directions) if e.error is not None]
+    np.testing.assert_allclose(form.diagonal() + constant, errors, rtol=1e-5)
+    mixed = random.normal(size=3)
+    np.testing.assert_allclose(regression.noise(mixed[None] @ directions)[0], mixed @ form @ mixed, rtol=1e-9)
+
+
 def test_what_geometries_share_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
         Geometry.of(*SIZE, GRID).rows[0, 0] = 1
