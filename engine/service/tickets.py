@@ -40,7 +40,7 @@ class Ticket:
         self.done = self.total = self.rows = self.batches = self.padded = 0
         self.between_batches: Callable[[], None] = _nothing
         self._turns, self._span = turns, stage_spans()
-        self._holds = self._shares = self._urgent = False
+        self._holds = self._shares = self._urgent = self._computes = False
         self._batch_began = self._slowest = 0.0
         self._unwanted = threading.Event()
 
@@ -63,6 +63,7 @@ class Ticket:
         try:
             yield
         finally:
+            self._give_all()
             _CURRENT.reset(before)
 
     @contextlib.contextmanager
@@ -90,7 +91,7 @@ class Ticket:
         try:
             yield
         finally:
-            self._give()
+            self._give_all()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -107,7 +108,13 @@ class Ticket:
     def share_runs(self) -> None:
         """Hold no turn from now on: rows are drawn beside the network, and run by `run_shared`."""
         self._shares = True
-        self._give()
+        self._give_all()
+
+    def end_shared_runs(self) -> None:
+        """Go on with what is made of them, beside the network, when no other work that shares runs does so."""
+        asked = time.perf_counter()
+        self._computes = self._turns.algebra.acquire()
+        self._waited(time.perf_counter() - asked)
 
     def run_shared(self, session: Runner, rows: np.ndarray, batch: int, until: float | None) -> np.ndarray | None:
         """Have rows (n, ...) float32 run with those of other work; returns (n, D) float32, None: not in time.
@@ -170,6 +177,12 @@ class Ticket:
         if self._holds:
             self._turns.give()
             self._holds = False
+
+    def _give_all(self) -> None:
+        self._give()
+        if self._computes:
+            self._turns.algebra.release()
+            self._computes = False
 
 
 _CURRENT: contextvars.ContextVar[Ticket | None] = contextvars.ContextVar("ticket", default=None)
