@@ -227,23 +227,24 @@ def test_passes_end_where_the_network_is_not_free_in_time() -> None:
     assert stage.asked == [None, 1e12, 1e12]  # type: ignore[attr-defined]  # no map without the first
 
 
-def test_maps_are_made_one_after_the_other_while_the_network_is_free() -> None:
+def test_the_network_is_free_while_rows_are_drawn_and_not_while_a_map_is_made() -> None:
     turns = Turns()
     ticket = Ticket(turns, None, 60)
     with ticket.network():
         assert not turns.take(timeout=0)
         ticket.share_runs()
-        ticket.end_shared_runs()
-        assert turns.algebra.locked()
-        with ticket.turn():  # an attribute network's
-            assert not turns.take(timeout=0)
-        assert turns.algebra.locked()
         assert turns.take(timeout=0)
         turns.give()
-        ticket.share_runs()  # the other picture's
-        assert not turns.algebra.locked()
         ticket.end_shared_runs()
-    assert not turns.algebra.locked()
+        assert not turns.take(timeout=0)
+        with ticket.turn():  # an attribute network's run
+            assert not turns.take(timeout=0)
+        assert not turns.take(timeout=0)
+    assert turns.take(timeout=0)
+    turns.give()
+    with ticket.turn():
+        assert not turns.take(timeout=0)
+    assert turns.take(timeout=0)
 
 
 class Around:

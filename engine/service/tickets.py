@@ -40,7 +40,7 @@ class Ticket:
         self.done = self.total = self.rows = self.batches = self.padded = 0
         self.between_batches: Callable[[], None] = _nothing
         self._turns, self._span = turns, stage_spans()
-        self._holds = self._shares = self._urgent = self._computes = False
+        self._holds = self._shares = self._urgent = False
         self._batch_began = self._slowest = 0.0
         self._unwanted = threading.Event()
 
@@ -63,7 +63,7 @@ class Ticket:
         try:
             yield
         finally:
-            self._give_all()
+            self._give()
             _CURRENT.reset(before)
 
     @contextlib.contextmanager
@@ -84,14 +84,14 @@ class Ticket:
     def network(self) -> Iterator[None]:
         """Begin with a turn at the network, which `progress` passes on after every batch. Raises Cancelled, Refused.
 
-        Passes that share runs hold no turn, see `share_runs`.
+        Passes that share runs hold no turn meanwhile, see `share_runs`.
         """
         self._shares, self._urgent = False, self.hurried
         self._take(timeout=None)
         try:
             yield
         finally:
-            self._give_all()
+            self._give()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -106,15 +106,15 @@ class Ticket:
             self._give()
 
     def share_runs(self) -> None:
-        """Hold no turn from now on: rows are drawn beside the network, and run by `run_shared`."""
+        """Hold no turn until `end_shared_runs`: rows are drawn beside the network, and run by `run_shared`."""
         self._shares = True
-        self._give_all()
+        self._give()
 
     def end_shared_runs(self) -> None:
-        """Go on with what is made of them, beside the network, when no other work that shares runs does so."""
-        asked = time.perf_counter()
-        self._computes = self._turns.algebra.acquire()
-        self._waited(time.perf_counter() - asked)
+        """Take a turn for what is made of them: beside the runs of other work, a BLAS library's threads would mostly wait for
+        each other, and take more CPU time for that than for what they compute.
+        """
+        self._take_in_time()
 
     def run_shared(self, session: Runner, rows: np.ndarray, batch: int, until: float | None) -> np.ndarray | None:
         """Have rows (n, ...) float32 run with those of other work; returns (n, D) float32, None: not in time.
@@ -145,8 +145,7 @@ class Ticket:
             self.require_wanted()
             return
         self._give()
-        # without a turn in time the engine has none left for a batch either, and ends the passes
-        self._take(timeout=max(self.until - self._slowest - time.perf_counter(), 0.0))
+        self._take_in_time()
 
     def require_wanted(self) -> None:
         """Raise Cancelled if nobody waits for this, Refused if it took too long."""
@@ -156,6 +155,10 @@ class Ticket:
             raise Refused(
                 503, f"this took longer than the {self.limit:g} s allowed: ask for fewer passes, or send it as a job", 1
             )
+
+    def _take_in_time(self) -> None:
+        """Go on without a turn if none comes in time: the engine has no time left for a batch then, and ends the passes."""
+        self._take(timeout=max(self.until - self._slowest - time.perf_counter(), 0.0))
 
     def _take(self, timeout: float | None) -> None:
         self.require_wanted()
@@ -177,12 +180,6 @@ class Ticket:
         if self._holds:
             self._turns.give()
             self._holds = False
-
-    def _give_all(self) -> None:
-        self._give()
-        if self._computes:
-            self._turns.algebra.release()
-            self._computes = False
 
 
 _CURRENT: contextvars.ContextVar[Ticket | None] = contextvars.ContextVar("ticket", default=None)

@@ -61,14 +61,9 @@ class Place:
 
 
 class Turns:
-    """One turn at a time: to make one run. Whoever waits longest is next, but first turns that are urgent come first.
-
-    algebra: held by the one thread that makes maps beside the network: several at once would keep a BLAS library's threads
-    waiting for each other, which costs more CPU time than the maps
-    """
+    """One turn at a time: to make one run. Whoever waits longest is next, but first turns that are urgent come first."""
 
     def __init__(self) -> None:
-        self.algebra = threading.Lock()
         self._lock = threading.Lock()
         self._taken = False
         self._order = itertools.count()
