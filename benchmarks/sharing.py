@@ -1,18 +1,20 @@
 """What does a service save where the rows of several requests share runs of the network?
 
-    python -m benchmarks.sharing [--bundle DIR ...] [--rounds N] [--out FILE]
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.sharing [--bundle DIR ...] [--rounds N] [--out FILE]
 
 A row for each bundle: CLIENTS explanations at once, in the service's threads and without HTTP, on one thread of the network,
 by kind of request. Each round runs them twice, sharing runs and not. `fill`: rows that show a masked picture, of all rows
 that were run, [not sharing, sharing]; what sharing fills are the padded rows of last runs. `cpu`, `wall`: time with sharing,
 as a share of the time without: the median of the rounds, and their quartiles. Masks are drawn beside the network then, which
-shows in wall time, where a core is free for it.
+shows in wall time, where a core is free for it. numpy's BLAS has one thread as well (`blas_threads`): more of them wait for
+each other in a loop, and CPU time then says how busy the machine was.
 """
 
 import argparse
 import collections
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -90,6 +92,7 @@ def measure(bundle: Path | None, rounds: int) -> dict[str, Any]:
         "precision": own.precision,
         "provider": own.provider,
         "clients": CLIENTS,
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS"),
         "batch": own.model.run_settings.batch,
         "rounds": rounds,
         "kinds": {kind: summary(costs[1:]) for kind, costs in found.items()},  # the first round warms up

@@ -111,8 +111,10 @@ class Ticket:
         self._give()
 
     def end_shared_runs(self) -> None:
-        """Take a turn for what is made of them: beside the runs of other work, a BLAS library's threads would mostly wait for
-        each other, and take more CPU time for that than for what they compute.
+        """Take a turn for what is made of them.
+
+        Beside the runs of other work a BLAS library's threads would mostly wait for each other, which costs more than they
+        compute.
         """
         self._take_in_time()
 
