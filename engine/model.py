@@ -197,10 +197,15 @@ class LoadedModel:
         view.similarity = self.similarity.facing(fixed, as_first=as_first)
         return view
 
-    def running(self, similarity: Runner, gradient: "GradientNetworks | None" = None) -> "LoadedModel":
-        """The same model with other networks in place of its own: of the same shapes, and not compared with anything."""
+    def running(
+        self, similarity: Runner, gradient: "GradientNetworks | None" = None, attributes: Runner | None = None
+    ) -> "LoadedModel":
+        """The same model with other networks in place of its own: of the same shapes, and not compared with anything.
+
+        gradient: None: what the bundle has; attributes: None: its own
+        """
         view = copy.copy(self)
-        view.similarity, view._gradient = similarity, gradient
+        view.similarity, view._gradient, view.attributes = similarity, gradient, attributes or self.attributes
         return view
 
     def picture(self, image: ImageLike) -> Picture:

@@ -1,5 +1,6 @@
 """A model that was opened by arguments: it is pickled by them, and used only in the process that opened it."""
 
+import copy
 import dataclasses
 import functools
 import os
@@ -58,6 +59,12 @@ class Opened:
         folder, *_, cache_bytes = self._arguments
         make = functools.partial(type(self), folder, self.provider, self.precision, cache_bytes=cache_bytes, **self._named)
         return functools.partial(_opened_alike, make, self.model.bundle.digests)
+
+    def with_model(self, model: LoadedModel) -> Self:
+        """Return the same with what was loaded as it is here: a view of it, see `LoadedModel.running`."""
+        other = copy.copy(self)
+        other._model = model
+        return other
 
     @property
     def model(self) -> LoadedModel:

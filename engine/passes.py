@@ -37,7 +37,8 @@ class MaskedPasses:
                 if until is not None and first >= FEWEST and began + self._slowest > until:
                     break
                 count = min(stage.batch, stop - first)
-                stage.embed(first, count)  # masks are drawn, and the network runs over them
+                if not stage.embed(first, count, until if first >= FEWEST else None):  # draws masks, and runs the network
+                    break
                 if until is not None:
                     stage.wait()
                 self._slowest = max(self._slowest, time.perf_counter() - began)

@@ -65,10 +65,11 @@ class Stage(Protocol):
     def __exit__(self, *_: object) -> None:
         """End it."""
 
-    def embed(self, first: int, count: int) -> None:
+    def embed(self, first: int, count: int, until: float | None = None) -> bool:
         """Show the picture through masks first..first + count in the rows of a buffer, and run the network over them.
 
-        A GPU may do so later, but no later than `wait` or `embeddings`.
+        A GPU may do so later, but no later than `wait` or `embeddings`. Returns False, with nothing embedded, where others
+        have the network and a run could not end before `until`, a time.perf_counter(); None: wait as long as it takes.
         """
 
     def wait(self) -> None:

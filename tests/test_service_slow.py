@@ -11,7 +11,7 @@ from helpers import BANDAGE, CAT
 pytest.importorskip("fastapi", reason="the service needs the extra serve")
 
 from fastapi.testclient import TestClient
-from service_client import b64, client_of, form, sentence
+from service_client import b64, client_of, form, sentence, service_of_client
 
 from engine import Explainer, Rise
 from engine.service.limits import Limits
@@ -99,15 +99,16 @@ def test_events_end_at_the_deadline_and_errors_keep_their_status(client: TestCli
 
 
 def test_an_error_after_the_first_map_is_an_event(
-    client: TestClient, demo: Explainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refining = demo.refining
+    explainer = service_of_client(client).explainer
+    refining = explainer.refining
 
     def fails(*arguments: Any, **options: Any) -> Any:
         yield next(refining(*arguments, **options))
         raise MemoryError
 
-    monkeypatch.setattr(demo, "refining", fails)
+    monkeypatch.setattr(explainer, "refining", fails)
     found = events(client.post("/v1/explain", **form({"masks": 640}), headers=EVENTS).text)
     assert [kind for kind, _ in found] == ["map", "error"]
     assert "its log says what" in found[1][1]["error"]

@@ -155,6 +155,17 @@ def test_metrics_count_what_was_answered(demo: Explainer) -> None:
     assert any(line.startswith("sane_resident_bytes ") for line in lines)
 
 
+def test_rows_of_passes_that_end_early_are_counted_once(demo: Explainer) -> None:
+    """The engine tells how many they were when it ends them; no run is behind that."""
+    executor, batch = Executor(Limits()), demo.model.run_settings.batch
+    ticket = executor.accept()
+    with ticket.network():
+        passes = demo.explain(*CAT, progress=ticket.progress).passes - 2
+    assert 0 < passes < Rise().most_masks
+    assert (ticket.rows, ticket.batches) == (passes, -(-passes // batch))
+    executor.close()
+
+
 def test_the_oldest_go_first_and_all_go_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: Kept[bytes] = Kept("thing", 10, 100, len)
     first, second, third = kept.put(b"x" * 40), kept.put(b"y" * 40), kept.put(b"z" * 40)

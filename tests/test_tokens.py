@@ -258,9 +258,9 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     embed = TokenStage.embed
 
-    def spied(self: TokenStage, first: int, count: int) -> None:
+    def spied(self: TokenStage, first: int, count: int, until: float | None) -> bool:
         counted.append(count)
-        embed(self, first, count)
+        return embed(self, first, count, until)
 
     monkeypatch.setattr(TokenStage, "embed", spied)
     return counted

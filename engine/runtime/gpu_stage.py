@@ -152,7 +152,7 @@ class GpuStage:
     def __exit__(self, *_: object) -> None:
         self._device.later(self._masked.finish)  # a run that was broken off must leave no batch to other callers
 
-    def embed(self, first: int, count: int) -> None:
+    def embed(self, first: int, count: int, until: float | None = None) -> bool:
         """Draw masks first..first + count, run the network over the batch before, and raise what that run raised."""
         if self._filled + count > self._kept.shape[0]:
             self._collect()
@@ -160,6 +160,7 @@ class GpuStage:
         self._last_job = self._on_worker(lambda: self._masked.put(self._drawing, first, count, self._kept, at))
         self._filled += count
         self._check(before)
+        return True
 
     def wait(self) -> None:
         """Return when the device has finished everything asked for so far."""

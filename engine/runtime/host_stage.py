@@ -1,5 +1,7 @@
 """The hot loop's buffers in numpy arrays, for sessions that run on the CPU."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from engine.protocol import Renderer, Runner
@@ -10,7 +12,7 @@ class HostStage:
     """Draw masked pictures with numpy and run them through a session. See `engine.protocol.Stage`.
 
     session: runs the graph; renderer, image, baseline, channels_last: see `engine.protocol.Runner.stage`
-    batch: rows of the buffer; a shorter batch leaves the remaining rows as they were
+    batch: rows of every run
     """
 
     def __init__(
@@ -21,7 +23,6 @@ class HostStage:
         self.batch = batch
         self._masks = np.empty((batch, height, width), np.float32)
         self._rows = np.empty((batch, *image.shape), np.float32)
-        self._empty = True
         self._channels_last = channels_last
         self._embeddings: list[np.ndarray] = []
 
@@ -32,15 +33,19 @@ class HostStage:
     def __exit__(self, *_: object) -> None:
         """Nothing is left to do."""
 
-    def embed(self, first: int, count: int) -> None:
+    def embed(self, first: int, count: int, until: float | None = None) -> bool:
         """Draw masks first..first + count and run the network over them."""
-        masks = self._masks[:count]
+        masks, rows = self._masks[:count], self._rows[:count]
         self._renderer.masks(first, first + count, out=masks)
-        blend(self._image, self._baseline, masks, self._channels_last, out=self._rows[:count])
-        if self._empty:  # the rows that a first, shorter batch leaves: a network may divide by what is 0 in an empty picture
-            self._rows[count:] = self._image
-            self._empty = False
-        self._embeddings.append(self._session.run(self._rows)[:count])
+        blend(self._image, self._baseline, masks, self._channels_last, out=rows)
+        found = self.run_rows(rows, until)
+        if found is not None:
+            self._embeddings.append(found)
+        return found is not None
+
+    def run_rows(self, rows: np.ndarray, until: float | None) -> np.ndarray | None:
+        """Run rows (n, ...) float32, at most `batch`; returns (n, D) float32. Here no others have to be waited for."""
+        return self._session.run(full_batch([rows], self.batch))[: len(rows)]
 
     def wait(self) -> None:
         """Return at once: `embed` has finished its work when it returns."""
@@ -48,3 +53,15 @@ class HostStage:
     def embeddings(self) -> list[np.ndarray]:
         """(n, D) float32 for each batch."""
         return self._embeddings
+
+
+def full_batch(parts: Sequence[np.ndarray], batch: int) -> np.ndarray:
+    """Join rows, parts of (n, ...) float32, and fill up to `batch` with copies of the first: (batch, ...) float32.
+
+    Every run has as many rows, since results may depend on it in the last bit; and no row is empty, since a network may
+    divide by what is 0 in an empty picture.
+    """
+    if len(parts[0]) == batch:
+        return parts[0]
+    left = batch - sum(map(len, parts))
+    return np.concatenate([*parts, np.repeat(parts[0][:1], left, axis=0)])

@@ -63,7 +63,7 @@ class TokenStage:
     def __exit__(self, *_: object) -> None:
         """Nothing is left to do."""
 
-    def embed(self, first: int, count: int) -> None:
+    def embed(self, first: int, count: int, until: float | None = None) -> bool:
         """Run passes first..first + count. Every run has as many rows: results may depend on it in the last bit."""
         patches = self._kept(first, first + count)
         rows = np.empty((self.batch, self._prefix + patches.shape[1]), np.int64)
@@ -74,6 +74,7 @@ class TokenStage:
         if not np.isfinite(found).all():
             raise BundleError("the graph of the tokens gives numbers that are not finite for this picture")
         self._embeddings.append(found)
+        return True
 
     def wait(self) -> None:
         """Return at once: `embed` has finished its work when it returns."""

@@ -17,7 +17,7 @@ QUICK, HURRIED, JOBS = LANES = ("quick", "hurried", "jobs")
 
 
 class Executor:
-    """Runs work in threads. The work of all of them shares the network by turns."""
+    """Runs work in threads. The work of all of them queues for the network."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -81,4 +81,5 @@ def _begun(ticket: Ticket, work: Callable[[], T]) -> T:
     if ticket.cancelled:
         raise Cancelled
     ticket.add("queue", time.perf_counter() - ticket.accepted)
-    return work()
+    with ticket.at_work():
+        return work()

@@ -42,6 +42,7 @@ async def describe_model(name: str, service: Serving) -> dict[str, Any]:
         "modes": list(MODES),
         "provider": explainer.provider,
         "precision": explainer.precision,
+        "shares_runs": service.loaded.shares_runs,
         "limits": vars(service.limits),
     }
 

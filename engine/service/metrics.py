@@ -58,7 +58,7 @@ class Metrics:
         self._cut = Counter("sane_deadlines_reached", "Explanations that a deadline ended", registry=self.registry)
         self._rows = Counter(
             "sane_rows",
-            "Rows of runs over masked pictures: masked, or padded to fill the last",
+            "Rows of runs over masked pictures: masked, or padded to fill the run",
             ["kind"],
             registry=self.registry,
         )
@@ -77,7 +77,7 @@ class Metrics:
             self._stages.labels(stage).observe(seconds)
         if not any(explanation.method == LearnedMask.name for explanation in explanations):  # whose runs are all full
             self._rows.labels("masked").inc(ticket.rows)
-            self._rows.labels("padded").inc(max(ticket.batches * self._batch() - ticket.rows, 0))
+            self._rows.labels("padded").inc(ticket.padded + max(ticket.batches * self._batch() - ticket.rows, 0))
         for explanation in explanations:
             self._passes.observe(explanation.passes)
             if explanation.saliency_reliability is not None:

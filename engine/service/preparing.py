@@ -1,4 +1,4 @@
-"""The passes over a picture, by turns with other work."""
+"""The passes over a picture, beside other work."""
 
 from PIL import Image
 

@@ -34,11 +34,15 @@ Resolved = Unnamed | Prepared | NamedRow
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A bundle in service, the pictures that were prepared with it, and the index of its model, if there is one."""
+    """A bundle in service, the pictures that were prepared with it, and the index of its model, if there is one.
+
+    shares_runs: whether rows of several explanations share runs of its network
+    """
 
     explainer: Explainer
     prepared: Kept[Prepared]
     index: Index | None
+    shares_runs: bool
 
     def named(self, key: str) -> Prepared | NamedRow:
         """Return what an id stands for: a row before a prepared picture. Raises Refused if it is neither."""

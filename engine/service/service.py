@@ -22,6 +22,7 @@ from engine.service.limits import Limits, Refused
 from engine.service.log import log
 from engine.service.metrics import Metrics
 from engine.service.resolving import Loaded
+from engine.service.sharing import sharing
 from engine.service.slow_calls import JOBS_FOLDER, Jobs
 from engine.service.tickets import Ticket
 
@@ -98,12 +99,15 @@ class Service:
         self.executor.close()
 
     def _load(self) -> Loaded:
-        explainer = self._open_explainer()
+        explainer, why_alone = sharing(self._open_explainer())
+        if why_alone is not None:
+            log("runs not shared", reason=why_alone)
         shelf = self._shelf("prepared", Prepared.save, explainer.load_prepared)
         prepared: Kept[Prepared] = Kept(
             "prepared picture", self.limits.kept_seconds, self.limits.kept_bytes, lambda one: one.nbytes, shelf
         )
-        return Loaded(explainer, prepared, None if self._open_index is None else self._open_index(explainer))
+        index = None if self._open_index is None else self._open_index(explainer)
+        return Loaded(explainer, prepared, index, shares_runs=why_alone is None)
 
     def _shelf(self, name: str, write: Callable[[T, Path], None], read: Callable[[Path], T]) -> Shelf[T] | None:
         if self.shared is None:
