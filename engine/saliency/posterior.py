@@ -7,21 +7,23 @@ from engine.saliency.operator import PENALTIES
 
 
 class Posterior:
-    """The posterior of a ridge regression in which all tokens have one prior variance, the same for all features.
+    """The posterior of a ridge regression with a prior variance for each token, the same for all features.
 
     design: X (P, T) float64; z: (P, F) float64, the contrasts of the features; geometry: what makes maps of coefficients
-    The penalty is chosen by generalised cross-validation, as in `engine.saliency.operator`. Leaving passes out, as there,
-    does not show what shrinks every time alike: of that there is much where tokens are more than contrasts.
+    variances: (T,), the prior variances up to a factor, as `engine.saliency.operator` fits them
+    The penalty is chosen by generalised cross-validation, as there. Leaving passes out, as there, does not show what shrinks
+    every time alike: of that there is much where tokens are more than contrasts.
     """
 
-    def __init__(self, design: np.ndarray, z: np.ndarray, geometry: Geometry) -> None:
-        left, sizes, right = np.linalg.svd(design, full_matrices=False)
+    def __init__(self, design: np.ndarray, z: np.ndarray, geometry: Geometry, variances: np.ndarray) -> None:
+        roots = np.sqrt(variances)
+        left, sizes, right = np.linalg.svd(design * roots, full_matrices=False)
         values = np.square(sizes)
         self._z, self._projected = z, left.T @ z  # (P, F), (r, F)
         energies = np.square(self._projected).sum(1)
         penalty = _penalty(values, energies, float(np.square(z).sum()), len(z))
         self._explained = values / (values + penalty)  # (r,)
-        tiles = geometry.tiles(np.eye(design.shape[1])).T  # (T*T, T)
+        tiles = geometry.tiles(np.diag(roots)).T  # (T*T, T)
         along = tiles @ right.T  # (T*T, r)
         self._to_tiles = along * (sizes / (values + penalty))
         self._variance = np.maximum(np.square(tiles).sum(1) - np.square(along) @ self._explained, 0) / penalty  # (T*T,)
