@@ -109,7 +109,8 @@ class MapFits:
         """Return the bytes that this object keeps after explanations. conditions: the model's, and 1 for "no condition"."""
         operator, kept = self._operator, min(conditions, KEPT_CONDITIONS)
         half = min(len(operator.gain), len(operator.rows.basis) // 2)
-        halves = 2 * (operator.gain[:half].nbytes + operator.explained[:half, :half].size * operator.gain.itemsize)
+        sizes = operator.gain[:half].nbytes, operator.explained[:half, :half].size * operator.gain.itemsize
+        halves = 2 * (sum(sizes) + operator.variances.nbytes)
         own_rows = 0 if self._design.shares_rows else 2 * operator.rows.nbytes  # with those of the halves
         return operator.nbytes + halves + own_rows + kept * self.regression(None).nbytes
 
