@@ -218,7 +218,7 @@ class Explainer(Opened):
         tolerance: stop when the estimated correlation of the maps with their limits reaches it, looking after 256 masks and
             then where it should be reached, with tokens after 192 and every 64; judged on the leading directions of the
             masked embeddings. For estimator "regression"; None: for masks="auto" what 2000 masks of the published procedure
-            would reach on this picture, with tokens .96, else every mask is run
+            would reach on this picture, with tokens .97, else every mask is run
         deadline: seconds from now after which to stop with what there is, one batch and 4 masks at the least; the fit of the
             maps comes on top. Not for method window
 

@@ -54,7 +54,7 @@ def test_a_budget_is_for_the_options_that_can_end_early(clock: float) -> None:
     assert Budget.of(auto, True, 0.9, None) == Budget(0.9, None, False)
     assert Budget.of(fixed, True, None, None) == Budget()
     assert Budget.of(fixed, True, 1, None) == Budget(1)
-    assert Budget.of(Tokens(), True, None, None) == Budget(0.96, first_look=192, step=64)
+    assert Budget.of(Tokens(), True, None, None) == Budget(0.97, first_look=192, step=64)
     budget = Budget.of(auto, True, None, 100)
     assert budget.as_published
     assert budget.until == clock + 100

@@ -88,7 +88,8 @@ def test_the_posterior_is_that_of_a_ridge_regression(geometry: Geometry, passes:
     errors, reliability = posterior.errors(references)
     for error, found, reference in zip(errors, reliability, references, strict=True):
         y = z @ reference
-        scale = y @ (y - x @ inverse @ x.T @ y) / passes
+        hat = x @ inverse @ x.T
+        scale = np.square(y - hat @ y).sum() / (passes - np.trace(hat))
         variance = scale * np.diag(tiles @ inverse @ tiles.T)
         signal = (tiles @ inverse @ x.T @ y).var()
         np.testing.assert_allclose(error, np.sqrt(variance), rtol=1e-5)

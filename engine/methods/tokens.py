@@ -17,8 +17,6 @@ CELLS_ABOVE = 150
 CELL = 2
 PARTS = {0.5: 2, 0.25: 4}
 """By the share of tokens that is kept: into how many parts they are divided, one for each pass of a group."""
-ENOUGH = 0.96
-"""Of real networks, the estimated correlation is below the true one: here that is .97 and more (docs/tokens.md)."""
 FIRST_LOOK, STEP = 192, 64
 """128 passes are a whole block of halves of 64 tokens: orthogonal, so that noise looks as effects do. Where passes are
 fewer than what they ask about, the noise falls faster than 1 / passes: what that predicts would be too many."""
@@ -87,7 +85,7 @@ class TokenPlan:
 class Tokens:
     """Leave tokens out of a vision transformer (docs/method.md, Tokens). Needs a bundle with the graphs of tokens.
 
-    masks: passes over the picture; "auto": from 192 to 1024, until the map's estimated correlation with its limit is .96
+    masks: passes over the picture; "auto": from 192 to 1024, until the map's estimated correlation with its limit is .97
     kept: share of the tokens that a pass keeps, 0.5 or 0.25; the others are left out by a pass of the same group
     seed: 0..2^64-1; the same seed leaves out the same tokens, and fewer passes are the first of more
 
@@ -102,7 +100,7 @@ class Tokens:
     baseline: ClassVar[str] = "none"
     estimator: ClassVar[str] = "regression"
     ends_early: ClassVar[bool] = True
-    enough: ClassVar[float | None] = ENOUGH
+    enough: ClassVar[float | None] = 0.97
     first_look: ClassVar[int] = FIRST_LOOK
     step: ClassVar[int | None] = STEP
 
