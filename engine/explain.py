@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--masks",
         type=_whole_number,
         metavar="N",
-        help="passes over a picture (default: rise 256 to 1024 as it needs, tokens 128 to 1024, lime 1000, mask 500 steps)",
+        help="passes over a picture (default: rise 256 to 1024 as it needs, tokens 192 to 1024, lime 1000, mask 500 steps)",
     )
     add("--estimator", metavar="E", help=f"of rise: {' or '.join(ESTIMATORS)}, the paper's own (default: {ESTIMATORS[0]})")
     add(

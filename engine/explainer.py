@@ -176,7 +176,7 @@ class Explainer(Opened):
     ) -> Iterator[Explanation]:
         """Explanations of one pair, each from 128 masks more than the last, for as long as the caller goes on.
 
-        The first has 256 masks, of method tokens 128; the last has those of `method`, 1024 for masks="auto". Where both
+        The first has 256 masks, of method tokens 192; the last has those of `method`, 1024 for masks="auto". Where both
         pictures are masked, both refine. progress: as in `explain_many`, told of each part on its own.
         For methods rise and tokens. Raises ImageError, OptionError.
         """
@@ -216,9 +216,9 @@ class Explainer(Opened):
         plan: masks to use instead of drawing them from the method's seed; a plan of another method decides the method, and
             the estimator is "sane"
         tolerance: stop when the estimated correlation of the maps with their limits reaches it, looking after 256 masks and
-            then where it should be reached; judged on the leading directions of the masked embeddings. For estimator
-            "regression"; None: for masks="auto" what 2000 masks of the published procedure would reach on this picture, else
-            every mask is run
+            then where it should be reached, with tokens after 192 and every 64; judged on the leading directions of the
+            masked embeddings. For estimator "regression"; None: for masks="auto" what 2000 masks of the published procedure
+            would reach on this picture, with tokens .97, else every mask is run
         deadline: seconds from now after which to stop with what there is, one batch and 4 masks at the least; the fit of the
             maps comes on top. Not for method window
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from engine import OptionError, Rise, Window
+from engine import OptionError, Rise, Tokens, Window
 from engine.methods.rise import draw_balanced
 from engine.saliency.correspondence import split_half_reliability
 from engine.saliency.designs import RiseDesign, kept_rows
@@ -39,6 +39,9 @@ def test_passes_go_on_by_what_is_missing() -> None:
     assert Budget().goal(2000, None, 2000) is None
     assert Budget(tolerance=1.0).goal(1280, Convergence(1 - 2e-9, 0.0), 12800) == 4 * 1280
     """Below 1e-9 of missing correlation, the wish counts as 1e-9: or a tolerance of 1 could not be divided by."""
+    assert Budget(0.9, step=64).goal(192, Convergence(0.1, 0.0), 1024) == 256
+    assert Budget(0.9, step=64).goal(192, Convergence(0.9, 0.0), 1024) is None
+    assert Budget(0.9, step=64).goal(1000, Convergence(0.1, 0.0), 1024) == 1024
 
 
 @pytest.fixture
@@ -55,6 +58,7 @@ def test_a_budget_is_for_the_options_that_can_end_early(clock: float) -> None:
     assert Budget.of(auto, True, 0.9, None) == Budget(0.9, None, False)
     assert Budget.of(fixed, True, None, None) == Budget()
     assert Budget.of(fixed, True, 1, None) == Budget(1)
+    assert Budget.of(Tokens(), True, None, None) == Budget(0.97, first_look=192, step=64)
     budget = Budget.of(auto, True, None, 100)
     assert budget.as_published
     assert budget.until == clock + 100

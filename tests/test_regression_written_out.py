@@ -51,14 +51,14 @@ class Ridge:
         return self.penalty * np.exp(np.clip(step, -np.log(10), np.log(10)))
 
 
-def fitted(x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """(T, T), the inverse of moments and penalty, after two rounds about the tiles' variances."""
+def fitted(x: np.ndarray, z: np.ndarray) -> Ridge:
+    """After two rounds about the tiles' variances."""
     x = seen(x)
     largest = np.linalg.eigvalsh(x.T @ x).max()
     penalties = largest * 10 ** np.linspace(-5, 1, 40)
     equal = min((Ridge(x, z, np.ones(x.shape[1]), p) for p in penalties), key=lambda fit: fit.score)
     first = Ridge(x, z, equal.updated(), equal.penalty)
-    return Ridge(x, z, first.updated(), np.clip(1.3 * first.stepped(), penalties[0], penalties[-1])).inverse
+    return Ridge(x, z, first.updated(), np.clip(1.3 * first.stepped(), penalties[0], penalties[-1]))
 
 
 @pytest.mark.parametrize(("pairs", "tiles"), [(60, 12), (12, 12), (9, 30)])
@@ -68,9 +68,10 @@ def test_the_operator_is_a_ridge_regression_with_fitted_variances(pairs: int, ti
     slopes = random.normal(size=(tiles, 3)) * (np.arange(tiles) % 4 == 0)[:, None]
     z = x @ slopes + 0.1 * random.normal(size=(pairs, 3))
     operator = Operator.fitted(MaskRows.of(x), z)
-    np.testing.assert_allclose(operator.coefficients(z), fitted(x, z) @ seen(x).T @ z, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(operator.coefficients(z), fitted(x, z).inverse @ seen(x).T @ z, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(operator.variances, fitted(x, z).variances, rtol=1e-6)
     grouped = sum(array.nbytes for array in operator._without)
-    assert operator.nbytes == operator.gain.nbytes + operator.explained.nbytes + grouped
+    assert operator.nbytes == operator.gain.nbytes + operator.explained.nbytes + 8 * tiles + grouped
 
 
 def test_scores_of_noise_alone_have_the_largest_penalty() -> None:
@@ -78,7 +79,7 @@ def test_scores_of_noise_alone_have_the_largest_penalty() -> None:
     x, z = random.choice([-0.5, 0.5], (200, 6)), random.normal(size=(200, 4))
     z -= x @ np.linalg.lstsq(x, z, rcond=None)[0] * 0.999
     operator = Operator.fitted(MaskRows.of(x), z)
-    np.testing.assert_allclose(operator.coefficients(z), fitted(x, z) @ x.T @ z, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(operator.coefficients(z), fitted(x, z).inverse @ x.T @ z, rtol=1e-4, atol=1e-9)
 
 
 def test_rows_are_shared_so_that_nobody_may_change_them() -> None:
@@ -95,7 +96,7 @@ def test_masks_that_span_little_are_fitted_where_they_span() -> None:
     z = np.repeat(RANDOM.normal(size=(3, 2)), 4, 0)
     operator = Operator.fitted(MaskRows.of(x), z)
     assert operator.gain.shape == (3, 8)
-    np.testing.assert_allclose(operator.coefficients(z), fitted(x, z) @ x.T @ z, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(operator.coefficients(z), fitted(x, z).inverse @ x.T @ z, rtol=1e-5, atol=1e-7)
 
 
 def covariance(length: int, grid: int) -> np.ndarray:
@@ -233,7 +234,7 @@ def test_fits_are_of_the_embedding_and_kept_for_four_conditions() -> None:
     assert made.nbytes(9) - made.nbytes(1) == 3 * one
     assert made.nbytes(4) - made.nbytes(2) == 2 * one
     halves = [made._design.rows(slice(i, None, 2)) for i in (0, 1)]
-    of_halves = sum(8 * len(half.values) * (256 + len(half.values)) for half in halves)
+    of_halves = sum(8 * (len(half.values) * (256 + len(half.values)) + 256) for half in halves)
     assert made.nbytes(1) == operator.nbytes + of_halves + 2 * made._operator.rows.nbytes + one
 
 

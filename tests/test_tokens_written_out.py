@@ -21,6 +21,7 @@ from engine.saliency.flatness import (
 )
 from engine.saliency.geometry import Geometry
 from engine.saliency.map_fits import MapFits
+from engine.saliency.operator import Operator
 from engine.saliency.posterior import Posterior
 from engine.saliency.regression import Estimate, contrasts
 from kernels.areas import areas
@@ -75,19 +76,20 @@ def test_the_posterior_is_that_of_a_ridge_regression(geometry: Geometry, passes:
     random = np.random.default_rng(passes)
     x = random.choice([-0.5, 0.0, 0.5], (passes, 20))
     z = x @ random.normal(size=(20, 3)) + noise * random.normal(size=(passes, 3))
-    references = random.normal(size=(2, 3))
+    references, variances = random.normal(size=(2, 3)), random.uniform(0.1, 2, 20)
     best = (math.inf, 0.0)
     for share in 10 ** np.linspace(-5, 1, 40):
-        penalty = share * np.linalg.eigvalsh(x.T @ x).max()
-        hat = x @ np.linalg.inv(x.T @ x + penalty * np.eye(20)) @ x.T
+        penalty = share * np.linalg.eigvalsh(x * variances @ x.T).max()
+        hat = x @ np.linalg.inv(x.T @ x + penalty * np.diag(1 / variances)) @ x.T
         best = min(best, (np.square(z - hat @ z).sum() / (passes - np.trace(hat)) ** 2, penalty))
-    inverse = np.linalg.inv(x.T @ x + best[1] * np.eye(20))
+    inverse = np.linalg.inv(x.T @ x + best[1] * np.diag(1 / variances))
     tiles = np.array([means(drawn(one), SIDE) for one in np.eye(20)]).T
-    posterior = Posterior(x, z, geometry)
+    posterior = Posterior(x, z, geometry, variances)
     errors, reliability = posterior.errors(references)
     for error, found, reference in zip(errors, reliability, references, strict=True):
         y = z @ reference
-        scale = y @ (y - x @ inverse @ x.T @ y) / passes
+        hat = x @ inverse @ x.T
+        scale = np.square(y - hat @ y).sum() / (passes - np.trace(hat))
         variance = scale * np.diag(tiles @ inverse @ tiles.T)
         signal = (tiles @ inverse @ x.T @ y).var()
         np.testing.assert_allclose(error, np.sqrt(variance), rtol=1e-5)
@@ -98,7 +100,7 @@ def test_the_posterior_is_that_of_a_ridge_regression(geometry: Geometry, passes:
 
 def test_scores_that_do_not_vary_have_a_posterior_that_says_so(geometry: Geometry) -> None:
     x = np.random.default_rng(0).choice([-0.5, 0.5], (24, 20))
-    errors, reliability = Posterior(x, np.zeros((24, 2)), geometry).errors(np.ones((1, 2)))
+    errors, reliability = Posterior(x, np.zeros((24, 2)), geometry, np.ones(20)).errors(np.ones((1, 2)))
     assert not errors.any()
     assert not reliability.any()
 
@@ -138,7 +140,10 @@ def test_the_errors_of_a_map_of_tokens_are_those_of_its_posterior() -> None:
     features = plan.kept.reshape(64, 20) @ random.normal(size=(20, 3)) + 0.1 * random.normal(size=(64, 3))
     design = TokenDesign(plan.kept, 2, SIZE)
     fits, references = MapFits(design, lambda _: features, 3), random.normal(size=(2, 3))
-    regression, posterior = fits.regression(None), Posterior(design.matrix(), contrasts(features, 2), design.geometry)
+    regression, z = fits.regression(None), contrasts(features, 2)
+    variances = Operator.fitted(design.rows(), z).variances
+    posterior = Posterior(design.matrix(), z, design.geometry, variances)
+    assert variances.std() > 0.1
     errors, reliability = posterior.errors(references)
     for i, estimate in enumerate(fits.estimates(references, None)):
         assert estimate.error is not None

@@ -46,6 +46,7 @@ class LearnedMask:
     automatic: ClassVar[bool] = False
     enough: ClassVar[float | None] = None
     first_look: ClassVar[int] = AUTO[0]
+    step: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         require_whole("iterations", self.iterations, 1, LARGEST_PLAN)

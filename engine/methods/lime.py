@@ -89,6 +89,7 @@ class Lime:
     automatic: ClassVar[bool] = False
     enough: ClassVar[float | None] = None
     first_look: ClassVar[int] = AUTO[0]
+    step: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         require_whole("samples", self.samples, 1, LARGEST_PLAN)

@@ -93,6 +93,7 @@ class Rise:
     ends_early: ClassVar[bool] = True
     enough: ClassVar[float | None] = None
     first_look: ClassVar[int] = AUTO[0]
+    step: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:

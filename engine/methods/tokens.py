@@ -9,7 +9,7 @@ from engine.errors import OptionError
 from engine.methods.rise import hadamard
 from engine.protocol import LARGEST_PLAN, random_words, require_arrays, require_seed, require_whole
 from engine.saliency.designs import TokenDesign
-from engine.saliency.stopping import AUTO, BLOCK
+from engine.saliency.stopping import AUTO
 from kernels.segments import SegmentRenderer
 
 CELLS_ABOVE = 150
@@ -17,6 +17,9 @@ CELLS_ABOVE = 150
 CELL = 2
 PARTS = {0.5: 2, 0.25: 4}
 """By the share of tokens that is kept: into how many parts they are divided, one for each pass of a group."""
+FIRST_LOOK, STEP = 192, 64
+"""128 passes are a whole block of halves of 64 tokens: orthogonal, so that noise looks as effects do. Where passes are
+fewer than what they ask about, the noise falls faster than 1 / passes: what that predicts would be too many."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +85,7 @@ class TokenPlan:
 class Tokens:
     """Leave tokens out of a vision transformer (docs/method.md, Tokens). Needs a bundle with the graphs of tokens.
 
-    masks: passes over the picture; "auto": from 128 to 1024, until the map's estimated correlation with its limit is .97
+    masks: passes over the picture; "auto": from 192 to 1024, until the map's estimated correlation with its limit is .97
     kept: share of the tokens that a pass keeps, 0.5 or 0.25; the others are left out by a pass of the same group
     seed: 0..2^64-1; the same seed leaves out the same tokens, and fewer passes are the first of more
 
@@ -98,7 +101,8 @@ class Tokens:
     estimator: ClassVar[str] = "regression"
     ends_early: ClassVar[bool] = True
     enough: ClassVar[float | None] = 0.97
-    first_look: ClassVar[int] = BLOCK
+    first_look: ClassVar[int] = FIRST_LOOK
+    step: ClassVar[int | None] = STEP
 
     def __post_init__(self) -> None:
         if isinstance(self.kept, bool) or self.kept not in PARTS:

@@ -76,6 +76,7 @@ class Window:
     automatic: ClassVar[bool] = False
     enough: ClassVar[float | None] = None
     first_look: ClassVar[int] = AUTO[0]
+    step: ClassVar[int | None] = None
     seed: ClassVar[None] = None
 
     def __post_init__(self) -> None:

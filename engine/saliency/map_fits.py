@@ -112,7 +112,8 @@ class MapFits:
         """
         operator, kept = self._operator, min(conditions, KEPT_CONDITIONS)
         half = min(len(operator.gain), len(operator.rows.basis) // 2)
-        halves = 2 * (operator.gain[:half].nbytes + operator.explained[:half, :half].size * operator.gain.itemsize)
+        sizes = operator.gain[:half].nbytes, operator.explained[:half, :half].size * operator.gain.itemsize
+        halves = 2 * (sum(sizes) + operator.variances.nbytes)
         rows = 2 * operator.rows.nbytes  # with those of the halves
         return operator.nbytes + halves + rows + kept * self.regression(None).nbytes
 
@@ -123,7 +124,9 @@ class MapFits:
             if found is None:
                 features = self._features(condition)
                 z, geometry = contrasts(features, self._design.parts), self._design.geometry
-                posterior = Posterior(self._design.matrix(), z, geometry) if geometry.centred and len(z) else None
+                posterior = None
+                if geometry.centred and len(z):  # of tokens
+                    posterior = Posterior(self._design.matrix(), z, geometry, self._operator.variances)
                 found = Regression(self._operator, geometry, z, posterior)
                 self._extents[condition] = Extent.of(features)
             self._regressions[condition] = found  # puts it last: the first is the least recently used

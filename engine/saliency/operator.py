@@ -75,19 +75,20 @@ class Operator:
     """Fitted once per prepared query, used for every reference.
 
     rows: of the masks; gain: (r, T), coefficients of a score of 1 along each direction of the rows
-    explained: (r, r), what the fit says of such scores
+    explained: (r, r), what the fit says of such scores; variances: (T,), the tiles' prior variances, of mean 1 or nearly
     """
 
     rows: MaskRows
     gain: np.ndarray
     explained: np.ndarray
+    variances: np.ndarray
 
     @property
     def nbytes(self) -> int:
         """Bytes, without the rows; with what `left_out` keeps."""
         pairs = self.rows.groups.size
         kept = pairs * (len(self.gain) + self.rows.groups.shape[1])
-        return self.gain.nbytes + self.explained.nbytes + kept * self.gain.itemsize
+        return self.gain.nbytes + self.explained.nbytes + self.variances.nbytes + kept * self.gain.itemsize
 
     @classmethod
     def fitted(cls, rows: MaskRows, z: np.ndarray) -> "Operator":
@@ -104,7 +105,7 @@ class Operator:
                 break  # the scores do not vary
             penalty = ridge.penalty if round_ == 0 else MARGIN * ridge.better_penalty()
             ridge = ridge.with_variances(np.maximum(updated / updated.mean(), LEAST_VARIANCE), penalty)
-        return cls(rows, ridge.gain, np.eye(len(ridge.gain)) - ridge.unfitted)
+        return cls(rows, ridge.gain, np.eye(len(ridge.gain)) - ridge.unfitted, ridge.variances)
 
     def coefficients(self, z: np.ndarray) -> np.ndarray:
         """Return the ridge coefficients (T, F) for z (P, F), `differences` of the pairs' scores."""

@@ -7,24 +7,28 @@ from engine.saliency.operator import PENALTIES
 
 
 class Posterior:
-    """The posterior of a ridge regression in which all tokens have one prior variance, the same for all features.
+    """The posterior of a ridge regression with a prior variance for each token, the same for all features.
 
     design: X (P, T) float64; z: (P, F) float64, the contrasts of the features; geometry: what makes maps of coefficients
-    The penalty is chosen by generalised cross-validation, as in `engine.saliency.operator`. Leaving passes out, as there,
-    does not show what shrinks every time alike: of that there is much where tokens are more than contrasts.
+    variances: (T,), the prior variances up to a factor, as `engine.saliency.operator` fits them
+    The penalty is chosen by generalised cross-validation, as there. Leaving passes out, as there, does not show what shrinks
+    every time alike: of that there is much where tokens are more than contrasts.
     """
 
-    def __init__(self, design: np.ndarray, z: np.ndarray, geometry: Geometry) -> None:
-        left, sizes, right = np.linalg.svd(design, full_matrices=False)
+    def __init__(self, design: np.ndarray, z: np.ndarray, geometry: Geometry, variances: np.ndarray) -> None:
+        roots = np.sqrt(variances)
+        left, sizes, right = np.linalg.svd(design * roots, full_matrices=False)
         values = np.square(sizes)
         self._z, self._projected = z, left.T @ z  # (P, F), (r, F)
         energies = np.square(self._projected).sum(1)
         penalty = _penalty(values, energies, float(np.square(z).sum()), len(z))
-        self._explained = values / (values + penalty)  # (r,)
-        tiles = geometry.tiles(np.eye(design.shape[1])).T  # (T*T, T)
+        explained = values / (values + penalty)  # (r,)
+        self._seen = 1 - np.square(1 - explained)  # (r,), what residuals do not have of z along each direction, squared
+        self._freedom = len(z) - explained.sum()
+        tiles = geometry.tiles(np.diag(roots)).T  # (T*T, T)
         along = tiles @ right.T  # (T*T, r)
         self._to_tiles = along * (sizes / (values + penalty))
-        self._variance = np.maximum(np.square(tiles).sum(1) - np.square(along) @ self._explained, 0) / penalty  # (T*T,)
+        self._variance = np.maximum(np.square(tiles).sum(1) - np.square(along) @ explained, 0) / penalty  # (T*T,)
 
     @property
     def nbytes(self) -> int:
@@ -37,8 +41,8 @@ class Posterior:
         references: (R, F) float64, the other factor of the similarity
         """
         projected = self._projected @ references.T  # (r, R)
-        left = np.square(self._z @ references.T).sum(0) - self._explained @ np.square(projected)
-        scale = np.maximum(left, 0) / len(self._z)  # (R,), variance of one contrast's noise
+        left = np.square(self._z @ references.T).sum(0) - self._seen @ np.square(projected)
+        scale = np.maximum(left, 0) / self._freedom  # (R,), variance of one contrast's noise
         signal = (self._to_tiles @ projected).var(0)
         total = signal + scale * self._variance.mean()
         reliability = np.sqrt(np.divide(signal, total, out=np.zeros_like(signal), where=total > 0))
@@ -49,8 +53,8 @@ class Posterior:
         directions (n, F). The fit's shrinkage is not undone.
         """
         z, projected = self._z @ directions.T, self._projected @ directions.T
-        left = z.T @ z - (self._explained[:, None] * projected).T @ projected
-        return left / len(z) * float(self._variance.mean())
+        left = z.T @ z - (self._seen[:, None] * projected).T @ projected
+        return left / self._freedom * float(self._variance.mean())
 
 
 def _penalty(values: np.ndarray, energies: np.ndarray, energy: float, pairs: int) -> float:

@@ -23,6 +23,7 @@ class StoppingOptions(Protocol):
     automatic: whether the stopping rule decides how many passes are enough
     enough: the correlation that is enough then; None: what the published procedure would reach
     first_look: passes before the first check
+    step: passes between two checks; None: as many as a share of noise that falls as 1 / masks predicts
     """
 
     @property
@@ -37,6 +38,8 @@ class StoppingOptions(Protocol):
     def enough(self) -> float | None: ...
     @property
     def first_look(self) -> int: ...
+    @property
+    def step(self) -> int | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +60,14 @@ class Budget:
     tolerance: a correlation with the limit that is enough, None for no such end
     until: time.perf_counter() at which the caller wants the answer, None for no deadline
     as_published: whether the correlation of the published procedure is enough
-    first_look: masks before the first check
+    first_look, step: masks before the first check and between two, as `StoppingOptions` says
     """
 
     tolerance: float | None = None
     until: float | None = None
     as_published: bool = False
     first_look: int = AUTO[0]
+    step: int | None = None
 
     @classmethod
     def of(cls, options: StoppingOptions, drawn: bool, tolerance: float | None, deadline: float | None) -> "Budget":
@@ -79,12 +83,12 @@ class Budget:
             tolerance = options.enough
         as_published = tolerance is None and drawn and options.automatic
         if deadline is None:
-            return cls(tolerance, None, as_published, options.first_look)
+            return cls(tolerance, None, as_published, options.first_look, options.step)
         if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0 < deadline < math.inf:
             raise OptionError(f"deadline must be a number of seconds above 0, got {deadline!r}")
         if not options.ends_early:
             raise OptionError(f"deadline does not apply to method {options.name}: its map needs every pass")
-        return cls(tolerance, time.perf_counter() + deadline, as_published, options.first_look)
+        return cls(tolerance, time.perf_counter() + deadline, as_published, options.first_look, options.step)
 
     def share(self, pictures: int) -> "Budget":
         """Return the budget of the first of so many pictures, which share the remaining time evenly."""
@@ -117,6 +121,8 @@ class Budget:
         wanted = convergence.published if self.tolerance is None else self.tolerance
         if convergence.reliability >= wanted:
             return None
+        if self.step is not None:
+            return min(done + self.step, total)
         needed = done * (1 - convergence.reliability**2) / max(1 - wanted**2, 1e-9)
         return min(max(BLOCK * int(min(needed, total) // BLOCK), done + BLOCK), total)
 
