@@ -31,6 +31,7 @@ import numpy as np
 from benchmarks.record import circumstances, write
 from benchmarks.uploads import EXPLAIN, FORM, PREPARE, form, malformed
 from engine import Explainer, Rise
+from engine.service.opening import compute_on_one_thread
 from engine.terminal import CommandParser, notice, run_command, say
 
 PICTURES = Path(str(resources.files("engine") / "data" / "pictures"))
@@ -89,6 +90,7 @@ class Server:
 
 def throughput() -> dict[str, Any]:
     """Passes per CPU second, the server's and the engine's own, measured in turns."""
+    compute_on_one_thread()  # as the server does
     explainer, ratios = Explainer(threads=1), []
     with Server() as server, concurrent.futures.ThreadPoolExecutor(CLIENTS) as clients:
         for number in range(ROUNDS + 1):

@@ -11,7 +11,7 @@ from engine.errors import OptionError
 from engine.runtime.providers import PROVIDERS
 from engine.terminal import CommandParser, run_command
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "threadpoolctl")
 
 _EXAMPLES = """examples:
   python -m engine.serve                                       the embedded emoji demo, on http://127.0.0.1:8000

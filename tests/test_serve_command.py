@@ -1,10 +1,12 @@
 """The service as a process: it starts, ends without losing what it accepted, and reaches nothing outside."""
 
 import concurrent.futures
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,19 @@ def test_bad_options_are_one_line(capsys: pytest.CaptureFixture[str], served: Se
     ):
         assert exit_status(main, arguments) == 2
         assert said in error_line(capsys)
+
+
+@pytest.mark.parametrize(("asked", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)], ids=["nothing", "two"])
+def test_algebra_has_one_thread_unless_the_environment_says_more(asked: dict[str, str], threads: int) -> None:
+    code = (
+        "from engine.service.opening import compute_on_one_thread\n"
+        "from threadpoolctl import threadpool_info\n"
+        "compute_on_one_thread()\n"
+        "print([pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'blas'])\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | asked
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert set(json.loads(found.stdout)) == {min(threads, len(os.sched_getaffinity(0)))}
 
 
 def test_without_the_extra_the_command_says_what_to_install(

@@ -17,7 +17,7 @@ from engine.service.app import create_app
 from engine.service.guard import read_keys
 from engine.service.limits import Limits
 from engine.service.log import LogLines, log
-from engine.service.opening import Settings, open_index, opened_explainer
+from engine.service.opening import Settings, compute_on_one_thread, open_index, opened_explainer
 from engine.service.service import Service
 
 POLL = 0.05
@@ -50,6 +50,7 @@ def opened_app(settings: Settings, shared: Path | None = None) -> FastAPI:
 
     Raises OptionError, BundleError, ProviderError, OutputError.
     """
+    compute_on_one_thread()
     limits = Limits.of(list(settings.limits))
     keys = () if settings.api_key_file is None else read_keys(settings.api_key_file)
     index = None if settings.index is None else functools.partial(open_index, settings.index)
