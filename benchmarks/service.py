@@ -2,11 +2,11 @@
 
     python -m benchmarks.service [--only NAME ...] [--malformed 10000] [--out FILE]
 
-A row each. throughput: passes per second of the server with 8 clients, as a share of the engine's own in this process, in turns,
-by the clock and by CPU time; both have one thread for a run of the network. prepared: seconds of requests that are algebra alone. deadline: seconds of requests with a deadline of
-0.3 s at half load. overload: 64 clients against a queue of 8. malformed: uploads that no service should accept. Seconds are
-wall time, which other work on the machine lengthens: `load` is the machine's load average, and `clock` says how late a
-thread woke that asked to be woken in time.
+A row each. throughput: passes per second of the server with 8 clients, as a share of the engine's own in this process, in
+turns, by the clock and by CPU time; both have one thread for a run of the network. prepared: seconds of requests that are
+algebra alone. deadline: seconds of requests with a deadline of 0.3 s at half load. overload: 64 clients, a queue of 8.
+malformed: uploads that no service should accept. Seconds are wall time, which other work on the machine lengthens: `load` is
+the machine's load average, and `clock` says how late a thread woke that asked to be woken in time.
 """
 
 import argparse
