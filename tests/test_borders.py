@@ -14,6 +14,7 @@ from engine.saliency.originals import map_on_original, seen_part
 from engine.saliency.similarity import query_features, reference_features
 from engine.saliency.steadiness import FAINT, FLAT_MAP, NOTHING_STANDS_OUT, steadiness
 from engine.saliency.stopping import AUTO, Budget, Convergence
+from engine.saliency.tile_means import tile_means
 
 
 def test_passes_go_on_by_what_is_missing() -> None:
@@ -160,3 +161,8 @@ def test_a_map_is_made_of_as_many_coefficients_as_there_are_parts() -> None:
 def test_halves_come_in_pairs() -> None:
     with pytest.raises(ValueError, match="shorter"):
         split_half_reliability([np.eye(2)] * 2, [np.eye(2)])
+
+
+def test_means_over_tiles_are_of_equal_parts_of_the_map() -> None:
+    saliency = np.random.default_rng(0).normal(size=(32, 48))
+    np.testing.assert_allclose(tile_means(saliency), saliency.reshape(16, 2, 16, 3).mean((1, 3)))

@@ -105,6 +105,31 @@ def test_scores_that_do_not_vary_have_a_posterior_that_says_so(geometry: Geometr
     assert not reliability.any()
 
 
+def test_noise_as_a_quadratic_form_is_that_of_the_errors(geometry: Geometry) -> None:
+    random = np.random.default_rng(3)
+    x = random.choice([-0.5, 0.5], (24, 20))
+    z = x @ random.normal(size=(20, 4)) + 0.3 * random.normal(size=(24, 4))
+    posterior, directions, mixed = (
+        Posterior(x, z, geometry, random.uniform(0.1, 2, 20)),
+        random.normal(size=(3, 4)),
+        [1, -2, 3],
+    )
+    form = posterior.form(directions)
+    np.testing.assert_allclose(form.diagonal(), np.square(posterior.errors(directions)[0]).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(posterior.form(np.array([mixed]) @ directions), [[mixed @ form @ mixed]], rtol=1e-9)
+
+
+def test_noise_of_tokens_has_its_shrinkage_undone() -> None:
+    plan = Tokens(masks=64).plan(*TOKENS)
+    features = np.random.default_rng(4).normal(size=(64, 5))
+    regression = MapFits(plan.design(SIZE), lambda _: features, 5).regression(None)
+    form, constant = regression.noise(np.eye(5))
+    errors = [np.square(e.error).mean() for e in regression.estimates(np.eye(5)) if e.error is not None]
+    np.testing.assert_allclose(form.diagonal(), errors, rtol=1e-5)
+    assert regression.amplitude < 0.9
+    assert not constant.any()
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_the_design_of_tokens_is_what_the_passes_of_a_group_differ_by(parts: int) -> None:
     plan = Tokens(masks=26, kept=1 / parts).plan(*TOKENS)
