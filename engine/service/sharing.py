@@ -73,10 +73,6 @@ class SharedStage(HostStage):
         self._ticket.share_runs()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self._ticket.end_shared_runs()
-
     def run_rows(self, rows: np.ndarray, until: float | None) -> np.ndarray | None:
         """Run rows (n, ...) float32 with those of other work; None: not before `until`. Raises Cancelled, Refused."""
         return self._ticket.run_shared(self._session, rows, self.batch, until)

@@ -84,7 +84,7 @@ class Ticket:
     def network(self) -> Iterator[None]:
         """Begin with a turn at the network, which `progress` passes on after every batch. Raises Cancelled, Refused.
 
-        Passes that share runs hold no turn meanwhile, see `share_runs`.
+        Passes that share runs hold no turn from their first run on, see `share_runs`.
         """
         self._shares, self._urgent = False, self.hurried
         self._take(timeout=None)
@@ -106,17 +106,9 @@ class Ticket:
             self._give()
 
     def share_runs(self) -> None:
-        """Hold no turn until `end_shared_runs`: rows are drawn beside the network, and run by `run_shared`."""
+        """Hold no turn from now on: rows are drawn, and maps made, beside the network; rows are run by `run_shared`."""
         self._shares = True
         self._give()
-
-    def end_shared_runs(self) -> None:
-        """Take a turn for what is made of them.
-
-        Beside the runs of other work a BLAS library's threads would mostly wait for each other, which costs more than they
-        compute.
-        """
-        self._take_in_time()
 
     def run_shared(self, session: Runner, rows: np.ndarray, batch: int, until: float | None) -> np.ndarray | None:
         """Have rows (n, ...) float32 run with those of other work; returns (n, D) float32, None: not in time.
@@ -147,7 +139,8 @@ class Ticket:
             self.require_wanted()
             return
         self._give()
-        self._take_in_time()
+        # without a turn in time the engine has none left for a batch either, and ends the passes
+        self._take(timeout=max(self.until - self._slowest - time.perf_counter(), 0.0))
 
     def require_wanted(self) -> None:
         """Raise Cancelled if nobody waits for this, Refused if it took too long."""
@@ -157,10 +150,6 @@ class Ticket:
             raise Refused(
                 503, f"this took longer than the {self.limit:g} s allowed: ask for fewer passes, or send it as a job", 1
             )
-
-    def _take_in_time(self) -> None:
-        """Go on without a turn if none comes in time: the engine has no time left for a batch then, and ends the passes."""
-        self._take(timeout=max(self.until - self._slowest - time.perf_counter(), 0.0))
 
     def _take(self, timeout: float | None) -> None:
         self.require_wanted()
