@@ -41,7 +41,7 @@ class MaskedPasses:
                     break
                 if until is not None:
                     stage.wait()
-                self._slowest = max(self._slowest, time.perf_counter() - began)
+                self._slowest = max(self._slowest, time.perf_counter() - began - stage.waited)
                 progress(first + count, total)
             return stage.embeddings()
 

@@ -58,6 +58,8 @@ class Stage(Protocol):
     """
 
     batch: int
+    waited: float
+    """Seconds that the last `embed` waited for others to leave the network; 0 where nobody else has it."""
 
     def __enter__(self) -> "Stage":
         """Begin a run, with no embeddings yet."""

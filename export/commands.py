@@ -179,7 +179,7 @@ def _add_quantize(commands: Subcommands) -> None:
         "quantize",
         help="add int8 and fp16 graphs to a bundle, with a report of how faithful they are",
         description="Add an int8 graph for CPUs (U8S8), and an fp16 and a symmetric int8 graph (S8S8) for GPUs, to a "
-        "bundle; earlier ones are replaced. At most 48 pictures of the folder and its subfolders are read, spread evenly "
+        "bundle; earlier ones are replaced. At most 80 pictures of the folder and its subfolders are read, spread evenly "
         "over the sorted names; files that are not pictures are left out, and one line says so. A quarter of the pictures "
         "is kept out of the calibration, and the report, precision.json, is measured on those. If int8 changes the maps too "
         "much, the costliest nodes are left in fp32. Int8 for CPUs is left out if it is not faster than fp32 here.",

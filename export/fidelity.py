@@ -50,10 +50,13 @@ class Agreement:
 class GraphRuns:
     """One graph's embeddings of R pictures (H, W, 3) uint8, whole and behind a plan's masks, each run when first needed."""
 
-    def __init__(self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: RisePlan) -> None:
+    def __init__(
+        self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: RisePlan, kept: int
+    ) -> None:
+        """kept: the fits of so many masks are kept, for further conditions and graphs"""
         self._session, self._manifest, self._pictures, self._plan = session, manifest, pictures, plan
         self._masked: dict[int, np.ndarray] = {}
-        self._fits: dict[tuple[int, int], MapFits] = {}
+        self._kept, self._fits = kept, dict[int, MapFits]()
 
     def masked(self, query: int, masks: int) -> np.ndarray:
         """Return the embeddings (masks, D) float32 of one picture behind the plan's first masks."""
@@ -78,11 +81,13 @@ class GraphRuns:
             scores = self.scores(query, condition, masks)[:, chosen]
             found = plan.maps(scores, preprocessing.height, preprocessing.width)
             return found.reshape(len(found), -1).astype(np.float64)
-        if (query, masks) not in self._fits:
+        fits = self._fits.get(query) if masks == self._kept else None
+        if fits is None:
             design = plan.design((preprocessing.height, preprocessing.width))
-            features = functools.partial(self._features, query, masks)
-            self._fits[query, masks] = MapFits(design, features, self._manifest.embedding)
-        estimates = self._fits[query, masks].estimates(self._references(query, condition)[chosen], condition)
+            fits = MapFits(design, functools.partial(self._features, query, masks), self._manifest.embedding)
+        if masks == self._kept:
+            self._fits[query] = fits
+        estimates = fits.estimates(self._references(query, condition)[chosen], condition)
         return np.array([one.saliency for one in estimates], np.float64).reshape(len(estimates), -1)
 
     @functools.cached_property
@@ -126,7 +131,7 @@ class Fp32Comparison:
 
     def runs(self, session: Runner) -> GraphRuns:
         """Return the embeddings of a graph on the same pictures and masks, to be compared."""
-        return GraphRuns(session, self._manifest, self._pictures, self._plan)
+        return GraphRuns(session, self._manifest, self._pictures, self._plan, self.masks)
 
     def agreement(self, other: GraphRuns, queries: Sequence[int]) -> Agreement:
         """Compare the maps of each query against each other picture, without and with each condition.
@@ -134,16 +139,21 @@ class Fp32Comparison:
         queries: indices of the pictures that are masked. Raises ExportError if all fp32 maps are constant.
         """
         cosines = [_cosines(self.base.masked(i, self.masks), other.masked(i, self.masks)) for i in queries]
-        found = self.correlations(other, queries, ESTIMATOR, self.masks)
+        conditions = () if self._manifest.conditions is None else range(len(self._manifest.conditions.weights))
+        every = [(i, c) for i in queries for c in (None, *conditions)]
+        found = np.concatenate([self.correlations(other, i, c, ESTIMATOR, self.masks) for i, c in every])
         if not found.size:
             raise ExportError("the fp32 maps of these pictures are constant, so nothing can be compared; use other pictures")
         return Agreement(np.concatenate(cosines), found)
 
-    def correlations(self, other: GraphRuns, queries: Sequence[int], estimator: str, masks: int) -> np.ndarray:
-        """Return the same maps' correlations (n,), by any estimator and number of the plan's masks."""
-        conditions = () if self._manifest.conditions is None else range(len(self._manifest.conditions.weights))
-        every = [(i, c) for i in queries for c in (None, *conditions)]
-        return np.concatenate([self._of_query(other, i, c, estimator, masks) for i, c in every])
+    def correlations(self, other: GraphRuns, query: int, condition: int | None, estimator: str, masks: int) -> np.ndarray:
+        """Return (n,) correlations of one picture's maps against the others, without maps that are constant in fp32."""
+        scores = self.base.scores(query, condition, masks)
+        varied = np.ptp(scores, axis=0) > ROUNDING * np.abs(scores).max(0)
+        if not varied.any():
+            return np.empty(0)
+        maps = [runs.maps(query, condition, varied, estimator, masks) for runs in (self.base, other)]
+        return _cosines(*(m - m.mean(1, keepdims=True) for m in maps))
 
     def score_error(self, other: GraphRuns, queries: Sequence[int]) -> float:
         """Return the error of the score differences that maps are fitted to, as a share of these differences (squares).
@@ -156,15 +166,6 @@ class Fp32Comparison:
             size = float(np.square(expected).sum())
             errors.append(float(np.square(expected - got).sum()) / size if size > 0 else 0.0)
         return float(np.mean(errors))
-
-    def _of_query(self, other: GraphRuns, query: int, condition: int | None, estimator: str, masks: int) -> np.ndarray:
-        """Return (n,) correlations of one picture's maps against the others, without maps that are constant in fp32."""
-        scores = self.base.scores(query, condition, masks)
-        varied = np.ptp(scores, axis=0) > ROUNDING * np.abs(scores).max(0)
-        if not varied.any():
-            return np.empty(0)
-        maps = [runs.maps(query, condition, varied, estimator, masks) for runs in (self.base, other)]
-        return _cosines(*(m - m.mean(1, keepdims=True) for m in maps))
 
 
 def speed(base: Runner, other: Runner, batch: np.ndarray) -> float:

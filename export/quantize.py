@@ -73,11 +73,13 @@ def export_quantized(
     with tempfile.TemporaryDirectory() as folder:
         trials = GraphTrials(before, pictures, Path(folder), keeper)
         searches, found = _search(trials, targets)
-        made, report = _reported(before, pictures, trials, found)
-        failed = [] if report is None else [f for f in searches if f in report.graphs and not report.graphs[f].passes]
+        made, measured = _reported(before, pictures, trials, found)
+        graphs = {} if measured is None else measured.report.graphs
+        failed = [file for file in searches if file in graphs and not graphs[file].passes]
         if failed and keeper.left > 2 * _reserved(trials, len(made)):
             found |= {file: searches[file].again(keeper.limit - _reserved(trials, len(made))) for file in failed}
-            made, report = _reported(before, pictures, trials, found)
+            made, measured = _reported(before, pictures, trials, found)
+        report = None if measured is None else _with_other_maps(measured, trials)
     if report is not None:
         _write(before, made, report)
         keeper.say("done")
@@ -91,9 +93,20 @@ def _reserved(trials: GraphTrials, graphs: int) -> float:
     return RESERVED_QUERIES * COMPARED_MASKS * trials.pass_seconds * (1 + graphs)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Measured:
+    """A report, and what its graphs gave. masked: so many pictures were; runs: by file; bf16: None if there is none"""
+
+    report: Report
+    comparison: Fp32Comparison
+    masked: int
+    runs: dict[str, GraphRuns]
+    bf16: GraphRuns | None
+
+
 def _reported(
     before: Bundle, pictures: Pictures, trials: GraphTrials, found: dict[str, Found]
-) -> tuple[list[QuantizedGraph], Report | None]:
+) -> tuple[list[QuantizedGraph], _Measured | None]:
     """Return the graphs that were found, and their report if there are any."""
     made = [one.made for one in found.values() if one.made is not None]
     return made, _report(before, pictures, trials, made) if made else None
@@ -116,20 +129,19 @@ def _search(trials: GraphTrials, targets: Sequence[str]) -> tuple[dict[str, Int8
     return searches, found
 
 
-def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[QuantizedGraph]) -> Report:
+def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[QuantizedGraph]) -> _Measured:
     """Compare the graphs on the held-out pictures: with each of them masked, or with as many as there is time for."""
     keeper, count = trials.keeper, len(pictures.held_out)
     comparison = trials.comparison(pictures.held_out, COMPARED_MASKS, REPORT_SEED, MOST_COMPARED_MASKS)
-    runs = [comparison.runs(trials.session(one)) for one in made]
-    bf16 = trials.bf16_session() if any(one.graph.target == "cpu" for one in made) else None
-    runs += [] if bf16 is None else [comparison.runs(bf16)]
-    graphs = [comparison.base, *runs]
+    runs = {one.graph.file: comparison.runs(trials.session(one)) for one in made}
+    session = trials.bf16_session() if any(one.graph.target == "cpu" for one in made) else None
+    bf16 = None if session is None else comparison.runs(session)
+    graphs = [comparison.base, *runs.values(), *([] if bf16 is None else [bf16])]
     each = COMPARED_MASKS * trials.pass_seconds * len(graphs)
     masked = _run_in_time(keeper, graphs, count, COMPARED_MASKS, each, LEAST_COMPARED)
-    agreements = [comparison.agreement(one, range(masked)) for one in runs]
-    more = _run_in_time(keeper, graphs, masked, MOST_COMPARED_MASKS, each)
-    others = [_other_maps(comparison, one, masked, more) for one in runs]
-    return Report(
+    agreements = {file: comparison.agreement(one, range(masked)) for file, one in runs.items()}
+    in_bf16 = None if bf16 is None else comparison.agreement(bf16, range(masked))
+    report = Report(
         identity=bundle.identity,
         calibration_pictures=len(pictures.calibration),
         held_out_pictures=count,
@@ -140,11 +152,28 @@ def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[
         machine=platform.machine(),
         versions={name: importlib.metadata.version(name) for name in ("numpy", "onnx")} | {"onnxruntime": ort.__version__},
         graphs={
-            one.graph.file: _fidelity(found, other, one.speed, one.calibration, one.kept_fp32)
-            for one, found, other in zip(made, agreements, others, strict=False)
+            one.graph.file: _fidelity(agreements[one.graph.file], one.speed, one.calibration, one.kept_fp32) for one in made
         },
         estimator=ESTIMATOR,
-        bf16=None if bf16 is None else _fidelity(agreements[-1], others[-1], trials.bf16_speed(), "none needed"),
+        bf16=None if in_bf16 is None else _fidelity(in_bf16, trials.bf16_speed(), "none needed"),
+    )
+    return _Measured(report, comparison, masked, runs, bf16)
+
+
+def _with_other_maps(measured: _Measured, trials: GraphTrials) -> Report:
+    """Return the report with maps that decide nothing, as far as time allows."""
+    keeper, report = trials.keeper, measured.report
+    graphs = [measured.comparison.base, *measured.runs.values(), *([] if measured.bf16 is None else [measured.bf16])]
+    each = (MOST_COMPARED_MASKS - COMPARED_MASKS) * trials.pass_seconds * len(graphs)
+    more = _run_in_time(keeper, graphs, measured.masked, MOST_COMPARED_MASKS, each)
+
+    def extended(fidelity: GraphFidelity, runs: GraphRuns) -> GraphFidelity:
+        return dataclasses.replace(fidelity, other_maps=_other_maps(keeper, measured, runs, more))
+
+    return dataclasses.replace(
+        report,
+        graphs={file: extended(one, measured.runs[file]) for file, one in report.graphs.items()},
+        bf16=None if report.bf16 is None or measured.bf16 is None else extended(report.bf16, measured.bf16),
     )
 
 
@@ -168,24 +197,22 @@ def _run_in_time(keeper: Timekeeper, graphs: list[GraphRuns], count: int, masks:
     return done
 
 
-def _other_maps(comparison: Fp32Comparison, runs: GraphRuns, masked: int, more: int) -> tuple[MapFidelity, ...]:
-    """Return how well a graph's maps agree that do not decide. masked, more: pictures masked by few and by most masks"""
+def _other_maps(keeper: Timekeeper, measured: _Measured, runs: GraphRuns, more: int) -> tuple[MapFidelity, ...]:
+    """Return how well a graph's maps without a condition agree. more: pictures that were masked by MOST_COMPARED_MASKS"""
     found = []
     for estimator in REPORT_ESTIMATORS:
-        for masks, queries in ((COMPARED_MASKS, masked), (MOST_COMPARED_MASKS, more)):
-            if queries and (estimator, masks) != (ESTIMATOR, COMPARED_MASKS):
-                maps = comparison.correlations(runs, range(queries), estimator, masks)
+        for masks, queries in ((COMPARED_MASKS, measured.masked), (MOST_COMPARED_MASKS, more)):
+            if (estimator, masks) == (ESTIMATOR, COMPARED_MASKS):
+                continue  # which decide
+            in_time = (query for query in range(queries) if keeper.left > 0)
+            each = [measured.comparison.correlations(runs, query, None, estimator, masks) for query in in_time]
+            maps = np.concatenate([np.empty(0), *each])
+            if len(maps):  # all may be flat
                 found.append(MapFidelity(estimator, masks, len(maps), float(maps.mean()), float(np.percentile(maps, 10))))
     return tuple(found)
 
 
-def _fidelity(
-    found: Agreement,
-    other_maps: tuple[MapFidelity, ...],
-    speed: float | None,
-    calibration: str,
-    kept_fp32: tuple[str, ...] = (),
-) -> GraphFidelity:
+def _fidelity(found: Agreement, speed: float | None, calibration: str, kept_fp32: tuple[str, ...] = ()) -> GraphFidelity:
     return GraphFidelity(
         embedding_cosine_mean=float(found.cosines.mean()),
         embedding_cosine_least=float(found.cosines.min()),
@@ -195,7 +222,6 @@ def _fidelity(
         speed=speed,
         calibration=calibration,
         kept_fp32=kept_fp32,
-        other_maps=other_maps,
     )
 
 

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "engine.index": (["engine", "kernels"], ["numpy", "PIL", "lance", "usearch", "pyarrow"]),
     "engine.service": (
         ["engine", "engine.index", "kernels"],
-        ["numpy", "PIL", "fastapi", "prometheus_client", "pydantic", "ray", "starlette", "uvicorn"],
+        ["numpy", "PIL", "fastapi", "prometheus_client", "pydantic", "ray", "starlette", "threadpoolctl", "uvicorn"],
     ),
     "engine": (
         [

@@ -199,7 +199,7 @@ def test_a_run_under_way_is_waited_for() -> None:
 
 def test_passes_end_where_the_network_is_not_free_in_time() -> None:
     class Busy:
-        batch = 4
+        batch, waited = 4, 0.0
         asked: list[float | None]
 
         def __enter__(self) -> "Busy":
@@ -225,6 +225,94 @@ def test_passes_end_where_the_network_is_not_free_in_time() -> None:
     assert told == [4, 8]
     assert sum(map(len, found)) == 8
     assert stage.asked == [None, 1e12, 1e12]  # type: ignore[attr-defined]  # no map without the first
+
+
+def test_a_batch_is_as_slow_as_its_run_and_not_as_the_wait_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("engine.passes.time.perf_counter", lambda: now)
+
+    class Late:
+        batch, waited = 4, 9.0
+
+        def __enter__(self) -> "Late":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def embed(self, first: int, count: int, until: float | None = None) -> bool:
+            nonlocal now
+            now += 10.0
+            return True
+
+        def wait(self) -> None:
+            pass
+
+        def embeddings(self) -> list[np.ndarray]:
+            return []
+
+    told: list[int] = []
+    MaskedPasses(Late()).run(0, 100, 25.0, lambda done, _: told.append(done), 100)
+    assert told == [4, 8, 12]  # the last begins at 20; with one of 10 s it would not
+
+
+def test_what_comes_before_the_passes_is_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("engine.service.tickets.time.perf_counter", lambda: now)
+    ticket = Ticket(Turns(), 60, 60)
+    with ticket.network():
+        now = 5.0
+        ticket.share_runs()
+        now = 5.25
+        ticket.progress(4, 100)
+    assert (ticket._slowest, ticket.stages["network"]) == (0.25, 5.25)
+
+
+def test_every_run_that_a_map_needs_is_urgent_for_work_with_a_deadline() -> None:
+    """Of the passes only the first is, whose rows come without a time by which to have them."""
+    queue, order = Queue(), list[str]()
+
+    def turn(name: str, ticket: Ticket) -> None:
+        with ticket.turn():
+            order.append(name)
+
+    def rows(name: str, ticket: Ticket, until: float | None) -> None:
+        ticket._urgent = False  # as after a batch
+        ticket.run_shared(queue.network, np.ones((BATCH, 1), np.float32), BATCH, until)
+        order.append(name)
+
+    tickets = {name: Ticket(queue.turns, deadline, 60) for name, deadline in zip("abcd", (None, 50, 50, 50), strict=True)}
+    queue.start(lambda: turn("a", tickets["a"]))
+    queue.start(lambda: rows("b", tickets["b"], tickets["b"].until))
+    queue.start(lambda: turn("c", tickets["c"]))
+    queue.start(lambda: rows("d", tickets["d"], None))
+    assert [place.urgent for place in queue.turns._waiting] == [True, True, False, False]
+    queue.let_go()
+    assert sorted(order) == ["a", "b", "c", "d"]
+
+
+def test_rows_whose_time_is_over_leave_with_the_run_under_way() -> None:
+    queue, done = Queue(), threading.Event()
+    queue.network.go_on.clear()
+
+    def keep_the_turn() -> None:
+        assert queue.turns.take()
+        assert done.wait(30)
+        queue.turns.give()
+
+    queue.wait("a", queue.rows(1, 2, 3, 4, 5))
+    queue.start(keep_the_turn)
+    late = queue.wait("b", queue.rows(11, 12, 13, 14, 15), timeout=1.0)
+    queue.turns.give()
+    assert queue.network.begun.wait(30)
+    until(lambda: any(place.leaves for place in queue.turns._waiting))
+    queue.network.go_on.set()
+    until(lambda: "b" in queue.results)  # while another has the turn
+    assert (queue.results["b"], late.done) == (False, 3)
+    done.set()
+    queue.join()
+    assert queue.results["a"] is True
+    assert queue.turns.take(timeout=0)
 
 
 def test_the_network_is_free_while_rows_are_drawn_and_maps_are_made() -> None:
@@ -363,3 +451,23 @@ def test_a_long_explanation_that_shares_runs_holds_up_no_deadline(demo: Explaine
     with pytest.raises(Cancelled):
         running.result(60)
     service.close()
+
+
+@pytest.mark.parametrize(("least", "most", "said"), [(1e-3, 9.0, None), (0.0, 2.0, COMPANY)], ids=["flat", "boards"])
+def test_a_network_that_takes_not_every_picture_is_served(
+    demo: Explainer, least: float, most: float, said: str | None
+) -> None:
+    """Flat pictures are not shown to it; one that cannot take what the check shows it shares no runs.
+
+    least, most: of how much a row that it takes varies
+    """
+
+    class Refusing(Around):
+        def run(self, batch: np.ndarray) -> np.ndarray:
+            varied = batch.reshape(len(batch), -1).std(1)
+            if not least <= varied.min() <= varied.max() <= most:
+                raise BundleError("not finite")
+            return super().run(batch)
+
+    odd = demo.with_model(demo.model.running(Refusing(demo.model.similarity, np.asarray)))
+    assert sharing(odd)[1] == said

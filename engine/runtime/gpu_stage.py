@@ -120,6 +120,8 @@ class GpuStage:
     Raises ProviderError if the GPU cannot take the plan, BundleError if a run fails or gives numbers that are not finite.
     """
 
+    waited = 0.0
+
     def __init__(
         self,
         device: Device,

@@ -15,6 +15,8 @@ class HostStage:
     batch: rows of every run
     """
 
+    waited = 0.0
+
     def __init__(
         self, session: Runner, renderer: Renderer, image: np.ndarray, baseline: np.ndarray, channels_last: bool, batch: int
     ) -> None:

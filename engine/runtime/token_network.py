@@ -49,6 +49,8 @@ class TokenStage:
     tokens: (T, D) float32, all of the picture's; prefix: so many of them have no place, and are always kept
     """
 
+    waited = 0.0
+
     def __init__(
         self, tail: Tail, tokens: np.ndarray, prefix: int, kept: Callable[[int, int], np.ndarray], batch: int
     ) -> None:

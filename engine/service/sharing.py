@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine.errors import BundleError
 from engine.explainer import Explainer
 from engine.model import LoadedModel
 from engine.protocol import Renderer, Runner, Stage
@@ -75,7 +76,9 @@ class SharedStage(HostStage):
 
     def run_rows(self, rows: np.ndarray, until: float | None) -> np.ndarray | None:
         """Run rows (n, ...) float32 with those of other work; None: not before `until`. Raises Cancelled, Refused."""
-        return self._ticket.run_shared(self._session, rows, self.batch, until)
+        found = self._ticket.run_shared(self._session, rows, self.batch, until)
+        self.waited = self._ticket.waited
+        return found
 
 
 def _why_not(model: LoadedModel) -> str | None:
@@ -89,19 +92,22 @@ def _why_not(model: LoadedModel) -> str | None:
 def same_in_any_company(model: LoadedModel) -> bool:
     """Whether rows of the canonical picture, moved about, give the same bits at other places and beside other rows.
 
-    Those are reversed, or moved on by one; every other row is another picture, black or white, which widens the range that
-    a network may scale its numbers by.
+    Those are reversed, or moved on by one; every other row is a board of black and white, which widens the range that a
+    network may scale its numbers by.
     """
     batch, preprocessing, picture = model.run_settings.batch, model.preprocessing, model.bundle.canonical["picture"]
-    moved = np.stack([np.roll(picture, 3 * i, (0, 1)) for i in range(batch)])
-    rows = preprocessing.normalised(moved)
-    flat = preprocessing.normalised(np.stack([np.full_like(picture, 255 * (i % 4 == 1)) for i in range(batch)]))
+    rows = preprocessing.normalised(np.stack([np.roll(picture, 3 * i, (0, 1)) for i in range(batch)]))
+    board = (np.indices(picture.shape[:2]).sum(0) % 2 * 255).astype(np.uint8)
+    boards = preprocessing.normalised(np.stack([np.roll(np.stack([board] * 3, 2), i % 4 // 2, 0) for i in range(batch)]))
     odd = np.arange(batch) % 2 == 1
     other = rows.copy()
-    other[odd] = flat[odd]
+    other[odd] = boards[odd]
     expected = model.similarity.run(rows)[~odd]
-    found = (
-        model.similarity.run(np.ascontiguousarray(other[::-1]))[::-1],
-        np.roll(model.similarity.run(np.roll(other, 1, axis=0)), -1, axis=0),
-    )
+    try:
+        found = (
+            model.similarity.run(np.ascontiguousarray(other[::-1]))[::-1],
+            np.roll(model.similarity.run(np.roll(other, 1, axis=0)), -1, axis=0),
+        )
+    except BundleError:  # no number for such a row: it would fail the rows beside it
+        return False
     return all(np.array_equal(one[~odd], expected) for one in found)

@@ -28,7 +28,7 @@ class Ticket:
     deadline: seconds from now after which the answer is wanted as it is then; limit: seconds that it may take at all
     stages: seconds by stage so far; done, total: passes of the picture that is masked now; rows: of all pictures that ran
     batches: runs that it made for itself; padded: rows that only filled the runs that it made for others too
-    between_batches: called after each batch of passes
+    between_batches: called after each batch of passes; waited: seconds that the last rows waited for their run to begin
     """
 
     def __init__(self, turns: Turns, deadline: float | None, limit: float) -> None:
@@ -41,7 +41,7 @@ class Ticket:
         self.between_batches: Callable[[], None] = _nothing
         self._turns, self._span = turns, stage_spans()
         self._holds = self._shares = self._urgent = False
-        self._batch_began = self._slowest = 0.0
+        self._batch_began = self._slowest = self.waited = 0.0
         self._unwanted = threading.Event()
 
     def cancel(self) -> None:
@@ -95,10 +95,11 @@ class Ticket:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Have a turn for one run, unless this work has one."""
+        """Have a turn for one run, unless this work has one: it comes at once for work with a deadline."""
         if self._holds:
             yield
             return
+        self._urgent = self.hurried
         self._take(timeout=None)
         try:
             yield
@@ -107,7 +108,9 @@ class Ticket:
 
     def share_runs(self) -> None:
         """Hold no turn from now on: rows are drawn, and maps made, beside the network; rows are run by `run_shared`."""
-        self._shares = True
+        now = time.perf_counter()
+        self.add("network", now - self._batch_began)  # what came before is no batch of passes
+        self._shares, self._batch_began = True, now
         self._give()
 
     def run_shared(self, session: Runner, rows: np.ndarray, batch: int, until: float | None) -> np.ndarray | None:
@@ -118,8 +121,10 @@ class Ticket:
         """
         self.require_wanted()
         mine, asked = WaitingRows(session, rows, batch, lambda: not self.cancelled), time.perf_counter()
-        self._turns.run(mine, self._urgent, None if until is None else max(until - self._slowest - asked, 0.0))
-        self._waited((mine.began or time.perf_counter()) - asked)
+        urgent = self._urgent or (self.hurried and until is None)  # without these rows there is no map
+        self._turns.run(mine, urgent, None if until is None else max(until - self._slowest - asked, 0.0))
+        self.waited = (mine.began or time.perf_counter()) - asked
+        self._waited(self.waited)
         self.rows += mine.done
         self.padded += mine.padded
         self.require_wanted()

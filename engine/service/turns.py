@@ -50,7 +50,8 @@ class WaitingRows:
 class Place:
     """Where a thread stands in the queue. rows: what it waits to have run; None: it wants the turn itself
 
-    called: the turn is its own now, or all of its rows were run; running: a run with some of its rows is under way
+    called: the turn is its own now, or all of its rows were run, or it has left; running: a run with some of its rows is
+        under way; leaves: its time is over, so that it leaves when that run has ended, with rows that were not run
     """
 
     urgent: bool
@@ -58,6 +59,7 @@ class Place:
     rows: WaitingRows | None
     called: threading.Event = dataclasses.field(default_factory=threading.Event)
     running: bool = False
+    leaves: bool = False
 
 
 class Turns:
@@ -84,10 +86,14 @@ class Turns:
         if mine.called.wait(timeout):
             return True
         with self._lock:
-            if not mine.called.is_set() and not mine.running:
+            if mine.called.is_set():  # at the last moment
+                return True
+            if not mine.running:
                 self._waiting.remove(mine)
                 return False
-        return mine.called.wait()  # it was called at the last moment, or will be after the run under way
+            mine.leaves = True
+        mine.called.wait()  # after the run under way
+        return rows is None or not rows.left
 
     def give(self) -> None:
         """End the turn that was taken: the next one begins."""
@@ -100,8 +106,8 @@ class Turns:
     def run(self, mine: WaitingRows, urgent: bool = False, timeout: float | None = None) -> bool:
         """Have rows run by whoever has the turn, perhaps this thread, which then fills its run with rows of those who wait.
 
-        Returns whether they all were: not if no run of theirs began within `timeout` seconds, or if nobody wants them any
-        longer. Raises what the network raises for them.
+        Returns whether they all were: not if their last run did not begin within `timeout` seconds, or if nobody wants them
+        any longer. Raises what the network raises for them.
         """
         if not self.take(urgent, timeout, mine):
             return False
@@ -125,15 +131,21 @@ class Turns:
                 raise
             with self._lock:
                 for rows, _, place in shares:
-                    rows.alone, place.running = True, False
+                    rows.alone = True
+                    self._ran(place)
             return
         with self._lock:
             for rows, count, place in shares:
                 rows.keep(found[:count])
-                found, place.running = found[count:], False
-                if not rows.left and rows is not mine:
-                    self._waiting.remove(place)
-                    place.called.set()
+                found = found[count:]
+                self._ran(place)
+
+    def _ran(self, place: Place) -> None:
+        """A run with rows of this place has ended: let its thread go on if all were run, or its time is over."""
+        place.running = False
+        if place in self._waiting and (place.leaves or (place.rows is not None and not place.rows.left)):
+            self._waiting.remove(place)
+            place.called.set()
 
     def _shares(self, mine: WaitingRows) -> list[tuple[WaitingRows, int, Place]]:
         """What the next run takes, and from where: this thread's rows first, then those of who is next in the queue."""
