@@ -14,7 +14,7 @@ COPY export export
 COPY kernels kernels
 # the packages of the extras serve and index by name, because those extras bring onnxruntime, which has the import name of onnxruntime-gpu
 RUN pip install --no-cache-dir -c constraints.txt '.[cuda]' \
-    'fastapi>=0.115' 'uvicorn>=0.30' 'prometheus-client>=0.20' 'python-multipart>=0.0.18' 'pylance>=14.0.2,<15' \
+    'fastapi>=0.115' 'uvicorn>=0.30' 'prometheus-client>=0.20' 'python-multipart>=0.0.18' 'threadpoolctl>=3.5' 'pylance>=14.0.2,<15' \
     'usearch>=2.26,<3' 'fsspec>=2024.6'
 
 FROM python:3.11-slim-bookworm
