@@ -280,13 +280,14 @@ def test_noise_as_a_quadratic_form_is_that_of_the_errors() -> None:
     form, constant = regression.noise(directions)
     errors = [np.square(e.error).mean() for e in regression.estimates(directions) if e.error is not None]
     np.testing.assert_allclose(form.diagonal() + constant, errors, rtol=1e-5)
+    assert constant.all()  # by leaving masks out, and not by a posterior
     mixed = random.normal(size=3)
     np.testing.assert_allclose(regression.noise(mixed[None] @ directions)[0], mixed @ form @ mixed, rtol=1e-9)
 
 
 def test_what_geometries_share_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        Geometry.of(*SIZE, GRID).rows[0, 0] = 1
+        Geometry.of(23, 29, GRID).rows[0, 0] = 1
 
 
 def test_effects_of_tiles_are_those_of_all_pairs_and_of_each_half() -> None:
