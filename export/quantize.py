@@ -95,11 +95,15 @@ def _reserved(trials: GraphTrials, graphs: int) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Measured:
-    """A report, and what its graphs gave. masked: so many pictures were; runs: by file; bf16: None if there is none"""
+    """A report, and what its graphs gave.
+
+    masked: so many pictures were; graphs: all of them, fp32 first; runs: by file; bf16: None if there is none
+    """
 
     report: Report
     comparison: Fp32Comparison
     masked: int
+    graphs: list[GraphRuns]
     runs: dict[str, GraphRuns]
     bf16: GraphRuns | None
 
@@ -157,13 +161,12 @@ def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[
         estimator=ESTIMATOR,
         bf16=None if in_bf16 is None else _fidelity(in_bf16, trials.bf16_speed(), "none needed"),
     )
-    return _Measured(report, comparison, masked, runs, bf16)
+    return _Measured(report, comparison, masked, graphs, runs, bf16)
 
 
 def _with_other_maps(measured: _Measured, trials: GraphTrials) -> Report:
     """Return the report with maps that decide nothing, as far as time allows."""
-    keeper, report = trials.keeper, measured.report
-    graphs = [measured.comparison.base, *measured.runs.values(), *([] if measured.bf16 is None else [measured.bf16])]
+    keeper, report, graphs = trials.keeper, measured.report, measured.graphs
     each = (MOST_COMPARED_MASKS - COMPARED_MASKS) * trials.pass_seconds * len(graphs)
     more = _run_in_time(keeper, graphs, measured.masked, MOST_COMPARED_MASKS, each)
 

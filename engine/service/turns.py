@@ -129,6 +129,7 @@ class Turns:
         except Exception:
             if len(shares) == 1:
                 raise
+            # not swallowed: each runs alone next, and is told then what its own rows raise
             with self._lock:
                 for rows, _, place in shares:
                     rows.alone = True
