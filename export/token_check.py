@@ -1,8 +1,9 @@
 """Can a network's tokens be left out? Seen on a picture, without PyTorch, by what must not change the tokens.
 
 Blocks that know nothing but the tokens treat them alike: in another order they give the same in that order, and if every
-token is there twice, attention gives each what it gave before. What is read from the tokens in the end may be that of the
-class token, or a mean with or without the prefix: so it is judged by itself, on the tokens that the blocks gave.
+token is there twice, attention gives each what it gave before. Where positions follow the tokens (RoPE), the kept ones must
+be what they are where all are there and none attends to the others. What is read from the tokens in the end may be that of
+the class token, or a mean with or without the prefix: so it is judged by itself, on the tokens that the blocks gave.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from engine.runtime.token_tail import KEPT_INPUT, TOKENS_INPUT
 from export.errors import ExportError
 from export.light_graph import LightGraph, LightRunner
 from export.token_graph import TokenGraphs
+from export.token_positions import HIDDEN, HIDDEN_INPUT
 
 TOKEN_TOLERANCE = 1e-4
 """Largest difference between what must be equal, relative to the largest entry."""
@@ -41,8 +43,12 @@ def verify_tokens(graphs: TokenGraphs, whole: LightGraph, pictures: np.ndarray, 
     alone = blocks(half)
     order = [half.tolist().index(token) for token in mixed]
     _require_equal(blocks(mixed), alone[:, order], "its blocks know the tokens' places in another way (relative positions)")
-    twice = blocks(np.concatenate([half, half]))
-    _require_equal(twice, np.concatenate([alone, alone], axis=1), "its blocks depend on how many tokens there are")
+    if graphs.attending is None:
+        twice = blocks(np.concatenate([half, half]))
+        _require_equal(twice, np.concatenate([alone, alone], axis=1), "its blocks depend on how many tokens there are")
+    else:
+        seen = _attending(graphs.attending, tokens, half)
+        _require_equal(alone, seen, "its blocks give other tokens than where none attends to those left out")
     _require_readout(lambda t: _only(readout, {_input(graphs.readout): t}), alone, layout.prefix)
     expected = _only(readout, {_input(graphs.readout): alone})
     got = _only(tail, {TOKENS_INPUT: tokens, KEPT_INPUT: half[None]})
@@ -74,6 +80,13 @@ def _require_readout(readout: Callable[[np.ndarray], np.ndarray], tokens: np.nda
         raise ExportError("what is read from its tokens depends on how many there are")
     back = np.concatenate([tokens[:, :prefix], grid[:, ::-1]], axis=1)
     _require_equal(readout(back), expected, "what is read from its tokens depends on their order")
+
+
+def _attending(blocks: LightGraph, tokens: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the kept tokens after all blocks, which see all of them and attend to the kept ones alone: (1, K, D)."""
+    hidden = np.full(len(tokens), HIDDEN, np.float32)
+    hidden[kept] = 0
+    return _only(blocks.runner(), {_input(blocks): tokens[None], HIDDEN_INPUT: hidden})[:, kept]
 
 
 def _taking(runner: LightRunner, tokens: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -14,10 +14,10 @@ from engine.bundle.manifest import TokenLayout
 from engine.runtime.token_tail import KEPT_INPUT, TOKENS_INPUT
 from export.errors import ExportError
 from export.light_graph import LightGraph, Shapes
+from export.token_positions import attending, follow_kept, open_splits
 
 MIXING = ("MatMul", "Gemm", "Einsum", "Attention", "FusedMatMul", "MultiHeadAttention")
 """Operators with which blocks begin: positions are added without them."""
-POSITION_OPERATORS = ("Add", "Sub", "Mul", "Div", "Where", "Pow", "Min", "Max")
 
 
 class NoPatchesError(ExportError):
@@ -31,6 +31,7 @@ class TokenGraphs:
     stem: pictures (N, ...) -> tokens (N, T, D)
     tail: TOKENS_INPUT (T, D) float32, KEPT_INPUT (N, K) int64 -> embeddings (N, E)
     blocks: the same inputs -> the kept tokens after all blocks (N, K, D); readout: those -> embeddings
+    attending: where blocks read positions from tables, what `export.token_positions.attending` makes of them, else None
     layout: where the tokens lie in the picture
     """
 
@@ -38,6 +39,7 @@ class TokenGraphs:
     tail: LightGraph
     blocks: LightGraph
     readout: LightGraph
+    attending: LightGraph | None
     layout: TokenLayout
 
 
@@ -56,9 +58,11 @@ def cut(model: onnx.ModelProto, channels_last: bool) -> TokenGraphs:
     count, width = (size or 0 for size in shapes[stream][1:])
     if any((side or 0) % size for side, size in zip(sides, (rows, columns), strict=True)):
         raise ExportError(f"{rows} x {columns} patches do not cover a picture of {sides} pixels evenly")
-    tail = _part(light, stream, output, shapes)
+    prefix, tail = count - rows * columns, _part(light, stream, output, shapes)
     _refuse_windows(tail, shapes, count)
-    tail = freed(_without_zero_masks(tail, shapes, {count, rows * columns}), shapes, count)
+    places_follow = follow_kept(tail, shapes, prefix, count)
+    open_splits(tail, shapes, prefix, count)
+    tail = freed(_part(tail, stream, output, shapes), shapes, {count, rows * columns})
     last = _last(tail, shapes, count)
     shapes[last] = (None, None, shapes[last][2])
     return TokenGraphs(
@@ -66,7 +70,8 @@ def cut(model: onnx.ModelProto, channels_last: bool) -> TokenGraphs:
         gathered(tail, (count, width)),
         gathered(_part(tail, stream, last, shapes), (count, width)),
         _part(tail, last, output, shapes),
-        TokenLayout(count - rows * columns, rows, columns),
+        attending(_part(light, stream, last, shapes), shapes, count) if places_follow else None,
+        TokenLayout(prefix, rows, columns),
     )
 
 
@@ -100,15 +105,18 @@ def token_stream(light: LightGraph, shapes: Shapes, grid: tuple[int, int]) -> st
     return tokens[-1]
 
 
-def freed(tail: LightGraph, shapes: Shapes, count: int) -> LightGraph:
-    """Return the graph with the number of tokens left open where a Reshape holds it as a constant: its input has it."""
+def freed(tail: LightGraph, shapes: Shapes, counts: set[int]) -> LightGraph:
+    """Return the graph with the number of tokens left open where a Reshape holds it as a constant: its input has it.
+
+    counts: of tokens, with and without the prefix
+    """
     graph = tail.model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for index, node in enumerate(graph.node):
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue
         entering, wanted = shapes[node.input[0]], constants[node.input[1]].copy()
-        same = [i for i, size in enumerate(wanted) if size == count and i < len(entering) and entering[i] == count]
+        same = [i for i, size in enumerate(wanted) if size in counts and i < len(entering) and entering[i] == size]
         if not same:
             continue
         wanted[same] = 0  # takes the size of the input
@@ -177,38 +185,6 @@ def _refuse_windows(tail: LightGraph, shapes: Shapes, count: int) -> None:
         rows, columns = leaving[1] or 0, leaving[2] or 0
         if entering[1] == rows * columns == count and min(rows, columns) > 1:
             raise ExportError("its blocks put the tokens back on the picture's grid, as Swin's windows do")
-
-
-def _without_zero_masks(tail: LightGraph, shapes: Shapes, counts: set[int]) -> LightGraph:
-    """Return the graph without masks that add 0 to each pair of tokens: their size is fixed.
-
-    Raises ExportError if something else in it has an entry for each token: these are positions. counts: with and without the
-    prefix
-    """
-    graph, active = tail.model.graph, tail.active()
-    tables: list[tuple[str, onnx.NodeProto]] = []  # blocks may share one
-    for node in graph.node:
-        if node.op_type in POSITION_OPERATORS and active.intersection(node.output):
-            others = [name for name in node.input if name and name not in active]
-            tables += [(name, node) for name in others if len(shapes.get(name, ())) > 1 and shapes[name][-2] in counts]
-    if not tables:
-        return tail
-    values = tail.values(sorted({name for name, _ in tables}))
-    for name, node in tables:
-        value = values[name]
-        if node.op_type == "Add" and not value.any():
-            kept = [other for other in node.input if other != name]
-            node.op_type = "Identity"
-            node.ClearField("input")
-            node.input.extend(kept)
-        elif node.op_type == "Mul":
-            raise ExportError("its blocks turn tokens by their positions (RoPE), as DINOv3's and EVA-02's do")
-        elif value.shape[-1] in counts:
-            raise ExportError("its blocks add relative positions to each pair of tokens, as BEiT's do")
-        else:
-            raise ExportError("its blocks know the tokens' positions in a table of their own")
-    start, output = graph.input[0].name, graph.output[0].name
-    return _part(tail, start, output, shapes)
 
 
 def _last(tail: LightGraph, shapes: Shapes, count: int) -> str:

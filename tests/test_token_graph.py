@@ -1,5 +1,6 @@
 """Vision transformers cut at their tokens: which get in, which are refused and why, and that a wrong cut is noticed."""
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from engine.errors import BundleError
 from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.opening import open_tokens, verify_graph
 from engine.runtime.token_tail import KEPT_INPUT, TOKENS_INPUT
-from export import ExportError, TorchSource, export_similarity, graphs, token_graph
+from export import ExportError, TorchSource, export_similarity, graphs, token_graph, token_positions
 from export.hf_embedder import HfEmbedder
 from export.light_graph import LightGraph
 from export.runtime import silence
@@ -94,6 +95,11 @@ GETS_IN: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: of_timm("vit_small_patch14_reg4_dinov2", img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2),
         5,
     ),
+    "DINOv3": (lambda: of_transformers("DINOv3ViT", num_register_tokens=2, **PATCHES), 3),
+    "timm's EVA-02": (
+        lambda: of_timm("eva02_small_patch14_224", img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2),
+        1,
+    ),
 }
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "BEiT": (lambda: of_transformers("Beit", use_relative_position_bias=True, **PATCHES), "relative positions .* BEiT"),
@@ -104,12 +110,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "windows",
     ),
     "ConvNeXt": (lambda: of_transformers("ConvNextV2", hidden_sizes=[8] * 4, depths=[1] * 4), "ConvNeXt"),
-    "DINOv3": (lambda: of_transformers("DINOv3ViT", num_register_tokens=2, **PATCHES), "RoPE"),
     "timm's ConvNeXt": (lambda: of_timm("test_convnext"), "ConvNeXt"),
-    "timm's EVA-02": (
-        lambda: of_timm("eva02_small_patch14_224", img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2),
-        "RoPE",
-    ),
 }
 
 
@@ -179,21 +180,111 @@ def test_a_token_too_few_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     _assert_noticed("do not give the picture's embedding")
 
 
-def test_positions_after_the_gather_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the stream is taken too early, positions are added to the tokens in the order in which they are kept."""
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream is taken before positions are added: they are a table of the blocks then."""
     find = token_graph.token_stream
 
-    def early(light: LightGraph, shapes: Any, grid: tuple[int, int]) -> str:
+    def before_positions(light: LightGraph, shapes: Any, grid: tuple[int, int]) -> str:
         name = find(light, shapes, grid)
         (adds,) = [n for n in light.model.graph.node if name in n.output]
         return next(i for i in adds.input if i in light.active())
 
-    monkeypatch.setattr(token_graph, "token_stream", early)
-    _assert_noticed("positions|does not run on some")
+    monkeypatch.setattr(token_graph, "token_stream", before_positions)
+
+
+@pytest.mark.usefixtures("early")
+def test_positions_that_blocks_add_follow_their_tokens() -> None:
+    torch.manual_seed(0)
+    model = made(Vit())
+    found = cut(model, False)
+    assert found.attending is not None
+    verify_tokens(found, LightGraph.of(model), pictures(), False)
+
+
+@pytest.mark.usefixtures("early")
+def test_positions_after_the_gather_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_graph, "follow_kept", lambda *_: False)
+    _assert_noticed("does not run on some")
+
+
+TURNED = ("DINOv3", "timm's EVA-02")
+
+
+def turned(name: str) -> onnx.ModelProto:
+    """A network with RoPE whose attention depends on it: with its first weights, all tokens are attended to alike."""
+    network = GETS_IN[name][0]()
+    with torch.no_grad():
+        for weights in network.parameters():
+            if weights.ndim == 2:
+                weights.normal_(std=0.5)
+    return made(network)
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_kept_tokens_are_what_they_are_where_none_attends_to_the_others(name: str) -> None:
+    model = turned(name)
+    found = cut(model, False)
+    assert found.attending is not None
+    broken = dataclasses.replace(found, blocks=shorter_attention(found.blocks))
+    with pytest.raises(ExportError, match="attends to those left out"):
+        verify_tokens(broken, LightGraph.of(model), pictures(), False)
+
+
+def shorter_attention(blocks: LightGraph) -> LightGraph:
+    """What depends on how many tokens there are, but on nothing else: a logarithm of the number beside the scores."""
+    graph = blocks.model.graph
+    at = next(i for i, node in enumerate(graph.node) if node.op_type == "Softmax")
+    scores = graph.node[at].input[0]
+    sizes = onnx.helper.make_node("Shape", [scores], ["sizes"], start=3)
+    as_float = onnx.helper.make_node("Cast", ["sizes"], ["real_sizes"], to=onnx.TensorProto.FLOAT)
+    scaled = onnx.helper.make_node("Mul", [scores, "real_sizes"], ["scaled_scores"])
+    graph.node[at].input[0] = "scaled_scores"
+    for node in (scaled, as_float, sizes):
+        graph.node.insert(at, node)
+    return blocks
+
+
+@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        (lambda table: np.roll(table, 1, -2), "all of the tokens do not give"),  # a row too far
+        (lambda table: np.repeat(table[..., :1, :], table.shape[-2], -2), "all of the tokens do not give"),
+    ],
+)
+def test_rows_of_other_tokens_are_noticed(
+    name: str, wrong: Callable[[np.ndarray], np.ndarray], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = token_positions._gathering
+    monkeypatch.setattr(token_positions, "_gathering", lambda tail, n, table, *rest: right(tail, n, wrong(table), *rest))
+    model = turned(name)
+    with pytest.raises(ExportError, match=fault):
+        verify_tokens(cut(model, False), LightGraph.of(model), pictures(), False)
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_rows_in_the_order_of_the_table_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tokens in their order give the embedding then: only other tokens tell."""
+    monkeypatch.setattr(token_positions, "_gathering", rows_by_order)
+    model = turned(name)
+    with pytest.raises(ExportError, match="places in another way"):
+        verify_tokens(cut(model, False), LightGraph.of(model), pictures(), False)
+
+
+def rows_by_order(tail: LightGraph, name: str, table: np.ndarray, rank: int, _prefixed: bool) -> list[onnx.NodeProto]:
+    graph = tail.model.graph
+    numbers = {f"{name}_rows": table, f"{name}_0": np.zeros(1, np.int64)}
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, of) for of, array in numbers.items())
+    make = onnx.helper.make_node
+    return [
+        make("Shape", [token_positions.PLACES], [f"{name}_kept"], start=1),
+        make("Slice", [f"{name}_rows", f"{name}_0", f"{name}_kept", f"{name}_0"], [f"{name}_of_kept_{rank}"]),
+    ]
 
 
 def test_a_stale_size_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_graph, "freed", lambda tail, shapes, count: tail)
+    monkeypatch.setattr(token_graph, "freed", lambda tail, shapes, counts: tail)
     _assert_noticed("does not run on some of its tokens")
 
 
