@@ -150,8 +150,8 @@ class LoadedModel:
             raise ProviderError(
                 f"method tokens runs on providers cpu and openvino, not on {self.provider}: choose one of them"
             )
-        if self.precision not in ("fp32", "bf16"):
-            raise OptionError(f"method tokens does not run in {self.precision}: make the Explainer with precision='fp32'")
+        if graph_of(self.manifest, "tokens", self.provider, self.precision) is None:
+            raise OptionError(f"the bundle has no {self.precision} graph of tokens: ask for precision fp32, or quantize it")
         return opening.open_tokens(self.bundle, self.provider, self.precision, self.threads)
 
     @property

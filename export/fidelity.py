@@ -4,11 +4,14 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from engine.bundle.manifest import Manifest
+from engine.bundle.report import GraphFidelity
 from engine.methods.rise import Rise, RisePlan
+from engine.methods.tokens import TokenPlan
 from engine.protocol import Runner
 from engine.saliency import similarity
 from engine.saliency.map_fits import MapFits
@@ -22,6 +25,10 @@ ROUNDING = 1e-5
 """Scores that vary by less than this, relative to the largest, differ by rounding only."""
 ESTIMATOR = "regression"
 """How maps are made that decide: as the engine makes them unless it is asked otherwise."""
+
+
+Behind = RisePlan | TokenPlan
+"""What pictures are compared behind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +53,30 @@ class Agreement:
         """The lower of the two, which decides whether a graph passes."""
         return min(self.mean, self.p10)
 
+    def reported(self, speed: float | None, calibration: str, kept_fp32: tuple[str, ...] = ()) -> GraphFidelity:
+        """Return what the report says of the graph. speed, calibration, kept_fp32: see `GraphFidelity`"""
+        return GraphFidelity(
+            embedding_cosine_mean=float(self.cosines.mean()),
+            embedding_cosine_least=float(self.cosines.min()),
+            map_correlation_mean=self.mean,
+            map_correlation_p10=self.p10,
+            map_correlation_least=float(self.correlations.min()),
+            speed=speed,
+            calibration=calibration,
+            kept_fp32=kept_fp32,
+        )
+
+
+class Batched(Protocol):
+    """What runs batches. See `engine.protocol.Runner`."""
+
+    def run(self, batch: np.ndarray) -> np.ndarray: ...
+
 
 class GraphRuns:
     """One graph's embeddings of R pictures (H, W, 3) uint8, whole and behind a plan's masks, each run when first needed."""
 
-    def __init__(
-        self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: RisePlan, kept: int
-    ) -> None:
+    def __init__(self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: Behind, kept: int) -> None:
         """kept: the fits of so many masks are kept, for further conditions and graphs"""
         self._session, self._manifest, self._pictures, self._plan = session, manifest, pictures, plan
         self._masked: dict[int, np.ndarray] = {}
@@ -110,28 +134,14 @@ class GraphRuns:
         return None if condition is None or conditions is None else conditions.weights[condition]
 
 
-class Fp32Comparison:
-    """Compares graphs with the fp32 graph, on pictures (H, W, 3) uint8 behind masks drawn from `seed` in pairs.
+class MapComparison:
+    """Compares graphs' maps of the same pictures behind the same masks with those of fp32.
 
-    masks: so many decide; most: of the plan, for `correlations` behind more
+    base: runs of the fp32 graph; masks: so many of the plan's decide
     """
 
-    def __init__(
-        self,
-        base: Runner,
-        manifest: Manifest,
-        pictures: Sequence[np.ndarray],
-        masks: int,
-        seed: int,
-        most: int | None = None,
-    ) -> None:
-        self._manifest, self._pictures, self.masks = manifest, pictures, masks
-        self._plan: RisePlan = Rise(masks=most or masks, estimator=ESTIMATOR, seed=seed).plan(pictures[0])
-        self.base = self.runs(base)
-
-    def runs(self, session: Runner) -> GraphRuns:
-        """Return the embeddings of a graph on the same pictures and masks, to be compared."""
-        return GraphRuns(session, self._manifest, self._pictures, self._plan, self.masks)
+    def __init__(self, base: GraphRuns, manifest: Manifest, masks: int) -> None:
+        self.base, self._manifest, self.masks = base, manifest, masks
 
     def agreement(self, other: GraphRuns, queries: Sequence[int]) -> Agreement:
         """Compare the maps of each query against each other picture, without and with each condition.
@@ -168,7 +178,31 @@ class Fp32Comparison:
         return float(np.mean(errors))
 
 
-def speed(base: Runner, other: Runner, batch: np.ndarray) -> float:
+class Fp32Comparison(MapComparison):
+    """Compares graphs with the fp32 graph, on pictures (H, W, 3) uint8 behind masks drawn from `seed` in pairs.
+
+    masks: so many decide; most: of the plan, for `correlations` behind more
+    """
+
+    def __init__(
+        self,
+        base: Runner,
+        manifest: Manifest,
+        pictures: Sequence[np.ndarray],
+        masks: int,
+        seed: int,
+        most: int | None = None,
+    ) -> None:
+        self._pictures = pictures
+        self._plan: RisePlan = Rise(masks=most or masks, estimator=ESTIMATOR, seed=seed).plan(pictures[0])
+        super().__init__(GraphRuns(base, manifest, pictures, self._plan, masks), manifest, masks)
+
+    def runs(self, session: Runner) -> GraphRuns:
+        """Return the embeddings of a graph on the same pictures and masks, to be compared."""
+        return GraphRuns(session, self._manifest, self._pictures, self._plan, self.masks)
+
+
+def speed(base: Batched, other: Batched, batch: np.ndarray) -> float:
     """Return CPU time of `base` divided by that of `other` for `batch` (n, ...) float32: the least of alternating rounds.
 
     base, other: sessions of one thread each; with more, the time in which threads wait for each other would count

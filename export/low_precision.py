@@ -24,6 +24,7 @@ CONVOLUTIONAL = (*LINEAR, "Add", "Relu", "Clip", "LeakyRelu", "MaxPool", "Averag
 TRANSFORMER_SIGNS = {"LayerNormalization", "Softmax", "Attention", "MultiHeadAttention"}
 SENSITIVE = {*LINEAR, "Add", "Concat"}
 """Operators that can each be left in fp32; the others follow the operators before them."""
+Feeds = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +145,10 @@ def prepared(graph: Path) -> onnx.ModelProto:
         raise ExportError(f"{graph.name} cannot be prepared for quantization: {root_cause(error)}") from error
 
 
-def measured_ranges(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> TensorsData:
-    """Return the smallest and largest value of every tensor that a `Quantizer` may round, on batches (n, ...) float32.
+def measured_ranges(model: onnx.ModelProto, batches: Iterable[np.ndarray | Feeds]) -> TensorsData:
+    """Return the smallest and largest value of every tensor that a `Quantizer` may round.
 
+    batches: (n, ...) float32, what the first input takes, or what all inputs take by their names
     They are computed inside the graph: no activation is kept. Raises ExportError.
     """
     operators = LINEAR if is_transformer(model) else CONVOLUTIONAL
@@ -166,9 +168,9 @@ def measured_ranges(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> Te
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
+    def __init__(self, name: str, batches: Iterable[np.ndarray | Feeds]) -> None:
         self._name, self._batches = name, iter(batches)
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
+    def get_next(self) -> Feeds | None:
         batch = next(self._batches, None)
-        return None if batch is None else {self._name: batch}
+        return {self._name: batch} if isinstance(batch, np.ndarray) else batch

@@ -14,11 +14,12 @@ from engine.bundle import PRECISION, Bundle, load_bundle
 from engine.bundle.report import REPORT_ESTIMATORS, TARGETS, GraphFidelity, MapFidelity, Report
 from engine.errors import OptionError
 from engine.pictures.reading import AS_USUAL, Reading
-from export.fidelity import ESTIMATOR, Agreement, Fp32Comparison, GraphRuns
+from export.fidelity import ESTIMATOR, Fp32Comparison, GraphRuns
 from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, MOST_COMPARED_MASKS, GraphTrials, QuantizedGraph
 from export.int8_search import Found, Int8Search
 from export.masked import Pictures, read_masked
 from export.timekeeper import TIME_LIMIT, Timekeeper
+from export.token_int8 import TOKENS_INT8, Int8Tokens, canonical_tokens, int8_tokens
 from export.write import canonical_of, check_free, copy_without, finish, replacing
 
 INT8_CPU, INT8_GPU, FP16 = "similarity.int8-cpu.onnx", "similarity.int8-gpu.onnx", "similarity.fp16.onnx"
@@ -79,12 +80,17 @@ def export_quantized(
         if failed and keeper.left > 2 * _reserved(trials, len(made)):
             found |= {file: searches[file].again(keeper.limit - _reserved(trials, len(made))) for file in failed}
             made, measured = _reported(before, pictures, trials, found)
-        report = None if measured is None else _with_other_maps(measured, trials)
+        report, tokens = None, Int8Tokens()
+        if measured is not None:
+            tokens = _tokens(before, pictures, trials, [one for one in made if one.graph.file == INT8_CPU])
+            report = _with_tokens(_with_other_maps(measured, trials), tokens)
+            made += [] if tokens.made is None else [tokens.made]
     if report is not None:
         _write(before, made, report)
         keeper.say("done")
     passed = [file for file, one in report.graphs.items() if one.passes] if report is not None else []
     remarks = {file: one.remark for file, one in found.items() if one.remark and file not in passed}
+    remarks |= {TOKENS_INT8: tokens.remark} if tokens.remark else {}
     return Quantized(report, remarks, pictures.unreadable)
 
 
@@ -156,10 +162,10 @@ def _report(bundle: Bundle, pictures: Pictures, trials: GraphTrials, made: list[
         machine=platform.machine(),
         versions={name: importlib.metadata.version(name) for name in ("numpy", "onnx")} | {"onnxruntime": ort.__version__},
         graphs={
-            one.graph.file: _fidelity(agreements[one.graph.file], one.speed, one.calibration, one.kept_fp32) for one in made
+            one.graph.file: agreements[one.graph.file].reported(one.speed, one.calibration, one.kept_fp32) for one in made
         },
         estimator=ESTIMATOR,
-        bf16=None if in_bf16 is None else _fidelity(in_bf16, trials.bf16_speed(), "none needed"),
+        bf16=None if in_bf16 is None else in_bf16.reported(trials.bf16_speed(), "none needed"),
     )
     return _Measured(report, comparison, masked, graphs, runs, bf16)
 
@@ -200,6 +206,17 @@ def _run_in_time(keeper: Timekeeper, graphs: list[GraphRuns], count: int, masks:
     return done
 
 
+def _tokens(before: Bundle, pictures: Pictures, trials: GraphTrials, similarity: list[QuantizedGraph]) -> Int8Tokens:
+    """Quantize the tokens of a bundle that has such, beside its similarity graph for CPUs, if that was."""
+    return int8_tokens(before, pictures, trials, similarity[0]) if similarity else Int8Tokens()
+
+
+def _with_tokens(report: Report, tokens: Int8Tokens) -> Report:
+    if tokens.fidelity is None:
+        return report
+    return dataclasses.replace(report, graphs={**report.graphs, TOKENS_INT8: tokens.fidelity})
+
+
 def _other_maps(keeper: Timekeeper, measured: _Measured, runs: GraphRuns, more: int) -> tuple[MapFidelity, ...]:
     """Return how well a graph's maps without a condition agree. more: pictures that were masked by MOST_COMPARED_MASKS"""
     found = []
@@ -215,21 +232,8 @@ def _other_maps(keeper: Timekeeper, measured: _Measured, runs: GraphRuns, more: 
     return tuple(found)
 
 
-def _fidelity(found: Agreement, speed: float | None, calibration: str, kept_fp32: tuple[str, ...] = ()) -> GraphFidelity:
-    return GraphFidelity(
-        embedding_cosine_mean=float(found.cosines.mean()),
-        embedding_cosine_least=float(found.cosines.min()),
-        map_correlation_mean=found.mean,
-        map_correlation_p10=found.p10,
-        map_correlation_least=float(found.correlations.min()),
-        speed=speed,
-        calibration=calibration,
-        kept_fp32=kept_fp32,
-    )
-
-
 def _write(before: Bundle, made: list[QuantizedGraph], report: Report) -> None:
-    stale = [g for g in before.manifest.graphs if g.role == "similarity" and g.precision != "fp32"]
+    stale = [g for g in before.manifest.graphs if g.precision != "fp32"]
     kept = tuple(g for g in before.manifest.graphs if g not in stale)
     manifest = dataclasses.replace(before.manifest, graphs=(*kept, *(m.graph for m in made)))
     with replacing(before.folder) as folder:
@@ -240,5 +244,11 @@ def _write(before: Bundle, made: list[QuantizedGraph], report: Report) -> None:
         picture = before.canonical["picture"]
         canonical = {name: before.canonical[name] for name in ("picture", *(g.file for g in kept))}
         shape = (manifest.embedding,)
-        canonical |= {m.graph.file: canonical_of(folder, m.graph, shape, manifest, picture) for m in made}
+        for one in made:
+            of_tokens = one.graph.role == "tokens"
+            canonical[one.graph.file] = (
+                canonical_tokens(folder, one.graph, manifest, picture)
+                if of_tokens
+                else canonical_of(folder, one.graph, shape, manifest, picture)
+            )
         finish(folder, manifest, None, canonical)

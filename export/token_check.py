@@ -15,7 +15,7 @@ from engine.runtime.token_tail import KEPT_INPUT, TOKENS_INPUT
 from export.errors import ExportError
 from export.light_graph import LightGraph, LightRunner
 from export.token_graph import TokenGraphs
-from export.token_positions import HIDDEN, HIDDEN_INPUT
+from export.token_positions import HIDDEN_INPUT, UNSEEN
 
 TOKEN_TOLERANCE = 1e-4
 """Largest difference between what must be equal, relative to the largest entry."""
@@ -84,7 +84,7 @@ def _require_readout(readout: Callable[[np.ndarray], np.ndarray], tokens: np.nda
 
 def _attending(blocks: LightGraph, tokens: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Return the kept tokens after all blocks, which see all of them and attend to the kept ones alone: (1, K, D)."""
-    hidden = np.full(len(tokens), HIDDEN, np.float32)
+    hidden = np.full(len(tokens), UNSEEN, np.float32)
     hidden[kept] = 0
     return _only(blocks.runner(), {_input(blocks): tokens[None], HIDDEN_INPUT: hidden})[:, kept]
 

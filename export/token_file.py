@@ -8,10 +8,8 @@ import onnx
 
 from engine.bundle.manifest import Graph, Manifest
 from engine.errors import EngineError
-from engine.protocol import GraphSignature
-from engine.runtime.session import Session
-from engine.runtime.token_network import TokenNetwork
-from engine.runtime.token_tail import TOKENS_INPUT, TokenTail
+from engine.runtime.opening import tokens_on_cpu
+from engine.runtime.token_tail import TOKENS_INPUT
 from engine.terminal import notice
 from export import onnx_files
 from export.light_graph import LightGraph
@@ -43,7 +41,8 @@ def add_tokens(
         notice(f"the bundle is written without method tokens: {error}")
         return ()
     entries = _write(folder, model, manifest, graphs)
-    network, image, layout = _opened(folder, manifest, graphs), preprocessing.normalised(canonical["picture"]), graphs.layout
+    network = tokens_on_cpu(folder / STEM_FILE, folder / TOKENS_FILE, manifest, entries, None)
+    image, layout = preprocessing.normalised(canonical["picture"]), graphs.layout
     canonical |= {STEM_FILE: network.canonical_stem(image), TOKENS_FILE: network.canonical(image)}
     notice(f"the bundle serves method tokens too: {layout.rows} x {layout.columns} tokens can be left out")
     return entries
@@ -60,11 +59,3 @@ def _write(folder: Path, model: onnx.ModelProto, manifest: Manifest, graphs: Tok
     return stem, dataclasses.replace(
         stem, file=TOKENS_FILE, role="tokens", input=TOKENS_INPUT, output=base.output, layout=graphs.layout
     )
-
-
-def _opened(folder: Path, manifest: Manifest, graphs: TokenGraphs) -> TokenNetwork:
-    stem, base = graphs.stem.model.graph, manifest.base
-    size = (graphs.layout.count, None)
-    signature = GraphSignature(base.input, manifest.preprocessing.input_shape, stem.output[0].name, size)
-    session = Session(folder / STEM_FILE, "cpu", None, signature)
-    return TokenNetwork(session, TokenTail(folder / TOKENS_FILE, None, base.output), graphs.layout)

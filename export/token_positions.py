@@ -15,8 +15,8 @@ POSITION_OPERATORS = ("Add", "Sub", "Mul", "Div", "Where", "Pow", "Min", "Max")
 FOLLOWED = ("Add", "Sub", "Mul")
 """Of those, the ones whose tables may follow the tokens."""
 HIDDEN_INPUT = "sane_hidden"
-"""Input of `attending`: (T,) float32, 0 for tokens that others see, HIDDEN for those that they do not."""
-HIDDEN = -1e9
+"""Input of `attending`: (T,) float32, 0 for tokens that others see, UNSEEN for those that they do not."""
+UNSEEN = -1e9
 PLACES = "sane_places"
 """The rows of KEPT_INPUT without the prefix, counted from the first patch."""
 

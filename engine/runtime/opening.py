@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.bundle import Bundle, graph_digest
-from engine.bundle.manifest import Graph, Manifest
+from engine.bundle.manifest import Graph, Manifest, TokenLayout
 from engine.errors import BundleError, ProviderError
 from engine.passes import MaskedPasses
 from engine.pictures.preprocessing import Preprocessing
@@ -36,7 +36,7 @@ def verify_graph(bundle: Bundle, graph: Graph) -> None:
     if graph.role == "gradient":
         open_gradient(bundle, graph, "cpu", None)
     elif graph.role in ("stem", "tokens"):
-        open_tokens(bundle, "cpu", "fp32", None)
+        open_tokens(bundle, "cpu", graph.precision, None)
     else:
         open_graph(bundle, graph, "cpu", None)
 
@@ -144,32 +144,47 @@ def open_gradient(bundle: Bundle, graph: Graph, provider: str, threads: int | No
 def open_tokens(bundle: Bundle, provider: str, precision: str, threads: int | None) -> TokenNetwork:
     """Open the bundle's graphs of tokens, checked against their canonical results.
 
-    provider: cpu or openvino; precision: to run in, fp32 or with OpenVINO bf16; threads: None for all cores
-    Raises BundleError if a graph does not load or gives another result, ProviderError if the provider cannot run it.
+    provider: cpu or openvino; precision: fp32, int8 if there is such a graph, or with OpenVINO bf16; threads: None for all
+    cores
+    Raises BundleError if a graph is missing, does not load or gives another result, ProviderError if the provider cannot run
+    it.
     """
     manifest = bundle.manifest
-    stem, graph = (next(g for g in manifest.graphs if g.role == role) for role in ("stem", "tokens"))
-    layout = graph.layout
-    assert layout is not None  # the manifest would have been refused
-    signature = GraphSignature(stem.input, manifest.preprocessing.input_shape, stem.output, (layout.count, None))
+    of_stem, stored = ("bf16", "fp32") if precision == "bf16" else ("fp32", precision)
+    stem, graph = manifest.graph("stem", "fp32", "cpu"), manifest.graph("tokens", stored, "cpu")
+    if stem is None or graph is None or graph.layout is None:
+        raise BundleError(f"{bundle.folder} has no graphs of tokens in {stored}; export the model again")
     first, second = bundle.folder / stem.file, bundle.folder / graph.file
     if provider == "openvino":
         from engine.runtime.openvino_session import OpenVinoSession, OpenVinoTail  # noqa: PLC0415 - an optional package
 
-        network = TokenNetwork(
-            OpenVinoSession(first, precision, threads, signature),
-            OpenVinoTail(second, precision, threads, graph.output),
-            layout,
-        )
+        session = OpenVinoSession(first, of_stem, threads, stem_signature(manifest, stem, graph.layout))
+        network = TokenNetwork(session, OpenVinoTail(second, precision, threads, graph.output), graph.layout)
     else:
-        network = TokenNetwork(
-            Session(first, provider, threads, signature), TokenTail(second, threads, graph.output), layout
-        )
+        network = tokens_on_cpu(first, second, manifest, (stem, graph), threads)
     image = manifest.preprocessing.normalised(bundle.canonical["picture"])
-    tolerance = CANONICAL_TOLERANCE[precision]
-    _require_canonical(bundle, stem, provider, network.canonical_stem(image), tolerance)
-    _require_canonical(bundle, graph, provider, network.canonical(image), tolerance)
+    _require_canonical(bundle, stem, provider, network.canonical_stem(image), CANONICAL_TOLERANCE[of_stem])
+    _require_canonical(bundle, graph, provider, network.canonical(image), CANONICAL_TOLERANCE[precision])
     return network
+
+
+def tokens_on_cpu(
+    stem_file: Path, file: Path, manifest: Manifest, graphs: tuple[Graph, Graph], threads: int | None
+) -> TokenNetwork:
+    """Open graphs of tokens on ONNX Runtime, not checked against anything. graphs: of the stem and of the tokens
+
+    Raises BundleError if a graph does not load.
+    """
+    stem, graph = graphs
+    if graph.layout is None:
+        raise BundleError(f"{file} has no layout of its tokens; export the model again")
+    session = Session(stem_file, "cpu", threads, stem_signature(manifest, stem, graph.layout))
+    return TokenNetwork(session, TokenTail(file, graph.precision, threads, graph.output), graph.layout)
+
+
+def stem_signature(manifest: Manifest, stem: Graph, layout: TokenLayout) -> GraphSignature:
+    """Return what the graph that makes a picture's tokens takes and gives: as many tokens, of any width."""
+    return GraphSignature(stem.input, manifest.preprocessing.input_shape, stem.output, (layout.count, None))
 
 
 def canonical_result(session: Runner, manifest: Manifest, picture: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ class TokenStage:
     def __init__(
         self, tail: Tail, tokens: np.ndarray, prefix: int, kept: Callable[[int, int], np.ndarray], batch: int
     ) -> None:
-        self._tail, self._tokens, self._prefix, self._kept = tail, tokens, prefix, kept
+        self._tail, self.tokens, self._prefix, self._kept = tail, tokens, prefix, kept
         self.batch = batch
         self._embeddings: list[np.ndarray] = []
 
@@ -66,17 +66,24 @@ class TokenStage:
         """Nothing is left to do."""
 
     def embed(self, first: int, count: int, until: float | None = None) -> bool:
-        """Run passes first..first + count. Every run has as many rows: results may depend on it in the last bit."""
+        """Run passes first..first + count."""
+        found = self._tail.run(self.tokens, self.rows(first, count))[:count]
+        if not np.isfinite(found).all():
+            raise BundleError("the graph of the tokens gives numbers that are not finite for this picture")
+        self._embeddings.append(found)
+        return True
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """Return which tokens passes first..first + count keep, (batch, K) int64; the first one's again to fill the batch.
+
+        Every run has as many rows: results may depend on it in the last bit.
+        """
         patches = self._kept(first, first + count)
         rows = np.empty((self.batch, self._prefix + patches.shape[1]), np.int64)
         rows[:, : self._prefix] = np.arange(self._prefix)
         rows[:count, self._prefix :] = self._prefix + patches
         rows[count:] = rows[0]
-        found = self._tail.run(self._tokens, rows)[:count]
-        if not np.isfinite(found).all():
-            raise BundleError("the graph of the tokens gives numbers that are not finite for this picture")
-        self._embeddings.append(found)
-        return True
+        return rows
 
     def wait(self) -> None:
         """Return at once: `embed` has finished its work when it returns."""

@@ -10,20 +10,20 @@ from engine.runtime.session import open_session
 TOKENS_INPUT, KEPT_INPUT = "sane_tokens", "sane_kept"
 """Inputs: all tokens of one picture, (T, D) float32; and the indices of those that each row keeps, (N, K) int64."""
 WITHOUT_COPIES = {"session.disable_prepacking": "1"}
-"""The weights are those of the similarity graph, mapped from one file: packed for matrix products they would be copies, and
-would not be faster here."""
+"""In fp32 the weights are those of the similarity graph, mapped from one file: packed for matrix products they would be
+copies, and would not be faster here."""
 
 
 class TokenTail:
     """Gives the embeddings of a picture of which only some tokens are kept; threads may share it.
 
-    threads: of the CPU, None for all cores; output: the embedding's name
+    precision: fp32 or int8; threads: of the CPU, None for all cores; output: the embedding's name
     Raises BundleError if the graph is not what `export.token_graph` makes.
     """
 
-    def __init__(self, path: Path, threads: int | None, output: str) -> None:
+    def __init__(self, path: Path, precision: str, threads: int | None, output: str) -> None:
         self._path, self._output = path, output
-        self._session = open_session(path, "cpu", threads, config=WITHOUT_COPIES)
+        self._session = open_session(path, "cpu", threads, config=WITHOUT_COPIES if precision == "fp32" else {})
         require_token_inputs(path, {n.name: n.type for n in self._session.get_inputs()})
 
     def run(self, tokens: np.ndarray, kept: np.ndarray) -> np.ndarray:
