@@ -83,11 +83,13 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the commit, with -dirty if other files than rows and pages differ from it, which benchmarks write."""
-    but_written = [f":(top,exclude){folder}" for folder in WRITTEN]
-    differing = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *but_written]
+    """Return the last commit that changed anything but rows and pages, which benchmarks write: what was measured.
+
+    With -dirty if other files than those differ from it now
+    """
+    but_written = [":/", *(f":(top,exclude){folder}" for folder in WRITTEN)]
     commit, changed = (
-        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        for command in (["git", "describe", "--always"], differing)
+        subprocess.run(["git", *command, "--", *but_written], capture_output=True, text=True, check=False).stdout.strip()
+        for command in (["log", "-1", "--format=%h"], ["status", "--porcelain", "--untracked-files=no"])
     )
     return f"{commit}-dirty" if commit and changed else commit or "unknown"
