@@ -4,8 +4,8 @@
 
 An interval is a tile's value +- 1.645 times its standard error: 90% of them should cover the map's limit, which is the map
 of LIMIT passes of another seed in fp32 on provider cpu. So what a precision changes counts as an error here; the limit's
-own error is added to the interval. `coverage` is the mean over the 16 x 16 tiles and the pairs; `lowest` and `highest` are the
-pairs'. Without --out, docs/estimator.md gets the table. Networks: `python -m benchmarks.networks`.
+own error is added to the interval. `coverage` is the mean over the 16 x 16 tiles and the pairs; `lowest` and `highest` are
+the pairs'. Without --out, docs/estimator.md gets the table. Networks: `python -m benchmarks.networks`.
 """
 
 import argparse
