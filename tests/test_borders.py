@@ -36,6 +36,10 @@ def test_passes_go_on_by_what_is_missing() -> None:
     published = Budget(as_published=True)
     assert published.goal(256, Convergence(0.8, 0.8), 2000) is None
     assert published.goal(256, Convergence(0.7, 0.9), 2000) == 5 * 128
+    assert published.goal(256, Convergence(0.8, 0.9, 0.1), 2000) == 5 * 128
+    assert published.goal(256, Convergence(0.8, 0.8, 0.1), 2000) is not None
+    assert published.goal(256, Convergence(0.9, 0.8, 0.1), 900) is None
+    assert Budget(0.9).goal(256, Convergence(0.9, 0.8, 0.1), 2000) is None
     assert Budget().goal(10, None, 2000) == 2000
     assert Budget().goal(2000, None, 2000) is None
     assert Budget(tolerance=1.0).goal(1280, Convergence(1 - 2e-9, 0.0), 12800) == 4 * 1280

@@ -47,10 +47,13 @@ class Convergence:
     """How close maps are to their limits for infinitely many masks: estimated correlations, as means over the references.
 
     reliability: of the maps as they are now; published: of the maps that the published procedure would give
+    behind: by how much less than its mean the first counts beside the second: of references that are not known yet, some are
+        less reliable than the directions that stand for them in the mean
     """
 
     reliability: float
     published: float
+    behind: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +121,14 @@ class Budget:
             return total
         if convergence is None:
             return min(max(self.first_look, done + 1), total)
-        wanted = convergence.published if self.tolerance is None else self.tolerance
-        if convergence.reliability >= wanted:
+        wanted, reached = self.tolerance, convergence.reliability
+        if wanted is None:
+            wanted, reached = convergence.published, convergence.reliability - convergence.behind
+        if reached >= wanted:
             return None
         if self.step is not None:
             return min(done + self.step, total)
-        needed = done * (1 - convergence.reliability**2) / max(1 - wanted**2, 1e-9)
+        needed = done * (1 - reached**2) / max(1 - wanted**2, 1e-9)
         return min(max(BLOCK * int(min(needed, total) // BLOCK), done + BLOCK), total)
 
 
