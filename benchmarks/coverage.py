@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> None:
         kept = [row for row in earlier if row["network"] != name]
         write_whole(options.out, (json.dumps([*kept, *rows], indent=1) + "\n").encode())
         say(json.dumps(rows))
-    if options.out == OUT:
+    if options.out.resolve() == OUT:
         before, rest = PAGE.read_text().split(BEGIN)
         found = f"{before}{BEGIN}\n\n{table(json.loads(OUT.read_text()))}\n{END}{rest.split(END)[1]}"
         write_whole(PAGE, found.encode())
@@ -80,7 +80,7 @@ def _measured(name: str) -> Iterator[dict[str, Any]]:
             for done, query in enumerate(asked):
                 limits = _maps(plain, query, type(options)(masks=LIMIT, seed=1, **_kept(options)))
                 for setting, explainer in opened.items():
-                    if options.name == "tokens" and not _has_tokens(explainer):
+                    if options.name == "tokens" and not explainer.has_tokens:
                         continue
                     found = _maps(explainer, query, options)
                     covered.setdefault(setting, []).extend(_coverage(a, b) for a, b in zip(found, limits, strict=True))
@@ -100,14 +100,6 @@ def _opened(bundle: Path, provider: str, precision: str) -> Explainer | None:
         return Explainer(bundle, provider, precision)
     except (OptionError, ProviderError):  # the bundle has no such graph, or this processor no such instructions
         return None
-
-
-def _has_tokens(explainer: Explainer) -> bool:
-    try:
-        explainer.model.tokens()
-    except (OptionError, ProviderError):
-        return False
-    return True
 
 
 def _maps(explainer: Explainer, query: pictures.Query, options: Rise | Tokens) -> list[Explanation]:
@@ -130,10 +122,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = {(r["provider"], r["precision"]): r for r in rows if (r["network"], r["method"]) == (network, method)}
         cells = [_cell(own[s]) if s in own else "" for s in settings]
         lines.append(f"| {network} | {method} | {' | '.join(cells)} |")
-    one = rows[0]
-    where = dict.fromkeys(f"{row['machine']}, onnxruntime {row['onnxruntime']}, commit {row['commit']}" for row in rows)
-    said = f"{one['pairs']} pairs, seeds 0 and 1, limit of {one['limit']} passes; {'; '.join(where)}."
-    return "\n".join([*lines, "", said])
+    said = dict.fromkeys(
+        f"{row['network']}: {row['pairs']} pairs, limit of {row['limit']} passes; {row['machine']}, "
+        f"onnxruntime {row['onnxruntime']}, commit {row['commit']}."
+        for row in rows
+    )
+    return "\n".join([*lines, "", *said])
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from engine.bundle import Bundle, load_bundle
 from engine.errors import EngineError
-from engine.model import LoadedModel, graph_of, timing_setting
+from engine.model import LoadedModel, timing_setting
 from engine.protocol import Notice
 from engine.runtime.batch_size import kept_timing
-from engine.runtime.precision import choose_precision, faithful_precisions
+from engine.runtime.precision import choose_precision, faithful_precisions, graph_of
 from engine.runtime.providers import GPU_PROVIDERS, RUNTIME_PROVIDERS, cpu_runtimes, driver_found, providers_named
 
 WORTH_A_CHANGE = 0.9

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.attributes.ranking import Activations
 from engine.bundle import Bundle, graph_digest
-from engine.bundle.manifest import PRECISIONS, Condition, Graph, Manifest
+from engine.bundle.manifest import PRECISIONS, Condition, Graph
 from engine.errors import BundleError, OptionError, ProviderError
 from engine.passes import whole_embeddings
 from engine.picture import Picture
@@ -23,7 +23,7 @@ from engine.runtime.cores import usable_cores
 from engine.runtime.forks import require_process
 from engine.runtime.gpu_session import GpuSession
 from engine.runtime.pair_session import PairSession
-from engine.runtime.precision import choose_precision, target_of
+from engine.runtime.precision import choose_precision, graph_of, target_of
 from engine.runtime.providers import GPU_PROVIDERS, require_gpu, runtime_version
 from engine.runtime.token_network import TokenNetwork
 from engine.saliency import similarity
@@ -150,9 +150,14 @@ class LoadedModel:
             raise ProviderError(
                 f"method tokens runs on providers cpu and openvino, not on {self.provider}: choose one of them"
             )
-        if graph_of(self.manifest, "tokens", self.provider, self.precision) is None:
-            raise OptionError(f"the bundle has no {self.precision} graph of tokens: ask for precision fp32, or quantize it")
+        if self.token_graph is None:
+            raise OptionError(f"the bundle has no graph of tokens in {self.precision}: ask for precision fp32")
         return opening.open_tokens(self.bundle, self.provider, self.precision, self.threads)
+
+    @property
+    def token_graph(self) -> Graph | None:
+        """The graph that method tokens runs; None if this provider and precision have none."""
+        return None if self.provider in GPU_PROVIDERS else graph_of(self.manifest, "tokens", self.provider, self.precision)
 
     @property
     def gradient_graph(self) -> Graph | None:
@@ -291,9 +296,3 @@ def timing_setting(bundle: Bundle, provider: str, precision: str, threads: int |
     graph = graph_of(bundle.manifest, "similarity", provider, precision)
     digest = "" if graph is None else graph_digest(bundle, graph)
     return digest, provider, runtime_version(provider), precision, threads or usable_cores()
-
-
-def graph_of(manifest: Manifest, role: str, provider: str, precision: str) -> Graph | None:
-    """Return the graph that a provider runs in a precision; None if the bundle has none."""
-    stored = "fp32" if (provider, precision) == ("openvino", "bf16") else precision  # rounded when it runs
-    return manifest.graph(role, stored, target_of(provider))

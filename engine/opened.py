@@ -94,12 +94,12 @@ class Opened:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the bundle has the graphs that method tokens needs."""
-        return any(graph.role == "tokens" for graph in self.model.manifest.graphs)
+        """Whether the bundle has the graphs that method tokens needs, for this provider and in this precision."""
+        return self.model.token_graph is not None
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The names of the methods that the bundle has graphs for."""
+        """The names of the methods that the bundle has graphs for, with this provider and precision."""
         lacking = {"mask": not self.has_gradient, "tokens": not self.has_tokens}
         return tuple(name for name in METHODS if not lacking.get(name))
 

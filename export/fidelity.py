@@ -27,7 +27,7 @@ ESTIMATOR = "regression"
 """How maps are made that decide: as the engine makes them unless it is asked otherwise."""
 
 
-Behind = RisePlan | TokenPlan
+MaskPlan = RisePlan | TokenPlan
 """What pictures are compared behind."""
 
 
@@ -76,7 +76,9 @@ class Batched(Protocol):
 class GraphRuns:
     """One graph's embeddings of R pictures (H, W, 3) uint8, whole and behind a plan's masks, each run when first needed."""
 
-    def __init__(self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: Behind, kept: int) -> None:
+    def __init__(
+        self, session: Runner, manifest: Manifest, pictures: Sequence[np.ndarray], plan: MaskPlan, kept: int
+    ) -> None:
         """kept: the fits of so many masks are kept, for further conditions and graphs"""
         self._session, self._manifest, self._pictures, self._plan = session, manifest, pictures, plan
         self._masked: dict[int, np.ndarray] = {}

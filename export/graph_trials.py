@@ -39,6 +39,7 @@ LEAST_CALIBRATED, LEAST_TUNED, LEAST_COMPARED = 4, 1, 2
 INT8_COST = 0.5
 """Cost of a pass in int8, as a share of one in fp32, if int8 gains anything worth having."""
 TUNING_PICTURES, TUNING_SEED = 8, 2
+REPORT_SEED = 1
 PER_TOKEN = "; dynamic ranges, one per token, for the inputs of matrix products"
 """What the record of a calibration says of them."""
 

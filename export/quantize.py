@@ -12,10 +12,17 @@ import onnxruntime as ort
 
 from engine.bundle import PRECISION, Bundle, load_bundle
 from engine.bundle.report import REPORT_ESTIMATORS, TARGETS, GraphFidelity, MapFidelity, Report
-from engine.errors import OptionError
+from engine.errors import EngineError, OptionError
 from engine.pictures.reading import AS_USUAL, Reading
 from export.fidelity import ESTIMATOR, Fp32Comparison, GraphRuns
-from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, MOST_COMPARED_MASKS, GraphTrials, QuantizedGraph
+from export.graph_trials import (
+    COMPARED_MASKS,
+    LEAST_COMPARED,
+    MOST_COMPARED_MASKS,
+    REPORT_SEED,
+    GraphTrials,
+    QuantizedGraph,
+)
 from export.int8_search import Found, Int8Search
 from export.masked import Pictures, read_masked
 from export.timekeeper import TIME_LIMIT, Timekeeper
@@ -23,7 +30,6 @@ from export.token_int8 import TOKENS_INT8, Int8Tokens, canonical_tokens, int8_to
 from export.write import canonical_of, check_free, copy_without, finish, replacing
 
 INT8_CPU, INT8_GPU, FP16 = "similarity.int8-cpu.onnx", "similarity.int8-gpu.onnx", "similarity.fp16.onnx"
-REPORT_SEED = 1
 RESERVED_QUERIES = 4
 """Pictures of the report that the searches leave time for."""
 
@@ -128,7 +134,7 @@ def _search(trials: GraphTrials, targets: Sequence[str]) -> tuple[dict[str, Int8
     files = {"cpu": INT8_CPU, "gpu": INT8_GPU}
     targets = [target for target in TARGETS if target in targets]
     # runs of fp32, of an int8 graph for each target and, for GPUs, of fp16
-    reserved = _reserved(trials, len(targets) + ("gpu" in targets))
+    reserved = _reserved(trials, len(targets) + ("gpu" in targets)) + _of_tokens(trials)
     searches, found = {}, {}
     for i, target in enumerate(targets):
         share = max(keeper.left - reserved, keeper.left / 2) / (len(targets) - i)
@@ -207,8 +213,21 @@ def _run_in_time(keeper: Timekeeper, graphs: list[GraphRuns], count: int, masks:
 
 
 def _tokens(before: Bundle, pictures: Pictures, trials: GraphTrials, similarity: list[QuantizedGraph]) -> Int8Tokens:
-    """Quantize the tokens of a bundle that has such, beside its similarity graph for CPUs, if that was."""
-    return int8_tokens(before, pictures, trials, similarity[0]) if similarity else Int8Tokens()
+    """Quantize the tokens of a bundle that has such, beside its similarity graph for CPUs, if that was and time is left."""
+    if not similarity or before.manifest.graph("tokens", "fp32", "cpu") is None:
+        return Int8Tokens()
+    keeper = trials.keeper
+    if keeper.left < _of_tokens(trials):
+        return Int8Tokens(remark=f"left out: no time was left; give a --time-limit above {keeper.limit:g}")
+    try:
+        return int8_tokens(before, pictures, trials, similarity[0])
+    except EngineError as error:  # what was found so far is worth having
+        return Int8Tokens(remark=f"left out: {error}")
+
+
+def _of_tokens(trials: GraphTrials) -> float:
+    """Return the seconds that a short report on tokens takes, in fp32 and int8: less than as many whole passes."""
+    return LEAST_COMPARED * COMPARED_MASKS * trials.pass_seconds
 
 
 def _with_tokens(report: Report, tokens: Int8Tokens) -> Report:

@@ -17,6 +17,7 @@ from export.light_graph import LightGraph, LightRunner
 from export.token_graph import TokenGraphs
 from export.token_positions import HIDDEN_INPUT, UNSEEN
 
+ROWS_TOGETHER = 3
 TOKEN_TOLERANCE = 1e-4
 """Largest difference between what must be equal, relative to the largest entry."""
 
@@ -53,6 +54,17 @@ def verify_tokens(graphs: TokenGraphs, whole: LightGraph, pictures: np.ndarray, 
     expected = _only(readout, {_input(graphs.readout): alone})
     got = _only(tail, {TOKENS_INPUT: tokens, KEPT_INPUT: half[None]})
     _require_equal(got, expected, "half of the tokens do not give what its blocks make of them")
+    _require_rows(lambda kept: _only(tail, {TOKENS_INPUT: tokens, KEPT_INPUT: kept}), layout, random)
+
+
+def _require_rows(embed: Callable[[np.ndarray], np.ndarray], layout: TokenLayout, random: np.random.Generator) -> None:
+    """Passes that keep different tokens must give together what each gives alone. embed: (N, K) kept -> (N, E)"""
+    patches = layout.count - layout.prefix
+    prefix, grid = np.arange(layout.prefix), [layout.prefix + random.permutation(patches) for _ in range(ROWS_TOGETHER)]
+    kept = np.stack([np.concatenate([prefix, np.sort(order[: patches // 2])]) for order in grid])
+    alone = np.concatenate([embed(row[None]) for row in kept])
+    for count in range(2, ROWS_TOGETHER + 1):
+        _require_equal(embed(kept[:count]), alone[:count], "a pass depends on the others that run with it")
 
 
 def _require_places(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from engine.bundle import Bundle
 from engine.bundle.manifest import Graph, Manifest
@@ -21,7 +22,7 @@ from engine.runtime.token_network import TokenNetwork
 from engine.runtime.token_tail import KEPT_INPUT, TOKENS_INPUT, TokenTail
 from export import onnx_files
 from export.fidelity import GraphRuns, MapComparison, speed
-from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, PER_TOKEN, GraphTrials, QuantizedGraph
+from export.graph_trials import COMPARED_MASKS, LEAST_COMPARED, PER_TOKEN, REPORT_SEED, GraphTrials, QuantizedGraph
 from export.low_precision import Feeds, Quantizer, measured_ranges, prepared
 from export.masked import Pictures
 from export.timekeeper import Timekeeper
@@ -32,7 +33,6 @@ PASSES_A_RUN = 8
 """Passes of one run."""
 CALIBRATED = 8
 """Pictures to measure value ranges on: few are enough, since scaled inputs are in [-1, 1] for any picture."""
-COMPARED_SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +81,10 @@ def int8_tokens(bundle: Bundle, pictures: Pictures, trials: GraphTrials, similar
     trials.keeper.say("int8 for tokens: quantizing")
     stem_file, file = (bundle.folder / graph.file for graph in graphs)
     base = tokens_on_cpu(stem_file, file, bundle.manifest, (stem, before), None)
-    plan = Tokens(masks=COMPARED_MASKS, seed=COMPARED_SEED).plan(layout.rows, layout.columns)
+    plan = Tokens(masks=COMPARED_MASKS, seed=REPORT_SEED).plan(layout.rows, layout.columns)
     feeds = list(_feeds(bundle.manifest, base, pictures.calibration[:CALIBRATED], plan))
-    model = scaled_per_token(prepared(file))
-    quantized = Quantizer(model, measured_ranges(model, feeds), gpu=False).quantized()
-    graph = dataclasses.replace(before, file=TOKENS_INT8, precision="int8", target="cpu", opset=onnx_files.opset(model))
+    quantized = _quantized(file, feeds)
+    graph = dataclasses.replace(before, file=TOKENS_INT8, precision="int8", target="cpu", opset=onnx_files.opset(quantized))
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / TOKENS_INT8
         new.write_bytes(onnx_files.serialised(quantized))
@@ -98,6 +97,11 @@ def int8_tokens(bundle: Bundle, pictures: Pictures, trials: GraphTrials, similar
         runs = [TokenRuns(session, network, bundle.manifest, pictures.held_out, plan) for session, network in sessions]
         made = QuantizedGraph(graph, new.read_bytes(), f"min-max over {len(feeds)} pictures{PER_TOKEN}", (), gain)
         return _judged(made, runs, bundle.manifest, len(pictures.held_out), trials.keeper)
+
+
+def _quantized(file: Path, feeds: list[Feeds]) -> onnx.ModelProto:
+    model = scaled_per_token(prepared(file))
+    return Quantizer(model, measured_ranges(model, feeds), gpu=False).quantized()
 
 
 def canonical_tokens(folder: Path, graph: Graph, manifest: Manifest, picture: np.ndarray) -> np.ndarray:
@@ -120,7 +124,7 @@ def _judged(
                 one.masked(query, COMPARED_MASKS)
             compared += 1
     found = MapComparison(runs[0], manifest, COMPARED_MASKS).agreement(runs[1], range(compared))
-    fidelity = found.reported(made.speed, made.calibration)
+    fidelity = found.reported(made.speed, f"{made.calibration}; maps of {compared} held-out pictures compared, halves kept")
     keeper.say(f"int8 for tokens: {fidelity}")
     return Int8Tokens(made, fidelity) if fidelity.passes else Int8Tokens(remark=f"left out: {fidelity}")
 

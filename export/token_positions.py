@@ -22,7 +22,7 @@ PLACES = "sane_places"
 
 
 def follow_kept(tail: LightGraph, shapes: Shapes, prefix: int, count: int) -> bool:
-    """Let the tables of `tail` follow KEPT_INPUT, in place; a mask of 0 is left out. Return whether there are such tables.
+    """Let the tables of `tail` follow KEPT_INPUT, in place; a mask of 0 is left out. Return whether any table follows it.
 
     count: tokens of the whole picture, of which the first `prefix` have no place
     Raises ExportError if something with an entry for each token cannot follow them.
@@ -34,13 +34,14 @@ def follow_kept(tail: LightGraph, shapes: Shapes, prefix: int, count: int) -> bo
     gathered: dict[tuple[str, int], str] = {}  # blocks may share a table
     nodes: list[onnx.NodeProto] = []
     for name, node in tables:
-        (other,) = (given for given in node.input if given and given != name)
+        _require_followed(node)
+        other = next(given for given in node.input if given != name)
         if node.op_type == "Add" and not values[name].any():
             node.op_type = "Identity"
             node.ClearField("input")
             node.input.append(other)
             continue
-        _require_rows(node, values[name], {count, count - prefix})
+        _require_rows(node, values[name], shapes[other], {count, count - prefix})
         rank = len(shapes[other])
         if (name, rank) not in gathered:
             gathered[name, rank] = f"{name}_of_kept_{rank}"
@@ -102,11 +103,17 @@ def _tables(tail: LightGraph, shapes: Shapes, counts: set[int]) -> list[tuple[st
     return found
 
 
-def _require_rows(node: onnx.NodeProto, table: np.ndarray, counts: set[int]) -> None:
-    if node.op_type != "Mul" and table.shape[-1] in counts:
-        raise ExportError("its blocks add relative positions to each pair of tokens, as BEiT's do")
+def _require_followed(node: onnx.NodeProto) -> None:
     if node.op_type not in FOLLOWED:
         raise ExportError(f"its blocks know the tokens' positions in a table that {node.op_type} reads")
+
+
+def _require_rows(node: onnx.NodeProto, table: np.ndarray, other: tuple[int | None, ...], counts: set[int]) -> None:
+    """Raise ExportError unless a table can have other rows for each picture. other: the shape of what it is combined with"""
+    if node.op_type != "Mul" and table.shape[-1] in counts:
+        raise ExportError("its blocks add relative positions to each pair of tokens, as BEiT's do")
+    if len(other) < 3 or other[0] is not None or None in other[1:]:
+        raise ExportError(f"its blocks read a table of positions for a tensor {other}, in which pictures are not first")
 
 
 def _gathering(tail: LightGraph, name: str, table: np.ndarray, rank: int, prefixed: bool) -> list[onnx.NodeProto]:
@@ -116,7 +123,7 @@ def _gathering(tail: LightGraph, name: str, table: np.ndarray, rank: int, prefix
     """
     leading = table.shape[:-2][-(rank - 3) :] if rank > 3 else ()
     if table.size != int(np.prod(leading)) * table.shape[-2] * table.shape[-1]:
-        raise ExportError("its blocks know the tokens' positions in a table that depends on the picture")
+        raise ExportError("its blocks know the tokens' positions in a table with an entry for each picture")
     padded = table.reshape((1,) * (rank - 3 - len(leading)) + leading + table.shape[-2:])
     by_token = np.ascontiguousarray(np.moveaxis(padded, -2, 0))
     rows, batched, kept = f"{name}_by_token_{rank}", f"{name}_gathered_{rank}", f"{name}_of_kept_{rank}"

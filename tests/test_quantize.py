@@ -20,9 +20,9 @@ from engine.runtime.session import Session
 from export import TorchSource, export_attributes, export_quantized, export_similarity, masked
 from export.commands import main
 from export.fidelity import Fp32Comparison
-from export.graph_trials import COMPARED_MASKS, MASKS_PER_PICTURE
+from export.graph_trials import COMPARED_MASKS, MASKS_PER_PICTURE, REPORT_SEED
 from export.low_precision import measured_ranges
-from export.quantize import FP16, INT8_CPU, INT8_GPU, REPORT_SEED
+from export.quantize import FP16, INT8_CPU, INT8_GPU
 from export.timekeeper import Timekeeper
 
 SIZE = 32

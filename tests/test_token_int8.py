@@ -14,7 +14,7 @@ from engine.bundle import load_bundle
 from engine.errors import BundleError
 from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.opening import open_tokens
-from export import TorchSource, export_quantized, export_similarity
+from export import ExportError, TorchSource, export_quantized, export_similarity
 from export.quantize import INT8_CPU
 from export.token_int8 import TOKENS_INT8
 
@@ -100,7 +100,39 @@ def test_what_is_no_gain_is_left_out_and_said(
     done = export_quantized(folder, images, ["cpu"])
     assert [g.precision for g in load_bundle(folder).manifest.graphs if g.role == "tokens"] == ["fp32"]
     assert why in done.remarks[TOKENS_INT8]
-    with pytest.raises(OptionError, match="no int8 graph of tokens"):
+    with pytest.raises(OptionError, match="no graph of tokens in int8"):
         Explainer(folder, "cpu", "int8").explain(QUERY, REFERENCE, TOKENS)
     with pytest.raises(BundleError, match="no graphs of tokens in int8"):
         open_tokens(load_bundle(folder), "cpu", "int8", None)
+
+
+def test_what_fails_with_the_tokens_leaves_the_rest(
+    plain: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_path: Path) -> None:
+        raise ExportError("no such operator")
+
+    monkeypatch.setattr("export.token_int8.prepared", failing)
+    folder = copy_bundle(plain, tmp_path / "vit")
+    done = export_quantized(folder, images, ["cpu"])
+    assert done.remarks[TOKENS_INT8] == "left out: no such operator"
+    assert done.report is not None
+    assert done.report.graphs.keys() == {INT8_CPU}
+
+
+def test_tokens_that_there_is_no_time_for_are_left_out(
+    plain: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.quantize._of_tokens", lambda _trials: 1e9)
+    folder = copy_bundle(plain, tmp_path / "vit")
+    assert "give a --time-limit above 600" in export_quantized(folder, images, ["cpu"]).remarks[TOKENS_INT8]
+
+
+def test_methods_are_those_that_run_in_this_precision(plain: Path, quantized: Path, images: Path, tmp_path: Path) -> None:
+    assert "tokens" in Explainer(quantized, "cpu", "int8").methods
+    folder = copy_bundle(quantized, tmp_path / "vit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.token_int8.speed", lambda *_: 0.5)
+        export_quantized(folder, images, ["cpu"])
+    assert "tokens" not in Explainer(folder, "cpu", "int8").methods
+    assert "tokens" in Explainer(folder, "cpu", "fp32").methods

@@ -81,7 +81,7 @@ def counted_method(name: str, seed: int, masks: int | None) -> Method:
 
 def require_graphs(explainer: Explainer, names: Sequence[str]) -> None:
     """Raise OptionError if the bundle lacks the graphs of one of the methods."""
-    wanted = {"mask": "was exported with --gradient", "tokens": "has a vision transformer's graphs of tokens"}
+    wanted = {"mask": "was exported with --gradient", "tokens": "has graphs of tokens in this precision"}
     for name, what in wanted.items():
         if name in names and name not in explainer.methods:
             others = ",".join(n for n in names if n != name) or "rise"

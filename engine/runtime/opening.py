@@ -153,7 +153,7 @@ def open_tokens(bundle: Bundle, provider: str, precision: str, threads: int | No
     of_stem, stored = ("bf16", "fp32") if precision == "bf16" else ("fp32", precision)
     stem, graph = manifest.graph("stem", "fp32", "cpu"), manifest.graph("tokens", stored, "cpu")
     if stem is None or graph is None or graph.layout is None:
-        raise BundleError(f"{bundle.folder} has no graphs of tokens in {stored}; export the model again")
+        raise BundleError(f"{bundle.folder} has no graphs of tokens in {stored}; ask for precision fp32")
     first, second = bundle.folder / stem.file, bundle.folder / graph.file
     if provider == "openvino":
         from engine.runtime.openvino_session import OpenVinoSession, OpenVinoTail  # noqa: PLC0415 - an optional package

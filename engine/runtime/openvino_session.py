@@ -91,7 +91,7 @@ def _core(process: int) -> "openvino.Core":
 class OpenVinoTail:
     """The graph behind a transformer's tokens on OpenVINO. See `engine.runtime.token_tail.TokenTail`.
 
-    precision: fp32 or bf16
+    precision: fp32; int8 for an int8 graph; bf16 for an fp32 graph
     Raises BundleError if the graph does not load, ProviderError if OpenVINO cannot run this precision here.
     """
 

@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-from engine.bundle.manifest import Manifest
+from engine.bundle.manifest import Graph, Manifest
 from engine.bundle.report import Report
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -41,6 +41,12 @@ def faithful_precisions(manifest: Manifest, report: Report | None, provider: str
     if provider == "openvino" and report is not None and report.bf16 is not None and report.bf16.passes:
         found.append("bf16")
     return found
+
+
+def graph_of(manifest: Manifest, role: str, provider: str, precision: str) -> Graph | None:
+    """Return the graph that a provider runs in a precision; None if the bundle has none."""
+    stored = "fp32" if (provider, precision) == ("openvino", "bf16") else precision  # rounded when it runs
+    return manifest.graph(role, stored, target_of(provider))
 
 
 def target_of(provider: str) -> str:

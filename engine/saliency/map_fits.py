@@ -88,7 +88,8 @@ class MapFits:
             return Convergence(1.0, 1.0)
         each = np.concatenate(found, axis=1)
         reliability, published = each.mean(1).tolist()
-        behind = float(np.percentile(each[1] - each[0], SURE) - (published - reliability)) if unknown else 0.0
+        short = float(np.percentile(each[1] - each[0], SURE)) - (published - reliability)
+        behind = max(short, 0.0) if unknown else 0.0
         return Convergence(reliability, published, behind)
 
     @property
