@@ -79,6 +79,11 @@ class GraphTrials:
                 f"the time limit is {keeper.limit:g} s: give --time-limit {10 * math.ceil(least / 5)}"
             )
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the bundle has graphs of tokens, which are quantized after the similarity graph."""
+        return self._bundle.manifest.graph("tokens", "fp32", "cpu") is not None
+
     @functools.cached_property
     def model(self) -> onnx.ModelProto:
         """The fp32 graph, prepared for quantization."""

@@ -214,7 +214,7 @@ def _run_in_time(keeper: Timekeeper, graphs: list[GraphRuns], count: int, masks:
 
 def _tokens(before: Bundle, pictures: Pictures, trials: GraphTrials, similarity: list[QuantizedGraph]) -> Int8Tokens:
     """Quantize the tokens of a bundle that has such, beside its similarity graph for CPUs, if that was and time is left."""
-    if not similarity or before.manifest.graph("tokens", "fp32", "cpu") is None:
+    if not similarity or not trials.has_tokens:
         return Int8Tokens()
     keeper = trials.keeper
     if keeper.left < _of_tokens(trials):
@@ -226,8 +226,8 @@ def _tokens(before: Bundle, pictures: Pictures, trials: GraphTrials, similarity:
 
 
 def _of_tokens(trials: GraphTrials) -> float:
-    """Return the seconds that a short report on tokens takes, in fp32 and int8: less than as many whole passes."""
-    return LEAST_COMPARED * COMPARED_MASKS * trials.pass_seconds
+    """Return the seconds that a short report on tokens takes, in fp32 and int8: less than as many whole passes; else 0."""
+    return LEAST_COMPARED * COMPARED_MASKS * trials.pass_seconds if trials.has_tokens else 0.0
 
 
 def _with_tokens(report: Report, tokens: Int8Tokens) -> Report:
