@@ -13,6 +13,8 @@ import numpy as np
 from engine.saliency.geometry import TILES, Geometry
 from engine.saliency.operator import GROUPS, Operator
 
+LEAST_ENERGY = 1e-10
+"""Directions along which the squared weights are less than this share of the largest are rounding."""
 SHOWN_SHARE = 0.5
 """E[m]: share of the masks that show a pixel."""
 
@@ -108,11 +110,13 @@ class Regression:
         return float(self.geometry.tiles(self._coefficients(centred)).var(1).mean())
 
     def leading(self, count: int) -> np.ndarray:
-        """Return up to `count` unit directions of the features, (n, F), along which the maps are largest."""
+        """Return up to `count` unit directions of the features, (n, F), along which maps are largest; none of rounding."""
         tiles, features = self._weights.shape
         if features <= tiles:
-            return np.linalg.eigh(self._weights.T @ self._weights)[1].T[: -count - 1 : -1]
-        strongest = self._weights.T @ np.linalg.eigh(self._weights @ self._weights.T)[1][:, : -count - 1 : -1]
+            values, directions = np.linalg.eigh(self._weights.T @ self._weights)
+            return directions.T[values >= LEAST_ENERGY * values[-1]][: -count - 1 : -1]
+        values, of_tiles = np.linalg.eigh(self._weights @ self._weights.T)
+        strongest = self._weights.T @ of_tiles[:, values >= LEAST_ENERGY * values[-1]][:, : -count - 1 : -1]
         return (strongest / np.maximum(np.linalg.norm(strongest, axis=0), np.finfo(float).tiny)).T
 
     def _coefficients(self, references: np.ndarray) -> np.ndarray:
