@@ -5,19 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from gradient_graphs import Vit
 from helpers import copy_bundle, exit_status, seal
 from index_pictures import write_catalogue
+from token_networks import exported_vit
 
 from engine import BundleError, Explainer, OptionError, Tokens
 from engine.failing import picture_failure
 from engine.index import Index
 from engine.index.command import main
 from engine.index.operators import MapModes
-from engine.pictures.preprocessing import Preprocessing
 from engine.saliency.geometry import Geometry
-from export import TorchSource, export_similarity
 
 pytest.importorskip("lance", reason="needs pylance, of the extra `index`")
 
@@ -27,9 +24,7 @@ QUERY, REFERENCES = "noto/cat.png", ["noto/bandage.png", "twemoji/cat.png", "twe
 
 @pytest.fixture(scope="module")
 def explainer(tmp_path_factory: pytest.TempPathFactory) -> Explainer:
-    torch.manual_seed(0)
-    out = tmp_path_factory.mktemp("tokens") / "vit"
-    return Explainer(export_similarity(TorchSource(Vit(), sure=True), Preprocessing(SIDE, SIDE), out), "cpu", "fp32")
+    return Explainer(exported_vit(tmp_path_factory), "cpu", "fp32")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from export_models import ConvNet
 from gradient_graphs import Vit
 from helpers import copy_bundle, seal
-from token_networks import GETS_IN, REFUSED, SIDE, made, pictures, run
+from token_networks import GETS_IN, REFUSED, SIDE, exported_vit, made, pictures, run
 from torch import nn
 
 from engine.bundle import load_bundle
@@ -118,9 +118,7 @@ def _assert_noticed(fault: str) -> None:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    out = tmp_path_factory.mktemp("tokens") / "vit"
-    return export_similarity(TorchSource(Vit(), sure=True), Preprocessing(SIDE, SIDE), out)
+    return exported_vit(tmp_path_factory)
 
 
 def test_a_bundle_holds_the_weights_once(bundle: Path) -> None:

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from gradient_graphs import Vit
 from helpers import copy_bundle, noise, write_blurred
+from token_networks import exported_vit
 
 from engine import Explainer, OptionError, Tokens
 from engine.bundle import load_bundle
 from engine.errors import BundleError
-from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.opening import open_tokens
-from export import ExportError, TorchSource, export_quantized, export_similarity
+from export import ExportError, export_quantized
 from export.quantize import INT8_CPU
 from export.token_int8 import TOKENS_INT8
 
@@ -41,9 +39,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    out = tmp_path_factory.mktemp("tokens") / "vit"
-    return export_similarity(TorchSource(Vit(), sure=True), Preprocessing(SIDE, SIDE), out)
+    return exported_vit(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

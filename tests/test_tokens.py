@@ -6,22 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from gradient_graphs import Vit
 from helpers import count_rows, exit_status, noise
 from PIL import Image
+from token_networks import exported_vit
 
 from engine import Explainer, Explanation, OptionError, Rise, TokenPlan, Tokens
 from engine.bundle import load_bundle
 from engine.evaluate.command import main as evaluate
 from engine.evaluate.sanity import main as sanity
 from engine.methods.tokens import balanced, draw_parts
-from engine.pictures.preprocessing import Preprocessing
 from engine.runtime.opening import open_tokens
 from engine.runtime.token_network import TokenStage
 from engine.saliency.map_fits import MapFits
 from engine.saliency.regression import contrasts
-from export import TorchSource, export_similarity
 
 SIDE = 32
 QUERY, REFERENCE, OTHER = (noise(SIDE, SIDE, seed) for seed in range(3))
@@ -29,9 +26,7 @@ QUERY, REFERENCE, OTHER = (noise(SIDE, SIDE, seed) for seed in range(3))
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    out = tmp_path_factory.mktemp("tokens") / "vit"
-    return export_similarity(TorchSource(Vit(), sure=True), Preprocessing(SIDE, SIDE), out)
+    return exported_vit(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from gradient_graphs import Vit
 from torch import nn
 
 from engine.pictures.preprocessing import Preprocessing
-from export import TorchSource, graphs
+from export import TorchSource, export_similarity, graphs
 from export.hf_embedder import HfEmbedder
 from export.light_graph import LightGraph
 from export.runtime import silence
@@ -111,3 +111,10 @@ def pictures() -> np.ndarray:
 def run(light: LightGraph, **feeds: np.ndarray) -> np.ndarray:
     (found,) = light.runner().run(feeds).values()
     return found
+
+
+def exported_vit(folders: pytest.TempPathFactory) -> Path:
+    """Export the small transformer with the same random weights each time; return its bundle."""
+    torch.manual_seed(0)
+    out = folders.mktemp("tokens") / "vit"
+    return export_similarity(TorchSource(Vit(), sure=True), Preprocessing(SIDE, SIDE), out)
